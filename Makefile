@@ -1,0 +1,44 @@
+# vhdtool: run 'make help' for the targets.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PREFIX ?= /usr/local
+FUZZTIME ?= 30s
+DEMO ?= $(CURDIR)/bin/demo
+
+.DEFAULT_GOAL := build
+.PHONY: build install test race interop lint fuzz bench demo clean help
+
+build: ## build bin/vhdtool
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
+
+install: build ## install it into PREFIX/bin
+	install -D -m 755 bin/vhdtool $(DESTDIR)$(PREFIX)/bin/vhdtool
+
+test: ## run the tests; needs nothing but Go (those that need a peer say so)
+	$(GO) test ./...
+
+race: ## run the tests of the library under the race detector (needs a C compiler)
+	$(GO) test -race ./pkg/... ./internal/...
+
+interop: ## compare with qemu-img, qemu-io and vhdiinfo, which must be there
+	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
+
+lint: ## gofumpt, vet, staticcheck, shellcheck
+	scripts/lint.sh
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	scripts/fuzz.sh $(FUZZTIME)
+
+bench: ## run the Go benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+demo: build ## raw disk to fixed and dynamic VHD and back, in bin/demo
+	scripts/demo.sh bin/vhdtool $(DEMO)
+
+clean: ## remove what was built
+	rm -rf bin dist
+
+help: ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

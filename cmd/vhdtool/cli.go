@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// cli is the program as a user called it.
+type cli struct {
+	name     string // the name it was called by, which messages carry
+	likeQEMU bool   // called as qemu-img: prints what qemu-img prints, no more
+
+	stdin  *os.File
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// execute runs a command line and returns the exit status.
+func (c *cli) execute(ctx context.Context, args []string) int {
+	root := c.newRootCmd()
+	root.SetArgs(expandLongOptions(root, args))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
+	c.report(err)
+	var status *statusError
+	if errors.As(err, &status) {
+		return status.code
+	}
+	return 1
+}
+
+// newRootCmd returns the command with all subcommands.
+func (c *cli) newRootCmd() *cobra.Command {
+	var version bool
+	root := &cobra.Command{
+		Use:   c.name + " COMMAND",
+		Short: "Make, convert, examine and check VHD images",
+		Long: `vhdtool makes, converts, examines and checks images in the VHD format
+(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			switch {
+			case version:
+				c.printVersion()
+				return nil
+			case len(args) == 0:
+				return usagef("Not enough arguments")
+			}
+			return usagef("Command not found: %s", args[0])
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.Flags().BoolVarP(&version, "version", "V", false, "print the version and exit")
+	root.SetOut(c.stdout)
+	root.SetErr(c.stderr)
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(
+		c.newCheckCmd(),
+		c.newConvertCmd(),
+		c.newCreateCmd(),
+		c.newDDCmd(),
+		c.newInfoCmd(),
+	)
+	return root
+}
+
+// flagError says what is wrong with the flags in getopt's words.
+func flagError(_ *cobra.Command, err error) error {
+	option := func(name, shorts string) string {
+		if shorts != "" {
+			return "-" + name
+		}
+		return "--" + name
+	}
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		return usagef("unrecognized option '%s'", option(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames()))
+	}
+	var missing *pflag.ValueRequiredError
+	if errors.As(err, &missing) {
+		return usagef("missing argument for option '%s'", option(missing.GetSpecifiedName(), missing.GetSpecifiedShortnames()))
+	}
+	return usagef("%v", err)
+}
+
+// expandLongOptions completes long options that are abbreviated, as getopt
+// does, where only one option of the command starts that way.
+func expandLongOptions(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		return args
+	}
+	out := append([]string(nil), args...)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if !strings.HasPrefix(arg, "--") {
+			continue
+		}
+		name, _, _ := strings.Cut(arg[2:], "=")
+		var match []string
+		exact := false
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			exact = exact || f.Name == name
+			if strings.HasPrefix(f.Name, name) {
+				match = append(match, f.Name)
+			}
+		})
+		if !exact && len(match) == 1 {
+			out[i] = "--" + match[0] + arg[2+len(name):]
+		}
+	}
+	return out
+}
+
+// qemuErrorf is an error in qemu-img's own words, which scripts know, capital
+// letters and all.
+func qemuErrorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+// usageError is a wrong command line.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// statusError gives an exit status other than 1. Without an error there is
+// nothing more to say.
+type statusError struct {
+	code int
+	err  error
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// hintError is an error with a line that says what may help.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+
+func (e *hintError) Unwrap() error { return e.err }
+
+// report prints an error.
+func (c *cli) report(err error) {
+	var status *statusError
+	if errors.As(err, &status) && status.err == nil {
+		return
+	}
+	for line := range strings.Lines(err.Error()) {
+		c.message("%s", strings.TrimRight(line, "\n"))
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(c.stderr, "Try '%s --help' for more information\n", c.name)
+	}
+	var hint *hintError
+	if errors.As(err, &hint) && !c.likeQEMU {
+		fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
+	}
+}
+
+// message prints a line for people.
+func (c *cli) message(format string, args ...any) {
+	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, fmt.Sprintf(format, args...))
+}
+
+// openError says why a file could not be opened as a disk.
+func (c *cli) openError(name string, err error) error {
+	var pe *fs.PathError
+	isPath := errors.As(err, &pe)
+	if !c.likeQEMU {
+		if isPath {
+			return fmt.Errorf("%s: %w", name, pe.Err)
+		}
+		return hintFor(fmt.Errorf("%s: %w", name, err))
+	}
+	switch {
+	case isPath:
+		return qemuErrorf("Could not open '%s': Could not open '%s': %s", name, name, cText(pe.Err))
+	case errors.Is(err, vhd.ErrNotVHD):
+		return qemuErrorf("Could not open '%s': invalid VPC image", name)
+	}
+	return qemuErrorf("Could not open '%s': %w", name, err)
+}
+
+// hintFor adds what may help to the errors of the engine.
+func hintFor(err error) error {
+	switch {
+	case errors.Is(err, vhd.ErrSavedState):
+		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
+	case errors.Is(err, vhd.ErrCorrupt):
+		return &hintError{err, "'check' lists all that is wrong with the image"}
+	}
+	return err
+}
+
+// cText is an error of the system in the words of the C library.
+func cText(err error) string {
+	s := err.Error()
+	var errno syscall.Errno
+	if errors.As(err, &errno) && s != "" {
+		return strings.ToUpper(s[:1]) + s[1:]
+	}
+	return s
+}

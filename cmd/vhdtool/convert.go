@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type convertOptions struct {
+	source       sourceFlags
+	format       string
+	options      []string
+	sparse       string
+	cache        string
+	sourceCache  string
+	workers      string
+	rate         string
+	progress     bool
+	quiet        bool
+	noCreate     bool
+	targetIsZero bool
+	compress     bool
+	salvage      bool
+	args         []string
+}
+
+func (c *cli) newConvertCmd() *cobra.Command {
+	var o convertOptions
+	cmd := &cobra.Command{
+		Use:   "convert [-f FORMAT] [-O FORMAT] [-o OPTIONS] SOURCE... TARGET",
+		Short: "Copy an image to another format",
+		Long: `Copy the disk in SOURCE (several are put one after the other) to a new TARGET.
+Holes and zeros stay holes. TARGET takes its name when it is complete; until
+then, and if anything fails, an older file of that name stays as it is.
+
+The target's format is the one named with -O, else what its suffix says (.vhd,
+.vpc, .avhd), else raw.`,
+		Example: "  vhdtool convert disk.raw disk.vhd\n" +
+			"  vhdtool convert -O vpc -o subformat=fixed,force_size disk.raw disk.vhd\n" +
+			"  vhdtool convert disk.vhd disk.raw",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runConvert(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "source-format")
+	fl := cmd.Flags()
+	fl.StringVarP(&o.format, "target-format", "O", "", "format of the target")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the target's format, as key=value,...; help lists them")
+	fl.StringVarP(&o.sparse, "sparse-size", "S", "4k", "shortest run of zeros that becomes a hole; 0 allocates all")
+	fl.StringVarP(&o.cache, "target-cache", "t", "unsafe", "cache mode of the target; all but unsafe flush it at the end")
+	fl.StringVarP(&o.sourceCache, "source-cache", "T", "writeback", "cache mode of the source, accepted for compatibility")
+	fl.StringVarP(&o.workers, "parallel", "m", "", "requests at a time, 1 to 16 (default: one for each processor)")
+	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "not supported")
+	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "write into an existing target, in place")
+	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros")
+	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
+	fl.BoolVar(&o.salvage, "salvage", false, "go on where the source cannot be read, with zeros")
+	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
+	return cmd
+}
+
+// cacheModes are qemu's, and whether what is written must be durable at the
+// end.
+var cacheModes = map[string]bool{
+	"none": true, "off": true, "directsync": true, "writeback": true, "writethrough": true, "unsafe": false,
+}
+
+// maxSparseSize is the largest -S that qemu-img takes.
+const maxSparseSize = 16 << 20
+
+// copyOptions reads the flags that say how to copy.
+func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
+	n, err := sizearg.Parse(o.sparse)
+	if err != nil || n%disk.SectorSize != 0 || n > maxSparseSize {
+		return co, false, qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
+			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize)
+	}
+	co.SparseSize, co.Allocate = n, n == 0
+	if o.workers != "" {
+		m, err := sizearg.Parse(o.workers)
+		if err != nil || m < 1 || m > 16 {
+			return co, false, qemuErrorf("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
+		}
+		co.Workers = int(m)
+	}
+	flush, ok := cacheModes[o.cache]
+	if !ok {
+		return co, false, qemuErrorf("Invalid cache option: %s", o.cache)
+	}
+	if _, ok := cacheModes[o.sourceCache]; !ok {
+		return co, false, qemuErrorf("Invalid source cache option: %s", o.sourceCache)
+	}
+	if o.targetIsZero && !o.noCreate {
+		return co, false, qemuErrorf("--target-is-zero requires use of -n flag")
+	}
+	co.TargetIsZero = o.targetIsZero
+	if o.noCreate && len(o.options) > 0 {
+		return co, false, qemuErrorf("-o has no effect when skipping image creation")
+	}
+	if o.rate != "" {
+		return co, false, errors.New("-r: limiting the rate is not supported")
+	}
+	return co, flush, o.source.check()
+}
+
+func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
+	target := ""
+	if n := len(o.args); n > 0 {
+		target = o.args[n-1]
+	}
+	f, err := c.outputFormat(o.format, target)
+	if err != nil {
+		return err
+	}
+	opts, err := c.parseCreateOptions(f, o.options)
+	if opts.help {
+		c.printOptionHelp(f)
+		return nil
+	}
+	if len(o.args) < 2 {
+		return qemuErrorf("Must specify image file name")
+	}
+	if err != nil {
+		return err
+	}
+	copts, flush, err := o.copyOptions()
+	if err != nil {
+		return err
+	}
+	src, names, err := c.openSources(&o.source, o.args[:len(o.args)-1])
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if o.compress {
+		return qemuErrorf("Compression not supported for this file format")
+	}
+	for _, name := range names {
+		if err := c.refuseSource(name, target, f); err != nil {
+			return err
+		}
+	}
+	if o.salvage {
+		copts.Salvage = func(off, n int64, err error) {
+			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)
+		}
+	}
+	finish := func(bool) {}
+	if o.progress && !o.quiet {
+		p := newPercentProgress(c.stdout, 1)
+		copts.Progress, finish = p.update, p.finish
+	}
+	defer func() { finish(err == nil) }()
+	if o.noCreate {
+		return c.convertInPlace(ctx, src, target, o.format, &copts)
+	}
+	if err := checkOptions(f, opts.set); err != nil {
+		return conversionError(target, f, err)
+	}
+	out, err := c.createOutput(target, f, src.Size(), opts.set)
+	if err != nil {
+		return conversionError(target, f, err)
+	}
+	if err := convert.Copy(ctx, out.disk, src, &copts); err != nil {
+		out.discard()
+		return copyError(target, err)
+	}
+	if err := out.commit(flush); err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	return nil
+}
+
+// openSources opens the sources as one disk, and returns their files' names.
+func (c *cli) openSources(flags *sourceFlags, args []string) (disk.Disk, []string, error) {
+	var disks []disk.Disk
+	var names []string
+	for _, arg := range args {
+		ref, err := flags.resolve(arg)
+		if err == nil {
+			var d disk.Disk
+			if d, _, err = c.open(ref, false); err == nil {
+				disks = append(disks, d)
+				names = append(names, ref.name)
+				continue
+			}
+		}
+		disk.NewConcat(disks...).Close()
+		return nil, nil, err
+	}
+	if len(disks) == 1 {
+		return disks[0], names, nil
+	}
+	return disk.NewConcat(disks...), names, nil
+}
+
+// convertInPlace copies into an image that exists.
+func (c *cli) convertInPlace(ctx context.Context, src disk.Disk, target, format string, o *convert.Options) error {
+	d, _, err := c.open(imageRef{name: target, options: disk.OpenOptions{Format: format}}, true)
+	if err != nil {
+		return err
+	}
+	if d.Size() < src.Size() {
+		d.Close()
+		return qemuErrorf("output file is smaller than input file")
+	}
+	err = convert.Copy(ctx, d.(convert.Target), src, o)
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return copyError(target, err)
+}
+
+// conversionError is an error of making the target.
+func conversionError(target string, f *format, err error) error {
+	return qemuErrorf("%s: error while converting %s: %w", target, f.Name, err)
+}
+
+// copyError is an error of the copying itself.
+func copyError(target string, err error) error {
+	var op *convert.OpError
+	if errors.As(err, &op) {
+		return fmt.Errorf("error while %s at byte %d: %w", op.Op, op.Off, op.Err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type ddOptions struct {
+	source sourceFlags
+	format string
+	args   []string
+}
+
+func (c *cli) newDDCmd() *cobra.Command {
+	var o ddOptions
+	cmd := &cobra.Command{
+		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] if=FILE of=FILE",
+		Short: "Copy a part of a disk",
+		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
+what they mean to dd(1), in bytes of the disks, not of the files: count blocks
+of bs bytes (512) are copied, after skipping skip blocks of the input and seek
+blocks of the output.
+
+With conv=notrunc an existing output is written in place and keeps the rest of
+its contents; otherwise of= is a new image, as large as what is copied needs.`,
+		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
+			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runDD(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "format of the output")
+	_ = cmd.RegisterFlagCompletionFunc("output-format", completeFormats)
+	return cmd
+}
+
+// ddOperands are the operands of dd, counts in blocks of bs bytes.
+type ddOperands struct {
+	input, output     string
+	bs                int64
+	count, skip, seek int64
+	hasCount          bool
+	notrunc           bool
+}
+
+func parseDDOperands(args []string) (o ddOperands, err error) {
+	o.bs = 512
+	for _, arg := range args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			return o, qemuErrorf("unrecognized operand %s", arg)
+		}
+		number := func(to *int64) error {
+			n, err := sizearg.Parse(value)
+			if err != nil {
+				return sizeError(key, err)
+			}
+			*to = n
+			return nil
+		}
+		switch key {
+		case "if":
+			o.input = value
+		case "of":
+			o.output = value
+		case "bs":
+			err = number(&o.bs)
+			if err == nil && (o.bs < 1 || o.bs > math.MaxInt32) {
+				err = qemuErrorf("Invalid bs specified. Must be between 1 and %d.", math.MaxInt32)
+			}
+		case "count":
+			o.hasCount = true
+			err = number(&o.count)
+		case "skip":
+			err = number(&o.skip)
+		case "seek":
+			err = number(&o.seek)
+		case "conv":
+			if value != "notrunc" {
+				err = fmt.Errorf("invalid conversion: %s (only notrunc is supported)", value)
+			}
+			o.notrunc = true
+		default:
+			err = qemuErrorf("unrecognized operand %s", arg)
+		}
+		if err != nil {
+			return o, err
+		}
+	}
+	if o.input == "" || o.output == "" {
+		return o, qemuErrorf("Must specify both input and output files")
+	}
+	for _, n := range []int64{o.count, o.skip, o.seek} {
+		if n > math.MaxInt64/o.bs {
+			return o, fmt.Errorf("%d blocks of %d bytes are more than a disk can have", n, o.bs)
+		}
+	}
+	return o, nil
+}
+
+func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
+	args, err := parseDDOperands(o.args)
+	if err != nil {
+		return err
+	}
+	if err := o.source.check(); err != nil {
+		return err
+	}
+	f, err := c.outputFormat(o.format, args.output)
+	if err != nil {
+		return err
+	}
+	ref, err := o.source.resolve(args.input)
+	if err != nil {
+		return err
+	}
+	src, _, err := c.open(ref, false)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := c.refuseSource(ref.name, args.output, f); err != nil {
+		return err
+	}
+	skip := args.skip * args.bs
+	if skip > src.Size() {
+		c.message("%s: cannot skip to specified offset", ref.name)
+		skip = src.Size()
+	}
+	n := src.Size() - skip
+	if args.hasCount {
+		n = min(n, args.count*args.bs)
+	}
+	part, err := disk.NewSection(src, skip, n)
+	if err != nil {
+		return err
+	}
+	seek := args.seek * args.bs
+	if args.notrunc {
+		done, err := c.ddInPlace(ctx, part, seek, args.output, o.format)
+		if done || err != nil {
+			return err
+		}
+	}
+	if n > math.MaxInt64-seek {
+		return fmt.Errorf("%s: %d bytes behind %d are more than a disk can have", args.output, n, seek)
+	}
+	out, err := c.createOutput(args.output, f, seek+n, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", args.output, err)
+	}
+	if err := c.copyTo(ctx, out.disk, seek, part, args.output); err != nil {
+		out.discard()
+		return err
+	}
+	if err := out.commit(false); err != nil {
+		return fmt.Errorf("%s: %w", args.output, err)
+	}
+	return nil
+}
+
+// ddInPlace writes into an existing image. It reports false if there is none.
+func (c *cli) ddInPlace(ctx context.Context, part *disk.Section, seek int64, target, format string) (bool, error) {
+	d, _, err := c.open(imageRef{name: target, options: disk.OpenOptions{Format: format}}, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if seek > d.Size() || part.Size() > d.Size()-seek {
+		d.Close()
+		return false, fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", target, part.Size(), seek, d.Size())
+	}
+	err = c.copyTo(ctx, d.(convert.Target), seek, part, target)
+	if cerr := d.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("%s: %w", target, cerr)
+	}
+	return true, err
+}
+
+// copyTo copies to the part of a disk that starts at seek.
+func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *disk.Section, name string) error {
+	at, err := disk.NewSection(dst, seek, part.Size())
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return copyError(name, convert.Copy(ctx, at, part, nil))
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+var vpcFormat = format{
+	Format: disk.Format{
+		Name:     "vpc",
+		Aliases:  []string{"vhd"},
+		Suffixes: []string{".vhd", ".vpc", ".avhd"},
+		Probe:    vhd.Probe,
+		Open:     openVPC,
+		Create:   createVPC,
+	},
+	createOptions: []optionSpec{
+		sizeOption,
+		{
+			name: "subformat", kind: textValue, values: []string{"dynamic", "fixed"},
+			help: "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
+		},
+		{
+			name: "force_size", kind: boolValue,
+			help: "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation",
+		},
+		{name: "block_size", kind: sizeValue, own: true, help: "Size of the blocks of a dynamic disk, a power of two from 4k to 256M (default 2M)"},
+		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
+		{name: "uuid", kind: textValue, own: true, help: "Unique id (default random)"},
+		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
+	},
+	describe: describeVPC,
+	check:    checkVPC,
+}
+
+func openVPC(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+	vo, err := vpcOpenOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	img, err := vhd.NewImage(f, size, vo)
+	if err != nil {
+		return nil, err // not img: a nil *Image is not a nil Disk
+	}
+	return img, nil
+}
+
+// vpcOpenOptions reads the options of --image-opts.
+func vpcOpenOptions(o *disk.OpenOptions) (*vhd.OpenOptions, error) {
+	if err := onlyOptions(o.Options, "force_size_calc", "ignore_checksums"); err != nil {
+		return nil, err
+	}
+	vo := &vhd.OpenOptions{Write: o.Write}
+	switch calc, given := o.Options["force_size_calc"]; {
+	case !given:
+	case calc == "chs":
+		vo.SizeRule = vhd.SizeFromGeometry
+	case calc == "current_size":
+		vo.SizeRule = vhd.SizeFromCurrent
+	default:
+		return nil, qemuErrorf("Invalid size calculation mode: '%s'", calc)
+	}
+	if v, given := o.Options["ignore_checksums"]; given {
+		on, ok := parseBool(v)
+		if !ok {
+			return nil, qemuErrorf("Parameter 'ignore_checksums' expects 'on' or 'off'")
+		}
+		vo.IgnoreChecksums = on
+	}
+	return vo, nil
+}
+
+func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	vo, err := vpcCreateOptions(size, o)
+	if err != nil {
+		return nil, err
+	}
+	img, err := vhd.CreateIn(f, vo)
+	if err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// vpcCreateOptions reads the options of -o, which are of the right kinds.
+func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
+	vo := &vhd.CreateOptions{Type: vhd.Dynamic, Size: size}
+	if o["subformat"] == "fixed" {
+		vo.Type = vhd.Fixed
+	}
+	vo.Exact, _ = parseBool(o["force_size"])
+	if v, given := o["block_size"]; given {
+		vo.BlockSize, _ = sizearg.Parse(v)
+		if vo.BlockSize == 0 {
+			return nil, qemuErrorf("Parameter 'block_size' expects a power of two from 4k to 256M")
+		}
+	}
+	if v, given := o["creator"]; given {
+		creator, err := vhd.ParseCreator(v)
+		if err != nil {
+			return nil, err
+		}
+		vo.Creator = creator
+	}
+	if v, given := o["uuid"]; given {
+		id, err := uuid.Parse(v)
+		if err != nil || id == uuid.Nil {
+			return nil, qemuErrorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
+		}
+		vo.UniqueID = id
+	}
+	stamp, given := o["timestamp"]
+	if !given {
+		stamp = os.Getenv("SOURCE_DATE_EPOCH")
+	}
+	if stamp != "" {
+		t, err := parseTime(stamp)
+		if err != nil {
+			return nil, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", stamp)
+		}
+		vo.Time = t
+	}
+	return vo, vo.Validate()
+}
+
+func parseTime(s string) (time.Time, error) {
+	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(sec, 0), nil
+	}
+	return time.Parse(time.RFC3339, s)
+}
+
+// vpcDetails is what info tells about a VHD.
+type vpcDetails struct {
+	Subformat      string `json:"subformat"`
+	Creator        string `json:"creator"`
+	CreatorVersion string `json:"creator-version"`
+	CreatorHostOS  string `json:"creator-host-os"`
+	Created        string `json:"created"`
+	Geometry       string `json:"geometry"`
+	UUID           string `json:"uuid"`
+	OriginalSize   uint64 `json:"original-size"`
+	CurrentSize    uint64 `json:"current-size"`
+	GeometrySize   int64  `json:"geometry-size"`
+	SizedBy        string `json:"sized-by"`
+	SavedState     bool   `json:"saved-state"`
+	Blocks         *int64 `json:"blocks,omitempty"`
+	BlocksInUse    *int64 `json:"blocks-in-use,omitempty"`
+}
+
+func describeVPC(d disk.Disk) description {
+	img := d.(*vhd.Image)
+	f := img.Footer()
+	v := &vpcDetails{
+		Subformat:      f.Type.String(),
+		Creator:        f.Creator.String(),
+		CreatorVersion: fmt.Sprintf("%d.%d", f.CreatorVersion>>16, f.CreatorVersion&0xffff),
+		CreatorHostOS:  vhd.Creator(f.CreatorHostOS).String(),
+		Created:        f.Timestamp.Time().Format(time.RFC3339),
+		Geometry:       f.Geometry.String(),
+		UUID:           f.UniqueID.String(),
+		OriginalSize:   f.OriginalSize,
+		CurrentSize:    f.CurrentSize,
+		GeometrySize:   f.Geometry.Product() * vhd.SectorSize,
+		SizedBy:        img.SizedBy().String(),
+		SavedState:     f.SavedState != 0,
+	}
+	if f.Type != vhd.Fixed {
+		total, used := img.Blocks()
+		v.Blocks, v.BlocksInUse = &total, &used
+	}
+	return v
+}
+
+// lines implements description.
+func (v *vpcDetails) lines() []string {
+	out := []string{
+		"subformat: " + v.Subformat,
+		fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
+		"created: " + v.Created,
+		fmt.Sprintf("geometry: %s (%d bytes)", v.Geometry, v.GeometrySize),
+		"uuid: " + v.UUID,
+	}
+	if uint64(v.GeometrySize) != v.CurrentSize {
+		out = append(out, fmt.Sprintf("size taken from: %s (current size is %d)", v.SizedBy, v.CurrentSize))
+	}
+	if v.Blocks != nil {
+		out = append(out, fmt.Sprintf("blocks in use: %d of %d", *v.BlocksInUse, *v.Blocks))
+	}
+	if v.SavedState {
+		out = append(out, "saved state: a suspended virtual machine depends on this image")
+	}
+	return out
+}
+
+func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error) {
+	vo, err := vpcOpenOptions(&disk.OpenOptions{Options: o})
+	if err != nil {
+		return checkCounts{}, err
+	}
+	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule}, func(f vhd.Finding) {
+		found(checkFinding{
+			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+		})
+	})
+	return checkCounts{
+		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
+		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
+	}, err
+}

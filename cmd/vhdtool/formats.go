@@ -1,0 +1,99 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+)
+
+// format is a format with what only the command needs to know about it.
+type format struct {
+	disk.Format
+	createOptions []optionSpec
+
+	// describe returns what info tells about a disk beyond its size; nil if
+	// there is nothing.
+	describe func(d disk.Disk) description
+	// check examines a file; nil if the format has nothing to check.
+	check func(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error)
+}
+
+// The formats, in the order in which they are probed.
+var allFormats = []*format{&vpcFormat, &rawFormat}
+
+var formats = func() disk.Formats {
+	var fs disk.Formats
+	for _, f := range allFormats {
+		fs = append(fs, &f.Format)
+	}
+	return fs
+}()
+
+// formatOf returns what the command knows about a format.
+func formatOf(f *disk.Format) *format {
+	for _, x := range allFormats {
+		if &x.Format == f {
+			return x
+		}
+	}
+	panic("format " + f.Name + " is not in the list")
+}
+
+// formatByName finds a format that the user named.
+func formatByName(name string) (*format, error) {
+	f, err := formats.ByName(name)
+	if err != nil {
+		return nil, err
+	}
+	return formatOf(f), nil
+}
+
+// outputFormat is the format of a new file: the one named, else what the file's
+// suffix says, which qemu-img does not look at, else raw.
+func (c *cli) outputFormat(name, file string) (*format, error) {
+	if name == "" && !c.likeQEMU {
+		if f := formats.BySuffix(file); f != nil {
+			return formatOf(f), nil
+		}
+	}
+	if name == "" {
+		return &rawFormat, nil
+	}
+	f, err := formatByName(name)
+	if err != nil {
+		return nil, qemuErrorf("Unknown file format '%s'", name)
+	}
+	return f, nil
+}
+
+var rawFormat = format{
+	Format: disk.Format{
+		Name: "raw",
+		Open: func(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+			if err := onlyOptions(o.Options); err != nil {
+				return nil, err
+			}
+			return raw.Open(f, size), nil
+		},
+		Create: func(f disk.File, size int64, _ disk.Options) (disk.Disk, error) {
+			return raw.Create(f, size)
+		},
+	},
+	createOptions: []optionSpec{sizeOption},
+}
+
+// onlyOptions refuses options that the format does not have.
+func onlyOptions(o disk.Options, known ...string) error {
+	for key := range o {
+		found := false
+		for _, k := range known {
+			found = found || k == key
+		}
+		if !found {
+			return qemuErrorf("Invalid parameter '%s'", key)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// description is what a format tells about a disk: lines for people, and
+// itself as JSON.
+type description interface{ lines() []string }
+
+type infoOptions struct {
+	source sourceFlags
+	output string
+	chain  bool
+	args   []string
+}
+
+func (c *cli) newInfoCmd() *cobra.Command {
+	var o infoOptions
+	cmd := &cobra.Command{
+		Use:   "info [-f FORMAT] [--output=human|json] FILE",
+		Short: "Tell what an image is",
+		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
+by its footer, where qemu-img takes it for a raw disk.`,
+		Example: "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runInfo(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	addOutputFlag(cmd, &o.output)
+	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also of the image's parents")
+	return cmd
+}
+
+// addOutputFlag adds --output=human|json.
+func addOutputFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "output", "human", "human or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"human", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func checkOutput(output string) error {
+	if output != "human" && output != "json" {
+		return qemuErrorf("--output must be used with human or json as argument.")
+	}
+	return nil
+}
+
+// imageInfo is what info tells, in the order of qemu-img's JSON.
+type imageInfo struct {
+	VirtualSize    int64           `json:"virtual-size"`
+	Filename       string          `json:"filename"`
+	ClusterSize    int64           `json:"cluster-size,omitempty"`
+	Format         string          `json:"format"`
+	ActualSize     int64           `json:"actual-size"`
+	FileLength     *int64          `json:"file-length,omitempty"`
+	FormatSpecific *formatSpecific `json:"format-specific,omitempty"`
+	DirtyFlag      bool            `json:"dirty-flag"`
+}
+
+type formatSpecific struct {
+	Type string      `json:"type"`
+	Data description `json:"data"`
+}
+
+func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	if len(o.args) != 1 {
+		return usagef("Expecting one image file name")
+	}
+	if err := o.source.check(); err != nil {
+		return err
+	}
+	ref, err := o.source.resolve(o.args[0])
+	if err != nil {
+		return err
+	}
+	d, f, err := c.open(ref, false)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	st, err := os.Stat(ref.name)
+	if err != nil {
+		return c.openError(ref.name, err)
+	}
+	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
+	if b, ok := d.(disk.Blocker); ok {
+		info.ClusterSize = b.BlockSize()
+	}
+	if !c.likeQEMU {
+		length := st.Size()
+		info.FileLength = &length
+		if f.describe != nil {
+			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d)}
+		}
+	}
+	if o.output == "json" {
+		if o.chain {
+			return printJSON(c.stdout, []imageInfo{info})
+		}
+		return printJSON(c.stdout, info)
+	}
+	return info.print(c.stdout)
+}
+
+// print writes the lines for people.
+func (i *imageInfo) print(w io.Writer) error {
+	s := fmt.Sprintf("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n",
+		i.Filename, i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))
+	if i.ClusterSize != 0 {
+		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
+	}
+	if i.FileLength != nil {
+		s += fmt.Sprintf("file length: %d\n", *i.FileLength)
+	}
+	if i.FormatSpecific != nil {
+		for _, line := range i.FormatSpecific.Data.lines() {
+			s += line + "\n"
+		}
+	}
+	_, err := io.WriteString(w, s)
+	return err
+}
+
+// printJSON prints in qemu-img's layout.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "    ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// sourceFlags are the flags that say how to open an existing image.
+type sourceFlags struct {
+	format    string
+	imageOpts bool
+	share     bool // accepted for qemu-img's sake: no lock is taken
+}
+
+func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
+	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "format of the image (default: found out by its contents)")
+	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "the image is given as a list of options, such as driver=vpc,file.filename=F")
+	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
+	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
+}
+
+// check finds contradictions between the flags.
+func (s *sourceFlags) check() error {
+	if s.imageOpts && s.format != "" {
+		return qemuErrorf("--image-opts and --format are mutually exclusive")
+	}
+	return nil
+}
+
+// imageRef is an image as the command line names it.
+type imageRef struct {
+	name    string // of the file
+	options disk.OpenOptions
+}
+
+// resolve reads an image argument.
+func (s *sourceFlags) resolve(arg string) (imageRef, error) {
+	ref := imageRef{name: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
+	if !s.imageOpts {
+		return ref, nil
+	}
+	opts, err := optlist.Parse(arg)
+	if err != nil {
+		return ref, qemuErrorf("Invalid option list: %s", arg)
+	}
+	ref.name = ""
+	for _, o := range opts {
+		switch o.Key {
+		case "driver":
+			ref.options.Format = o.Value
+		case "file.driver":
+			if o.Value != "file" && o.Value != "host_device" {
+				return ref, qemuErrorf("Unknown driver '%s'", o.Value)
+			}
+		case "filename", "file.filename":
+			ref.name = o.Value
+		case "read-only", "file.locking", "cache.direct", "cache.no-flush", "discard", "detect-zeroes":
+			// What they ask for is so, or makes no difference here.
+		default:
+			ref.options.Options[o.Key] = o.Value
+		}
+	}
+	if ref.options.Format == "file" { // the protocol alone: its bytes are the disk
+		ref.options.Format = ""
+	}
+	if ref.name == "" {
+		return ref, qemuErrorf("A block device must be specified for \"file\"")
+	}
+	return ref, nil
+}
+
+// open opens an image for reading, or with write for both.
+func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
+	o := ref.options
+	o.Write = write
+	d, f, err := disk.Open(ref.name, formats, &o)
+	switch {
+	case errors.Is(err, disk.ErrUnknownFormat):
+		return nil, nil, c.openError(ref.name, qemuErrorf("Unknown driver '%s'", o.Format))
+	case err != nil:
+		return nil, nil, c.openError(ref.name, err)
+	}
+	if f == &rawFormat.Format && o.Format == "" {
+		c.warnDamaged(ref.name, d)
+	}
+	return d, formatOf(f), nil
+}
+
+// warnDamaged says so when what was taken for a raw disk, because nothing else
+// can be proved, ends like a VHD.
+func (c *cli) warnDamaged(name string, d disk.Disk) {
+	var fe *vhd.FormatError
+	if err := vhd.Probe(d, d.Size()); errors.As(err, &fe) && !c.likeQEMU {
+		c.message("warning: %s: taken for a raw disk, but it ends like a VHD: %s", name, strings.TrimPrefix(fe.Error(), fe.Kind.Error()+": "))
+	}
+}
+
+// completeFormats completes a format's name.
+func completeFormats(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, f := range formats {
+		names = append(append(names, f.Name), f.Aliases...)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

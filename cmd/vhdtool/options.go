@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type valueKind uint8
+
+const (
+	textValue valueKind = iota
+	boolValue
+	sizeValue
+)
+
+// optionSpec is an option of a format that -o can set.
+type optionSpec struct {
+	name   string
+	kind   valueKind
+	values []string // the only ones allowed, if any
+	help   string
+	own    bool // unknown to qemu-img
+}
+
+var sizeOption = optionSpec{name: "size", kind: sizeValue, help: "Virtual disk size"}
+
+// parseBool reads a switch as qemu does; ok is false for anything else.
+func parseBool(s string) (on, ok bool) {
+	switch s {
+	case "on", "yes", "true", "y":
+		return true, true
+	case "off", "no", "false", "n":
+		return false, true
+	}
+	return false, false
+}
+
+// createOptions is what the -o lists of a command line say.
+type createOptions struct {
+	set  disk.Options
+	help bool // -o help: print the list instead
+}
+
+// parseCreateOptions merges the -o lists; of several settings of one option the
+// last one counts.
+func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, error) {
+	o := createOptions{set: disk.Options{}}
+	for _, list := range lists {
+		opts, err := optlist.Parse(list)
+		if err != nil {
+			return o, qemuErrorf("Invalid option list: %s", list)
+		}
+		if optlist.HasHelp(opts) {
+			o.help = true
+			return o, nil
+		}
+		for _, opt := range opts {
+			if err := c.setOption(f, o.set, opt); err != nil {
+				return o, err
+			}
+		}
+	}
+	return o, nil
+}
+
+// findOption finds an option of the format by name.
+func (c *cli) findOption(f *format, name string) (optionSpec, bool) {
+	for _, s := range f.createOptions {
+		if s.name == name && (!s.own || !c.likeQEMU) {
+			return s, true
+		}
+	}
+	return optionSpec{}, false
+}
+
+func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
+	key, value := opt.Key, opt.Value
+	spec, ok := c.findOption(f, key)
+	if off, isNo := strings.CutPrefix(key, "no"); !ok && opt.Bare && isNo {
+		if spec, ok = c.findOption(f, off); ok && spec.kind == boolValue {
+			key, value = off, "off"
+		}
+	}
+	if !ok {
+		return qemuErrorf("Invalid parameter '%s'", key)
+	}
+	set[key] = value
+	return nil
+}
+
+// checkOptions checks the values against the format's list.
+func checkOptions(f *format, set disk.Options) error {
+	for _, spec := range f.createOptions {
+		value, given := set[spec.name]
+		if !given {
+			continue
+		}
+		switch spec.kind {
+		case boolValue:
+			if _, ok := parseBool(value); !ok {
+				return qemuErrorf("Parameter '%s' expects 'on' or 'off'", spec.name)
+			}
+		case sizeValue:
+			if _, err := sizearg.Parse(value); err != nil {
+				return qemuErrorf("Parameter '%s' expects a non-negative number below 2^64\n"+
+					"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", spec.name)
+			}
+		}
+		if spec.values != nil && !slices.Contains(spec.values, value) {
+			return qemuErrorf("Parameter '%s' does not accept value '%s'", spec.name, value)
+		}
+	}
+	return nil
+}
+
+// printSettings prints the options that are set, but for the size, as part of
+// a line.
+func printSettings(w io.Writer, f *format, set disk.Options) {
+	for _, s := range f.createOptions {
+		if v, given := set[s.name]; given && s.name != sizeOption.name {
+			fmt.Fprintf(w, " %s=%s", s.name, strings.ReplaceAll(v, ",", ",,"))
+		}
+	}
+}
+
+// printOptionHelp prints what -o help asks for.
+func (c *cli) printOptionHelp(f *format) {
+	fmt.Fprintf(c.stdout, "Supported %s options:\n", f.Name)
+	specs := slices.SortedFunc(slices.Values(f.createOptions), func(a, b optionSpec) int { return strings.Compare(a.name, b.name) })
+	for _, s := range specs {
+		if s.own && c.likeQEMU {
+			continue
+		}
+		kind := map[valueKind]string{textValue: "str", boolValue: "bool (on/off)", sizeValue: "size"}[s.kind]
+		fmt.Fprintf(c.stdout, "  %-22s - %s\n", s.name+"=<"+kind+">", s.help)
+	}
+	if c.likeQEMU {
+		fmt.Fprintf(c.stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
+	}
+}
+
+// sizeError is what qemu-img says about a size that is none.
+func sizeError(what string, err error) error {
+	if errors.Is(err, sizearg.ErrRange) {
+		return qemuErrorf("Invalid %s specified. Must be between 0 and 9223372036854775807.", what)
+	}
+	return qemuErrorf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.", what)
+}

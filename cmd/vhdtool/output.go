@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// output is a disk that a command makes. A regular file appears under its name
+// when commit is called; a device is written in place.
+type output struct {
+	name string
+	disk convert.Target
+	file *atomicfile.File // nil for a device
+}
+
+// createOutput starts a new disk of size bytes.
+func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*output, error) {
+	out := &output{name: name}
+	var file disk.File
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+		dev, _, err := disk.OpenFile(name, true)
+		if err != nil {
+			return nil, c.createError(name, err)
+		}
+		file = dev
+	} else {
+		if out.file, err = atomicfile.Create(name); err != nil {
+			return nil, c.createError(name, err)
+		}
+		file = out.file.File
+	}
+	d, err := f.Create(file, size, o)
+	if err != nil {
+		out.discard()
+		return nil, creationError(f, err)
+	}
+	out.disk = d.(convert.Target)
+	return out, nil
+}
+
+// createError says why a file cannot be made.
+func (c *cli) createError(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return qemuErrorf("Could not create '%s': %s", name, cText(err))
+}
+
+// creationError is the format's reason not to make such an image.
+func creationError(f *format, err error) error {
+	if errors.Is(err, vhd.ErrTooLarge) {
+		return qemuErrorf("The image size is too large for file format '%s'", f.Name)
+	}
+	return err
+}
+
+// commit completes the disk; with flush, it is durable then.
+func (o *output) commit(flush bool) error {
+	if flush {
+		if s, ok := o.disk.(disk.Syncer); ok {
+			if err := s.Sync(); err != nil {
+				o.discard()
+				return err
+			}
+		}
+	}
+	if err := o.disk.Close(); err != nil {
+		o.discard()
+		return err
+	}
+	if o.file == nil {
+		return nil
+	}
+	return o.file.Commit(flush)
+}
+
+// discard gives the disk up; no new file is left.
+func (o *output) discard() {
+	if o.file != nil {
+		o.file.Discard()
+	}
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// refuseSource makes it an error to write to a file that is read.
+func (c *cli) refuseSource(source, target string, f *format) error {
+	if !sameFile(source, target) {
+		return nil
+	}
+	if c.likeQEMU {
+		return qemuErrorf("%s: error while converting %s: Failed to get \"write\" lock\nIs another process using the image [%s]?", target, f.Name, target)
+	}
+	return &hintError{fmt.Errorf("%s: the source is also the target", target), "write to another name, and rename it afterwards"}
+}

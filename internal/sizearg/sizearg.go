@@ -1,0 +1,89 @@
+// Package sizearg is the grammar of sizes on qemu's command lines, and the way
+// qemu prints them for people.
+package sizearg
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"strings"
+)
+
+var (
+	// ErrSyntax: not a size.
+	ErrSyntax = errors.New("not a size: want a number, with an optional suffix k, M, G, T, P or E for powers of 1024")
+	// ErrRange: does not fit 63 bits.
+	ErrRange = errors.New("size out of range: want 0 to 9223372036854775807")
+)
+
+// Parse reads a size in bytes: decimal or 0x hexadecimal digits, then at most
+// one of the suffixes b, k, M, G, T, P, E in either case, each 1024 times the
+// one before. A decimal number may have a fraction if the suffix is larger
+// than b; the result is rounded to the nearest byte. Blanks and a + before the
+// number are allowed. (qemu, util/cutils.c.)
+func Parse(s string) (int64, error) {
+	s = strings.TrimPrefix(strings.TrimLeft(s, " \t\n\v\f\r"), "+")
+	base, digits := 10, "0123456789"
+	if rest, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		base, digits, s = 16, "0123456789abcdefABCDEF", rest
+	}
+	whole, rest := span(s, digits)
+	if whole == "" {
+		return 0, ErrSyntax
+	}
+	n, ok := new(big.Int).SetString(whole, base)
+	if !ok {
+		return 0, ErrSyntax
+	}
+	fraction := ""
+	if after, ok := strings.CutPrefix(rest, "."); ok && base == 10 {
+		fraction, rest = span(after, digits)
+	}
+	shift := 0
+	if rest != "" {
+		i := strings.IndexByte("bkmgtpe", strings.ToLower(rest)[0])
+		if i < 0 || len(rest) > 1 {
+			return 0, ErrSyntax
+		}
+		shift = 10 * i
+	}
+	if shift == 0 && fraction != "" {
+		return 0, ErrSyntax
+	}
+	n.Lsh(n, uint(shift))
+	if fraction != "" {
+		f, ok := new(big.Int).SetString(fraction, 10)
+		if !ok || len(fraction) > 400 {
+			return 0, ErrSyntax
+		}
+		// Add fraction * 2^shift / 10^digits, rounded half up.
+		f.Lsh(f, uint(shift+1))
+		unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(len(fraction))), nil)
+		f.Add(f, unit).Div(f, unit.Lsh(unit, 1))
+		n.Add(n, f)
+	}
+	if !n.IsInt64() {
+		return 0, ErrRange
+	}
+	return n.Int64(), nil
+}
+
+// span cuts s behind its first characters that are all in set.
+func span(s, set string) (head, rest string) {
+	i := 0
+	for i < len(s) && strings.IndexByte(set, s[i]) >= 0 {
+		i++
+	}
+	return s[:i], s[i:]
+}
+
+// Format is the size for people, with three significant digits: "1.5 KiB". A
+// unit is used from 1000 of the one before. (qemu, size_to_str.)
+func Format(n int64) string {
+	units := []string{"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
+	_, exp := math.Frexp(float64(n) / (1000.0 / 1024.0))
+	i := max(exp-1, 0) / 10
+	v := float64(n) / float64(int64(1)<<(10*i))
+	return fmt.Sprintf("%0.3g %sB", v, units[i])
+}

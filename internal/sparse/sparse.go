@@ -1,0 +1,98 @@
+// Package sparse finds and makes holes in files. Where the system cannot tell
+// or cannot punch, everything counts as data and zeros are written.
+package sparse
+
+import (
+	"io"
+	"iter"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Map answers where a file has data. It remembers the last answer, because
+// asking again for every piece of one long run of data is quadratic on tmpfs.
+// A Map is for one goroutine. It sees the file as it was when asked.
+type Map struct {
+	file       io.ReaderAt
+	start, end int64 // the run known, [start, end)
+	data       bool
+}
+
+// NewMap returns a Map of the file. If holes cannot be found in such a file,
+// all of it counts as data.
+func NewMap(file io.ReaderAt) *Map { return &Map{file: file} }
+
+// File is the file that is mapped.
+func (m *Map) File() io.ReaderAt { return m.file }
+
+// At returns the end of the run that holds off, cut to limit, and whether it
+// is data or a hole. Past the file's end there are only holes.
+func (m *Map) At(off, limit int64) (end int64, data bool, err error) {
+	if off < m.start || off >= m.end {
+		if err := m.find(off, limit); err != nil {
+			return 0, false, err
+		}
+	}
+	return min(m.end, limit), m.data, nil
+}
+
+// find learns the run that holds off.
+func (m *Map) find(off, limit int64) error {
+	start, end, ok, err := nextData(m.file, off)
+	switch {
+	case err != nil:
+		return err
+	case !ok: // cannot tell
+		m.start, m.end, m.data = off, limit, true
+	case start > off:
+		m.start, m.end, m.data = off, start, false
+	default:
+		m.start, m.end, m.data = off, end, true
+	}
+	return nil
+}
+
+// Extents yields the disk's bytes [off, off+n) that stand plainly in the file,
+// the disk's byte 0 at start: holes of the file as Zero, the rest as Data.
+func (m *Map) Extents(start, off, n int64) iter.Seq2[disk.Extent, error] {
+	return func(yield func(disk.Extent, error) bool) {
+		merge := disk.Merger{Yield: yield}
+		for off, limit := off, off+n; off < limit; {
+			end, data, err := m.At(start+off, start+limit)
+			if err != nil {
+				merge.Fail(err)
+				return
+			}
+			e := disk.Extent{Off: off, Len: end - start - off, State: disk.Zero, File: m.file, FileOff: start + off}
+			if data {
+				e.State = disk.Data
+			}
+			if !merge.Add(e) {
+				return
+			}
+			off = e.End()
+		}
+		merge.Flush()
+	}
+}
+
+// Zero makes [off, off+n) of the file read as zeros, as a hole where the
+// system allows it. The file does not grow past its end by it.
+func Zero(f disk.File, off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	if punch(f, off, n) {
+		return nil
+	}
+	zeros := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		w, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
+		if err != nil {
+			return err
+		}
+		off += int64(w)
+		n -= int64(w)
+	}
+	return nil
+}

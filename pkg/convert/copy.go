@@ -1,0 +1,308 @@
+// Package convert copies and compares disks. It knows no format: it sees disks
+// through the interfaces of package disk, plans over their extents, and never
+// reads what is known to be zero nor writes zeros that a hole can say.
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// ErrTooSmall: the target is smaller than the source.
+var ErrTooSmall = errors.New("target is smaller than the source")
+
+// Target is a disk that can be written at random.
+type Target interface {
+	disk.Disk
+	io.WriterAt
+}
+
+// DefaultSparseSize is how many bytes of zeros in a row become a hole.
+const DefaultSparseSize = 4096
+
+// chunk is the size of one request. Chunks are aligned to their size.
+const chunk = 1 << 20
+
+// Options say how to copy. The zero value is right for a new target.
+type Options struct {
+	// Workers is how many chunks are under way at a time; 0 means as many as
+	// there are processors. The target does not depend on it.
+	Workers int
+	// SparseSize is the shortest run of zeros in the source's data that is left
+	// out of the target, in bytes, at most 1 MiB; 0 means DefaultSparseSize.
+	SparseSize int64
+	// Allocate writes all of the source, zeros and holes included.
+	Allocate bool
+	// TargetIsZero says that the target reads as zeros already. A target that
+	// implements [disk.Zeroed] says so itself.
+	TargetIsZero bool
+	// Progress is told, by one goroutine at a time, how much of the source is
+	// done.
+	Progress func(done, total int64)
+	// Salvage, if set, is told of parts of the source that cannot be read.
+	// They become zeros, and the copying goes on.
+	Salvage func(off, n int64, err error)
+}
+
+// OpError is an error of one read or write.
+type OpError struct {
+	Op  string // "reading" or "writing"
+	Off int64  // in the disk, bytes
+	Err error
+}
+
+func (e *OpError) Error() string { return fmt.Sprintf("%s at byte %d: %v", e.Op, e.Off, e.Err) }
+
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Copy makes the start of dst equal to src, which dst must be large enough
+// for; what dst has beyond is left alone. It uses a few MiB of memory, and
+// stops soon when the context is done. After an error dst holds a part.
+//
+// The places that a [disk.Reserver] gives to the data are in the order of the
+// source, however many workers there are.
+func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
+	if o == nil {
+		o = &Options{}
+	}
+	if dst.Size() < src.Size() {
+		return fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
+	}
+	c := copier{dst: dst, src: src, o: *o, step: o.SparseSize}
+	if c.step <= 0 {
+		c.step = DefaultSparseSize
+	}
+	c.step = min(c.step, chunk)
+	if z, ok := dst.(disk.Zeroed); ok && z.ReadsZero() {
+		c.o.TargetIsZero = true
+	}
+	c.reserver, _ = dst.(disk.Reserver)
+	workers := o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	pieces := make(chan piece)
+	group.Go(func() error {
+		defer close(pieces)
+		return c.plan(ctx, pieces)
+	})
+	for range workers {
+		group.Go(func() error { return c.work(ctx, pieces) })
+	}
+	return group.Wait()
+}
+
+// piece is a part of the source that one worker deals with: within one chunk
+// if it is data, of any length if it is zeros to be made.
+type piece struct {
+	off, n int64
+	zero   bool
+	// before is closed when all pieces before this one have their places in the
+	// target; placed is for this piece to close.
+	before <-chan struct{}
+	placed chan struct{}
+}
+
+type copier struct {
+	dst      Target
+	src      disk.Disk
+	o        Options
+	reserver disk.Reserver
+	step     int64
+	holes    *sparse.Map // of the source's file, for the planner
+
+	mu   sync.Mutex
+	done int64
+}
+
+// plan sends the pieces in order.
+func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
+	before := make(chan struct{})
+	close(before)
+	send := func(off, n int64, zero bool) error {
+		p := piece{off: off, n: n, zero: zero, before: before, placed: make(chan struct{})}
+		before = p.placed
+		select {
+		case pieces <- p:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	data := func(off, n int64) error {
+		for n > 0 {
+			k := min(n, chunk-off%chunk)
+			if err := send(off, k, false); err != nil {
+				return err
+			}
+			off, n = off+k, n-k
+		}
+		return nil
+	}
+	zeros := func(off, n int64) error {
+		switch {
+		case c.o.Allocate:
+			return data(off, n) // read as zeros, and written
+		case c.o.TargetIsZero:
+			c.progress(n)
+			return ctx.Err()
+		}
+		return send(off, n, true)
+	}
+	for e, err := range c.src.Extents(0, c.src.Size()) {
+		if err != nil {
+			return &OpError{"reading", e.Off, err}
+		}
+		if e.State != disk.Data {
+			err = zeros(e.Off, e.Len)
+		} else {
+			err = c.planData(e, data, zeros)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planData looks for holes of the file under an extent of data: a block of an
+// image may be allocated and still be mostly hole.
+func (c *copier) planData(e disk.Extent, data, zeros func(off, n int64) error) error {
+	if e.File == nil {
+		return data(e.Off, e.Len)
+	}
+	if c.holes == nil || c.holes.File() != e.File {
+		c.holes = sparse.NewMap(e.File) // kept from extent to extent: see there
+	}
+	for x, err := range c.holes.Extents(e.FileOff-e.Off, e.Off, e.Len) {
+		if err != nil {
+			return &OpError{"reading", x.Off, err}
+		}
+		do := zeros
+		if x.State == disk.Data {
+			do = data
+		}
+		if err := do(x.Off, x.Len); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *copier) work(ctx context.Context, pieces <-chan piece) error {
+	buf := make([]byte, chunk)
+	for p := range pieces {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.copyPiece(ctx, p, buf[:min(p.n, chunk)]); err != nil {
+			return err
+		}
+		c.progress(p.n)
+	}
+	return nil
+}
+
+func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
+	var runs []run
+	if !p.zero {
+		if err := c.read(buf, p.off); err != nil {
+			return err
+		}
+		if c.o.Allocate {
+			runs = []run{{0, int64(len(buf))}}
+		} else {
+			runs = dataRuns(buf, p.off, c.step)
+		}
+	}
+	select {
+	case <-p.before:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if c.reserver != nil {
+		for _, r := range runs {
+			if err := c.reserver.Reserve(p.off+r.start, r.end-r.start); err != nil {
+				return &OpError{"writing", p.off + r.start, err}
+			}
+		}
+	}
+	close(p.placed)
+	at := int64(0)
+	for _, r := range runs {
+		if err := c.zero(p.off+at, r.start-at); err != nil {
+			return err
+		}
+		if _, err := c.dst.WriteAt(buf[r.start:r.end], p.off+r.start); err != nil {
+			return &OpError{"writing", p.off + r.start, err}
+		}
+		at = r.end
+	}
+	return c.zero(p.off+at, p.n-at)
+}
+
+// zero makes a part of the target read as zeros, unless it does.
+func (c *copier) zero(off, n int64) error {
+	if n == 0 || c.o.TargetIsZero {
+		return nil
+	}
+	if z, ok := c.dst.(disk.Zeroer); ok {
+		if err := z.WriteZeroes(off, n); err != nil {
+			return &OpError{"writing", off, err}
+		}
+		return nil
+	}
+	zeros := make([]byte, min(n, chunk))
+	for n > 0 {
+		k := min(n, chunk)
+		if _, err := c.dst.WriteAt(zeros[:k], off); err != nil {
+			return &OpError{"writing", off, err}
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// read fills buf, and with Salvage as much of it as can be had.
+func (c *copier) read(buf []byte, off int64) error {
+	n, err := c.src.ReadAt(buf, off)
+	if n == len(buf) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	if c.o.Salvage == nil {
+		return &OpError{"reading", off + int64(n), err}
+	}
+	for i := 0; i < len(buf); i += disk.SectorSize {
+		sector := buf[i:min(i+disk.SectorSize, len(buf))]
+		if n, err := c.src.ReadAt(sector, off+int64(i)); n < len(sector) {
+			clear(sector)
+			c.mu.Lock()
+			c.o.Salvage(off+int64(i), int64(len(sector)), err)
+			c.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+func (c *copier) progress(n int64) {
+	if c.o.Progress == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done += n
+	c.o.Progress(c.done, c.src.Size())
+}

@@ -1,0 +1,85 @@
+// Package disk is the vocabulary that image formats, the copier and the
+// command share: what a virtual disk is, how its contents are described as
+// extents, and how a file's format is found out.
+//
+// A format (packages raw and vhd) implements [Disk]. What not every disk can
+// do is a small interface of its own, found by type assertion: [io.WriterAt],
+// [Syncer], [Zeroer], [Blocker], [Reserver]. Code that copies, compares or
+// draws disks sees these interfaces only.
+package disk
+
+import (
+	"io"
+	"io/fs"
+	"iter"
+)
+
+// SectorSize is the unit of every disk and of the VHD format, in bytes.
+const SectorSize = 512
+
+// Disk is a virtual disk: Size bytes that can be read at random.
+//
+// ReadAt is safe from many goroutines. It follows [io.ReaderAt]: reading up to
+// the end of the disk or beyond returns [io.EOF] with what there is.
+type Disk interface {
+	io.ReaderAt
+	io.Closer
+
+	// Size is the virtual size in bytes, a multiple of SectorSize.
+	Size() int64
+
+	// Extents yields, in order and without gaps, what stands in [off, off+n),
+	// cut to the disk's end; neighbours of the same kind are merged. After an
+	// error nothing more is yielded.
+	Extents(off, n int64) iter.Seq2[Extent, error]
+}
+
+// Syncer is a disk that can make what was written durable.
+type Syncer interface {
+	// Sync returns when everything written before it survives a power cut.
+	Sync() error
+}
+
+// Zeroer is a disk that can make a range read as zeros without being handed
+// the zeros, giving storage back where that is possible.
+type Zeroer interface {
+	WriteZeroes(off, n int64) error
+}
+
+// Blocker is a disk that allocates storage in blocks of one size.
+type Blocker interface {
+	// BlockSize is that size in bytes, a power of two.
+	BlockSize() int64
+}
+
+// Reserver is a disk that hands out storage in the order in which it is asked
+// for. Writers that run side by side call Reserve in the guest's order so that
+// the file does not depend on which of them was first.
+type Reserver interface {
+	// Reserve gives every block that [off, off+n) touches its place in the
+	// file. A reserved block reads as zeros until it is written.
+	Reserve(off, n int64) error
+}
+
+// Zeroed is a disk that knows whether it is new: whether all of it reads as
+// zeros until something is written.
+type Zeroed interface {
+	ReadsZero() bool
+}
+
+// File is what an image stands in; [os.File] is one.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Truncate(size int64) error
+	Sync() error
+	Stat() (fs.FileInfo, error)
+}
+
+// IsDevice reports whether a file is something other than a regular file,
+// which has a length of its own and can neither grow nor be cut.
+func IsDevice(f File) bool {
+	st, err := f.Stat()
+	return err == nil && !st.Mode().IsRegular()
+}

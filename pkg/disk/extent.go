@@ -1,0 +1,109 @@
+package disk
+
+import (
+	"fmt"
+	"io"
+)
+
+// State says how the bytes of an extent come to be.
+type State uint8
+
+const (
+	// Data must be read to know what it is.
+	Data State = iota
+	// Zero is allocated and reads as zeros.
+	Zero
+	// Unallocated has no storage in this image: it reads as zeros, or as the
+	// parent where there is one.
+	Unallocated
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	switch s {
+	case Data:
+		return "data"
+	case Zero:
+		return "zero"
+	case Unallocated:
+		return "unallocated"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Extent is a run of a disk's bytes of one state.
+type Extent struct {
+	Off   int64 // offset in the disk, bytes
+	Len   int64 // length, bytes
+	State State
+	Depth int // 0 for the image itself, 1 for its parent, and so on
+
+	// File is the file in which the bytes stand plainly, at FileOff. It is nil
+	// where there is none (unallocated extents).
+	File    io.ReaderAt
+	FileOff int64
+}
+
+// End is the offset just behind the extent.
+func (e Extent) End() int64 { return e.Off + e.Len }
+
+// Follows reports whether e continues prev, so that the two are one extent.
+func (e Extent) Follows(prev Extent) bool {
+	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File &&
+		(e.File == nil || prev.FileOff+prev.Len == e.FileOff)
+}
+
+// Clip returns the part of e that stands in [off, end), which it must overlap.
+func (e Extent) Clip(off, end int64) Extent {
+	if d := off - e.Off; d > 0 {
+		e.Off += d
+		e.Len -= d
+		if e.File != nil {
+			e.FileOff += d
+		}
+	}
+	if e.End() > end {
+		e.Len = end - e.Off
+	}
+	return e
+}
+
+// Merger joins neighbouring extents on their way to a consumer. Add and Flush
+// return false when the consumer wants no more.
+type Merger struct {
+	Yield func(Extent, error) bool
+	held  Extent
+}
+
+// Add takes the next extent.
+func (m *Merger) Add(e Extent) bool {
+	if e.Len == 0 {
+		return true
+	}
+	if m.held.Len > 0 && e.Follows(m.held) {
+		m.held.Len += e.Len
+		return true
+	}
+	if !m.Flush() {
+		return false
+	}
+	m.held = e
+	return true
+}
+
+// Flush hands over the extent that is held back.
+func (m *Merger) Flush() bool {
+	if m.held.Len == 0 {
+		return true
+	}
+	e := m.held
+	m.held = Extent{}
+	return m.Yield(e, nil)
+}
+
+// Fail hands over what is held back, then the error.
+func (m *Merger) Fail(err error) {
+	if m.Flush() {
+		m.Yield(Extent{}, err)
+	}
+}

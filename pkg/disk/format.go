@@ -1,0 +1,166 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrUnknownFormat is wrapped by errors about a format name that is not in the
+// list.
+var ErrUnknownFormat = errors.New("unknown file format")
+
+// Options are a format's own settings by name, as typed by a user: the "-o"
+// and "--image-opts" of the command line.
+type Options map[string]string
+
+// Format is one image format, as the commands see it.
+type Format struct {
+	Name     string   // qemu's name: "raw", "vpc"
+	Aliases  []string // other names that mean the same
+	Suffixes []string // file name endings that suggest it, with the dot
+
+	// Probe returns nil when the file surely has this format, and otherwise
+	// why not. An error that is not ErrNotThisFormat means the file claims to
+	// have the format but is damaged, and ends the probing. A format without
+	// marks of its own has no Probe; it takes what no other format claims.
+	Probe func(r io.ReaderAt, size int64) error
+
+	// Open sees the file as a disk. The disk closes the file; after an error
+	// the caller does.
+	Open func(f *os.File, size int64, o *OpenOptions) (Disk, error)
+
+	// Create starts a new image of size bytes (the format may round up) in an
+	// empty file. The image is complete when the disk is closed.
+	Create func(f File, size int64, o Options) (Disk, error)
+}
+
+// ErrNotThisFormat is what Probe returns for a file of another format.
+var ErrNotThisFormat = errors.New("not this format")
+
+// OpenOptions say how to open a disk. The zero value probes the format and
+// opens for reading.
+type OpenOptions struct {
+	Format  string  // a name from the list; "" finds it out
+	Write   bool    // open for reading and writing
+	Options Options // the format's own
+}
+
+// Formats is the list of formats a program knows, the fallback last.
+type Formats []*Format
+
+// ByName finds a format by its name or an alias of it.
+func (fs Formats) ByName(name string) (*Format, error) {
+	for _, f := range fs {
+		if f.Name == name {
+			return f, nil
+		}
+		for _, a := range f.Aliases {
+			if a == name {
+				return f, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%w %q", ErrUnknownFormat, name)
+}
+
+// BySuffix finds the format that a file's name suggests, or nil.
+func (fs Formats) BySuffix(name string) *Format {
+	ext := strings.ToLower(filepath.Ext(name))
+	for _, f := range fs {
+		for _, s := range f.Suffixes {
+			if s == ext {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// Probe finds the format of a file by its contents. A file that claims a
+// format but is damaged is an error.
+func (fs Formats) Probe(r io.ReaderAt, size int64) (*Format, error) {
+	var fallback *Format
+	for _, f := range fs {
+		if f.Probe == nil {
+			fallback = f
+			continue
+		}
+		switch err := f.Probe(r, size); {
+		case err == nil:
+			return f, nil
+		case !errors.Is(err, ErrNotThisFormat):
+			return f, err
+		}
+	}
+	if fallback == nil {
+		return nil, ErrUnknownFormat
+	}
+	return fallback, nil
+}
+
+// Open opens the named file or block device as a disk. The format returned is
+// the one used. Errors name the file, once.
+func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
+	if o == nil {
+		o = &OpenOptions{}
+	}
+	var format *Format
+	if o.Format != "" {
+		var err error
+		if format, err = formats.ByName(o.Format); err != nil {
+			return nil, nil, err
+		}
+	}
+	f, size, err := OpenFile(name, o.Write)
+	if err != nil {
+		return nil, format, err
+	}
+	if format == nil {
+		if format, err = formats.Probe(f, size); err != nil {
+			f.Close()
+			return nil, format, err
+		}
+	}
+	d, err := format.Open(f, size, o)
+	if err != nil {
+		f.Close()
+		return nil, format, err
+	}
+	return d, format, nil
+}
+
+// OpenFile opens a regular file or a block device and measures it. Anything
+// else (a directory, a pipe) is refused: a disk is read at random.
+func OpenFile(name string, write bool) (*os.File, int64, error) {
+	// Look before opening: opening a FIFO would wait for its other end.
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	refuse := func(err error) error { return &fs.PathError{Op: "open", Path: name, Err: err} }
+	switch {
+	case st.IsDir():
+		return nil, 0, refuse(errors.New("is a directory, want a regular file or a block device"))
+	case st.Mode()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeCharDevice) != 0:
+		return nil, 0, refuse(fmt.Errorf("cannot be read at random (mode %v), want a regular file or a block device", st.Mode()))
+	}
+	flag := os.O_RDONLY
+	if write {
+		flag = os.O_RDWR
+	}
+	f, err := os.OpenFile(name, flag, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := f.Seek(0, io.SeekEnd) // block devices have no size in Stat
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}

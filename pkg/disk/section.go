@@ -1,0 +1,116 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// Section is a part of a disk, seen as a disk. What the whole disk can do, the
+// section can, within its bounds. Closing it does nothing.
+type Section struct {
+	disk   Disk
+	off, n int64
+}
+
+// NewSection returns the bytes [off, off+n) of d, which must have them.
+func NewSection(d Disk, off, n int64) (*Section, error) {
+	if off < 0 || n < 0 || off > d.Size() || n > d.Size()-off {
+		return nil, fmt.Errorf("bytes %d to %d are not all on the disk, which has %d", off, off+n, d.Size())
+	}
+	return &Section{d, off, n}, nil
+}
+
+// Size is the section's size in bytes; it need not be whole sectors.
+func (s *Section) Size() int64 { return s.n }
+
+// ReadAt implements [io.ReaderAt].
+func (s *Section) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at negative offset %d", off)
+	}
+	return io.NewSectionReader(s.disk, s.off, s.n).ReadAt(p, off)
+}
+
+// within checks that [off, off+n) is in the section.
+func (s *Section) within(off, n int64) error {
+	if off < 0 || n < 0 || off > s.n || n > s.n-off {
+		return fmt.Errorf("%d bytes at offset %d: the section ends at %d", n, off, s.n)
+	}
+	return nil
+}
+
+// WriteAt implements [io.WriterAt], if the disk does.
+func (s *Section) WriteAt(p []byte, off int64) (int, error) {
+	w, ok := s.disk.(io.WriterAt)
+	if !ok {
+		return 0, errors.New("the disk cannot be written")
+	}
+	if err := s.within(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	return w.WriteAt(p, s.off+off)
+}
+
+// WriteZeroes implements [Zeroer], by writing zeros if the disk does not.
+func (s *Section) WriteZeroes(off, n int64) error {
+	if err := s.within(off, n); err != nil {
+		return err
+	}
+	if z, ok := s.disk.(Zeroer); ok {
+		return z.WriteZeroes(s.off+off, n)
+	}
+	zeros := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k := min(n, int64(len(zeros)))
+		if _, err := s.WriteAt(zeros[:k], off); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// Reserve implements [Reserver]; it does nothing if the disk is none.
+func (s *Section) Reserve(off, n int64) error {
+	if err := s.within(off, n); err != nil {
+		return err
+	}
+	if r, ok := s.disk.(Reserver); ok {
+		return r.Reserve(s.off+off, n)
+	}
+	return nil
+}
+
+// ReadsZero implements [Zeroed].
+func (s *Section) ReadsZero() bool {
+	z, ok := s.disk.(Zeroed)
+	return ok && z.ReadsZero()
+}
+
+// Sync implements [Syncer].
+func (s *Section) Sync() error {
+	if y, ok := s.disk.(Syncer); ok {
+		return y.Sync()
+	}
+	return nil
+}
+
+// Extents implements [Disk].
+func (s *Section) Extents(off, n int64) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		if off < 0 || off >= s.n {
+			return
+		}
+		for e, err := range s.disk.Extents(s.off+off, min(n, s.n-off)) {
+			e.Off -= s.off
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// Close does nothing; the disk is its owner's to close.
+func (s *Section) Close() error { return nil }

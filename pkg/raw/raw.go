@@ -1,0 +1,114 @@
+// Package raw sees a plain file or a block device as a disk: its bytes are the
+// disk's bytes.
+package raw
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Disk is a raw disk. Its size is the file's length rounded up to a whole
+// sector, as in qemu; what the last sector lacks reads as zeros. ReadAt and
+// WriteAt are safe from many goroutines.
+type Disk struct {
+	f    disk.File
+	size int64
+	zero bool // new, and nothing but holes
+}
+
+// Open sees an open file of size bytes as a raw disk. Close closes the file.
+func Open(f disk.File, size int64) *Disk {
+	return &Disk{f: f, size: roundUp(size)}
+}
+
+// Create makes the empty file f a raw disk of size bytes, rounded up to a
+// whole sector, all hole. A device keeps its size, which must suffice.
+func Create(f disk.File, size int64) (*Disk, error) {
+	if size < 0 {
+		return nil, fmt.Errorf("disk size %d is negative", size)
+	}
+	d := Open(f, size)
+	if disk.IsDevice(f) {
+		return d, deviceHolds(f, d.size)
+	}
+	d.zero = true
+	return d, f.Truncate(d.size)
+}
+
+func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize }
+
+func deviceHolds(f disk.File, size int64) error {
+	osf, ok := f.(*os.File)
+	if !ok {
+		return nil
+	}
+	if have, err := osf.Seek(0, io.SeekEnd); err == nil && have > 0 && have < size {
+		return fmt.Errorf("the device has %d bytes, want at least %d", have, size)
+	}
+	return nil
+}
+
+// Size is the disk's size in bytes, a multiple of 512.
+func (d *Disk) Size() int64 { return d.size }
+
+// ReadsZero implements [disk.Zeroed]: the disk is a new regular file.
+func (d *Disk) ReadsZero() bool { return d.zero }
+
+// ReadAt implements [io.ReaderAt].
+func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at negative offset %d", off)
+	}
+	if off >= d.size {
+		return 0, io.EOF
+	}
+	var atEnd error
+	if int64(len(p)) > d.size-off {
+		p, atEnd = p[:d.size-off], io.EOF
+	}
+	n, err := d.f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) && n < len(p) {
+		if off+int64(n) <= d.size-disk.SectorSize {
+			return n, io.ErrUnexpectedEOF // the file shrank since it was opened
+		}
+		clear(p[n:]) // the file's last sector is not whole
+		n, err = len(p), nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = atEnd
+	}
+	return n, err
+}
+
+// WriteAt implements [io.WriterAt]. It does not make the disk larger.
+func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > d.size || int64(len(p)) > d.size-off {
+		return 0, fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", len(p), off, d.size)
+	}
+	return d.f.WriteAt(p, off)
+}
+
+// WriteZeroes makes [off, off+n) read as zeros, as a hole where possible.
+func (d *Disk) WriteZeroes(off, n int64) error {
+	if off < 0 || n < 0 || off > d.size || n > d.size-off {
+		return fmt.Errorf("zeros of %d bytes at offset %d: the disk ends at %d", n, off, d.size)
+	}
+	return sparse.Zero(d.f, off, n)
+}
+
+// Extents yields the file's data and holes, all with their place in the file.
+func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
+	return sparse.NewMap(d.f).Extents(0, off, min(n, d.size-off))
+}
+
+// Sync flushes the file.
+func (d *Disk) Sync() error { return d.f.Sync() }
+
+// Close closes the file.
+func (d *Disk) Close() error { return d.f.Close() }

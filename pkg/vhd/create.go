@@ -1,0 +1,246 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// CreateOptions say what image to make. With the zero value of everything but
+// Size it is what qemu-img create makes.
+type CreateOptions struct {
+	// Type is Fixed or Dynamic; the zero value means Dynamic.
+	Type DiskType
+	// Size is the virtual size in bytes. It is rounded up to a whole sector,
+	// and then, unless Exact, to the next size that a geometry has.
+	Size int64
+	// Exact keeps the size (qemu's force_size).
+	Exact bool
+	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
+	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
+	// 2 MiB.
+	BlockSize int64
+	// Creator is the program to name; zero means CreatorQEMU, or
+	// CreatorQEMUExact if Exact.
+	Creator Creator
+	// UniqueID of the image; zero means a random one.
+	UniqueID uuid.UUID
+	// Time of creation; zero means now.
+	Time time.Time
+}
+
+// Create makes a new image, as by [CreateIn], under the given name. The file
+// takes the name when the image is closed, replacing an older file; a caller
+// who gives up calls Discard instead.
+func Create(name string, o *CreateOptions) (*Image, error) {
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	out, err := atomicfile.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	img, err := CreateIn(out.File, o)
+	if err != nil {
+		out.Discard()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	img.out = out
+	return img, nil
+}
+
+// CreateIn makes a new image in f, which is empty or a device. The disk reads
+// as zeros and can be written; the file is a VHD when Close or Sync has
+// completed it, and no reader takes it for one before. Errors wrap ErrTooLarge
+// or ErrUnsupported, or are those of the file.
+func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
+	footer, header, err := o.metadata()
+	if err != nil {
+		return nil, err
+	}
+	img := &Image{
+		r: f, f: f, footer: footer, header: header, trailing: true,
+		size: int64(footer.CurrentSize), rule: SizeAuto.resolve(&footer),
+	}
+	a := &img.alloc
+	a.fresh, a.old, a.device = true, -1, disk.IsDevice(f)
+	if !img.dynamic() {
+		a.end = img.size
+		a.length = img.size + footerSize
+	} else {
+		img.lay = layoutOf(&footer, &header, 0)
+		blocks := int64(header.MaxTableEntries)
+		img.bat = make(bat, blocks)
+		for i := range img.bat {
+			img.bat[i] = unused
+		}
+		img.bitmaps.init(blocks, false)
+		a.end = img.lay.batOff + batBytes(blocks)
+		a.length = a.end + footerSize
+	}
+	if a.device {
+		return img, deviceHolds(f, a.length)
+	}
+	return img, f.Truncate(a.length)
+}
+
+func deviceHolds(f disk.File, n int64) error {
+	if osf, ok := f.(*os.File); ok {
+		if have, err := osf.Seek(0, io.SeekEnd); err == nil && have > 0 && have < n {
+			return fmt.Errorf("the device has %d bytes, and the image needs %d", have, n)
+		}
+	}
+	return nil
+}
+
+// Validate checks the options without making anything.
+func (o *CreateOptions) Validate() error {
+	_, _, err := o.metadata()
+	return err
+}
+
+// VirtualSize is the size in bytes that the image will have.
+func (o *CreateOptions) VirtualSize() (int64, error) {
+	f, _, err := o.metadata()
+	return int64(f.CurrentSize), err
+}
+
+// metadata plans the footer and, for a dynamic disk, the header.
+func (o *CreateOptions) metadata() (Footer, Header, error) {
+	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
+	if o.Size < 0 {
+		return fail(fmt.Errorf("disk size %d is negative", o.Size))
+	}
+	if o.Size > MaxSectors*SectorSize {
+		return fail(fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", o.Size, ErrTooLarge, int64(MaxSectors)*SectorSize))
+	}
+	sectors := (o.Size + SectorSize - 1) / SectorSize
+	creator := o.Creator
+	var g Geometry
+	if o.Exact {
+		if creator == (Creator{}) {
+			creator = CreatorQEMUExact
+		}
+		g = exactGeometry(sectors, creator)
+	} else {
+		if creator == (Creator{}) {
+			creator = CreatorQEMU
+		}
+		g, sectors = RoundToGeometry(sectors)
+	}
+	created := o.Time
+	if created.IsZero() {
+		created = time.Now()
+	}
+	stamp, err := TimestampOf(created)
+	if err != nil {
+		return fail(err)
+	}
+	id := o.UniqueID
+	if id == uuid.Nil {
+		if id, err = uuid.NewRandom(); err != nil {
+			return fail(fmt.Errorf("unique id: %w", err))
+		}
+	}
+	size := uint64(sectors) * SectorSize
+	f := Footer{
+		Cookie: footerCookie, Features: featureReserved, Version: formatVersion, DataOffset: noOffset,
+		Timestamp: stamp, Creator: creator, CreatorVersion: creator.version(), CreatorHostOS: creator.hostOS(),
+		OriginalSize: size, CurrentSize: size, Geometry: g, Type: Fixed, UniqueID: id,
+	}
+	switch o.Type {
+	case Fixed:
+		if o.BlockSize != 0 {
+			return fail(errors.New("a fixed disk has no blocks, and so no block size"))
+		}
+		return f, Header{}, nil
+	case 0, Dynamic:
+	default:
+		return fail(fmt.Errorf("making a disk of %v: %w", o.Type, ErrUnsupported))
+	}
+	blockSize := o.BlockSize
+	if blockSize == 0 {
+		blockSize = DefaultBlockSize
+	}
+	if blockSize < 0 || blockSize > MaxBlockSize || !legalBlockSize(uint32(blockSize)) {
+		return fail(fmt.Errorf("block size %d: %w: want a power of two from %d to %d", blockSize, ErrUnsupported, MinBlockSize, MaxBlockSize))
+	}
+	f.Type, f.DataOffset = Dynamic, footerSize
+	h := Header{
+		Cookie: headerCookie, DataOffset: noOffset, TableOffset: footerSize + headerSize, Version: headerVersion,
+		MaxTableEntries: uint32((int64(size) + blockSize - 1) / blockSize), BlockSize: uint32(blockSize),
+	}
+	return f, h, nil
+}
+
+// exactGeometry is the geometry to write beside an exact size so that no
+// reader cuts the disk: the specification's where it spans the size, or where
+// even old qemu takes the current size for this creator, and else the largest,
+// with which every reader does.
+func exactGeometry(sectors int64, c Creator) Geometry {
+	g := GeometryOf(sectors)
+	if c != CreatorQEMUExact && (c.trustedByOldQEMU() || g.Product() == sectors) {
+		return g
+	}
+	return MaxGeometry
+}
+
+// ReadsZero implements [disk.Zeroed]: the image is new and not yet complete.
+// Its blocks are zeroed when they get their place, also on a device.
+func (img *Image) ReadsZero() bool {
+	img.alloc.mu.Lock()
+	defer img.alloc.mu.Unlock()
+	return img.alloc.fresh && (img.dynamic() || !img.alloc.device)
+}
+
+// complete writes the metadata of a new image, the footers last, and from then
+// on the image is one that is changed in place. With flush, each step is
+// durable before the next.
+func (img *Image) complete(flush bool) error {
+	a := &img.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	sync := func() error {
+		if flush {
+			return img.f.Sync()
+		}
+		return nil
+	}
+	if !a.device {
+		if err := img.f.Truncate(a.end + footerSize); err != nil {
+			return err
+		}
+	}
+	footer := img.footer.Encode()
+	if img.dynamic() {
+		header := img.header.Encode()
+		if _, err := img.f.WriteAt(append(header[:], img.bat.encode()...), footerSize); err != nil {
+			return fmt.Errorf("dynamic disk header and BAT: %w", err)
+		}
+	}
+	if err := sync(); err != nil {
+		return err
+	}
+	if _, err := img.f.WriteAt(footer[:], a.end); err != nil {
+		return fmt.Errorf("footer: %w", err)
+	}
+	if img.dynamic() {
+		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
+			return fmt.Errorf("copy of the footer: %w", err)
+		}
+	}
+	if err := sync(); err != nil {
+		return err
+	}
+	img.footerAt = a.end
+	a.fresh, a.length = false, a.end+footerSize
+	img.wrote.Store(!flush)
+	return nil
+}

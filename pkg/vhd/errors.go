@@ -1,0 +1,38 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What a caller may want to decide on, found with [errors.Is].
+var (
+	// ErrNotVHD: the file has no mark of a VHD.
+	ErrNotVHD = errors.New("not a VHD: no footer at the end of the file and no copy of one at its start")
+	// ErrCorrupt: the file is a VHD, and damaged.
+	ErrCorrupt = errors.New("damaged VHD")
+	// ErrUnsupported: the image may be fine, but this package does not do it.
+	ErrUnsupported = errors.New("not supported")
+	// ErrTooLarge: the size is beyond what the format can hold.
+	ErrTooLarge = errors.New("too large for a VHD")
+	// ErrReadOnly: a write to an image that was opened for reading.
+	ErrReadOnly = errors.New("image is open for reading only")
+	// ErrSavedState: a suspended virtual machine depends on the exact contents.
+	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
+)
+
+// FormatError says which field of an image is wrong, and how. It wraps
+// ErrCorrupt or ErrUnsupported.
+type FormatError struct {
+	Offset int64  // of the field in the file, bytes
+	Field  string // such as "dynamic disk header: block size"
+	Got    string // what was found
+	Want   string // what a right image has there
+	Kind   error  // ErrCorrupt or ErrUnsupported
+}
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("%v: %s at offset %d: found %s, want %s", e.Kind, e.Field, e.Offset, e.Got, e.Want)
+}
+
+func (e *FormatError) Unwrap() error { return e.Kind }

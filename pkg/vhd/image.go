@@ -1,0 +1,73 @@
+package vhd
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Image is an open VHD image: a [disk.Disk] that, if opened or created for
+// writing, is also an [io.WriterAt], a [disk.Syncer], a [disk.Zeroer] and a
+// [disk.Reserver].
+//
+// ReadAt, WriteAt, WriteZeroes, Reserve, Sync and Extents are safe from many
+// goroutines: reads do not wait for each other, writes into blocks that have a
+// place in the file run side by side, and giving a block its place is done by
+// one at a time. Close waits for nobody: call it last.
+type Image struct {
+	r   io.ReaderAt
+	f   disk.File        // the same file when it can be written, else nil
+	out *atomicfile.File // a new file that takes its name when it is complete
+
+	footer   Footer
+	footerAt int64 // where the footer that was believed stands
+	trailing bool  // that is at the end of the file
+	rule     SizeRule
+	size     int64 // virtual, bytes
+
+	// Of dynamic images only:
+	header  Header
+	lay     layout
+	bat     bat
+	bitmaps bitmaps
+
+	wrote   atomic.Bool // something was written since Sync
+	syncing sync.Mutex  // one Sync at a time
+	alloc   allocator
+}
+
+// Size is the virtual size in bytes, a multiple of 512.
+func (img *Image) Size() int64 { return img.size }
+
+// Footer returns the footer that was believed when the image was opened.
+func (img *Image) Footer() Footer { return img.footer }
+
+// Header returns the dynamic disk header. It is zero for a fixed disk.
+func (img *Image) Header() Header { return img.header }
+
+// Type is the disk type.
+func (img *Image) Type() DiskType { return img.footer.Type }
+
+// SizedBy is the rule that gave the virtual size: SizeFromGeometry or
+// SizeFromCurrent.
+func (img *Image) SizedBy() SizeRule { return img.rule }
+
+// BlockSize is the unit of allocation in bytes. It is 0 for a fixed disk.
+func (img *Image) BlockSize() int64 { return img.lay.blockSize }
+
+// Blocks returns how many blocks the disk has, and how many of them have a
+// place in the file; both are 0 for a fixed disk.
+func (img *Image) Blocks() (total, allocated int64) {
+	for i := range img.bat {
+		if img.bat.load(int64(i)) != unused {
+			allocated++
+		}
+	}
+	return int64(len(img.bat)), allocated
+}
+
+// dynamic reports whether the disk has blocks.
+func (img *Image) dynamic() bool { return img.footer.Type != Fixed }

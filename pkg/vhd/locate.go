@@ -1,0 +1,144 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// footerCopy is a place in a file that should hold a footer, and what is
+// there.
+type footerCopy struct {
+	Footer
+	off   int64
+	short bool // only 511 bytes long
+	found bool // the file reaches that far
+}
+
+// footers are the two places of a file where footers stand.
+type footers struct {
+	trailing footerCopy // at the end, the authoritative one
+	leading  footerCopy // at 0, of dynamic and differencing images
+}
+
+// readFooterAt reads the footer at off, of which n bytes are in the file.
+func readFooterAt(r io.ReaderAt, off int64, n int) (footerCopy, error) {
+	var b [footerSize]byte
+	if err := readFull(r, b[:n], off); err != nil {
+		return footerCopy{}, err
+	}
+	return footerCopy{Footer: DecodeFooter(&b), off: off, short: n < footerSize, found: true}, nil
+}
+
+// readFull reads all of p, and calls the file's end unexpected.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read of %d bytes at offset %d: %w", len(p), off, err)
+}
+
+// locateFooters reads the footers of a file of size bytes. The trailing one is
+// looked for in the last 512 bytes, in the last 511 where the length says so,
+// and in the last whole sector where the end of the file is torn. Only errors
+// of reading are returned.
+func locateFooters(r io.ReaderAt, size int64) (footers, error) {
+	var fs footers
+	type place struct {
+		off int64
+		n   int
+	}
+	places := []place{{size - footerSize, footerSize}}
+	if rest := size % SectorSize; rest == shortFooterSize {
+		places = append([]place{{size - shortFooterSize, shortFooterSize}}, places...)
+	} else if rest != 0 {
+		places = append(places, place{size - rest - footerSize, footerSize})
+	}
+	for _, p := range places {
+		if p.off < 0 {
+			continue
+		}
+		c, err := readFooterAt(r, p.off, p.n)
+		if err != nil {
+			return fs, err
+		}
+		better := c.marked() && !fs.trailing.marked() || c.valid()
+		if !fs.trailing.found || better {
+			fs.trailing = c
+		}
+		if c.valid() {
+			break
+		}
+	}
+	if size >= footerSize {
+		c, err := readFooterAt(r, 0, footerSize)
+		if err != nil {
+			return fs, err
+		}
+		fs.leading = c
+	}
+	return fs, nil
+}
+
+// choose returns the footer to believe: the trailing one, else the leading
+// copy of an image that has one. The two are never mixed.
+func (fs *footers) choose() (*footerCopy, error) {
+	t, l := &fs.trailing, &fs.leading
+	switch {
+	case t.found && t.valid():
+		return t, nil
+	case l.found && l.valid() && l.Type != Fixed:
+		return l, nil
+	case t.found && t.marked():
+		return nil, refusal(t.validate("footer"), false)
+	case l.found && l.marked() && l.valid():
+		return nil, Finding{
+			Field: "footer at the end of the file", Offset: t.off,
+			Got: "none, and the copy at offset 0 is of a fixed disk", Want: "a footer, of which fixed disks have no copy",
+		}.err()
+	case l.found && l.marked():
+		return nil, refusal(l.validate("leading footer copy"), false)
+	}
+	return nil, ErrNotVHD
+}
+
+// ignoringChecksum is choose for a caller who wants a footer with a wrong
+// checksum believed, when there is no better one.
+func (fs *footers) ignoringChecksum() (*footerCopy, error) {
+	c, err := fs.choose()
+	if err == nil {
+		return c, nil
+	}
+	for _, c := range []*footerCopy{&fs.trailing, &fs.leading} {
+		if !c.found || !c.marked() || c == &fs.leading && c.Type == Fixed {
+			continue
+		}
+		if refusal(c.validate("footer"), true) == nil {
+			return c, nil
+		}
+	}
+	return nil, err
+}
+
+// Probe returns nil if the file of size bytes is surely a VHD: a footer with
+// cookie, checksum, version and type in order stands at its end, or a copy of
+// one at its start. A damaged copy at the start, where qemu looks, is an error
+// of its own; so a damaged dynamic image is not taken for a raw disk. Every
+// other answer wraps [disk.ErrNotThisFormat].
+func Probe(r io.ReaderAt, size int64) error {
+	fs, err := locateFooters(r, size)
+	if err != nil {
+		return err
+	}
+	_, err = fs.choose()
+	if err != nil && !fs.leading.marked() {
+		return fmt.Errorf("%w: %w", disk.ErrNotThisFormat, err)
+	}
+	return err
+}

@@ -1,0 +1,24 @@
+package vhd
+
+import (
+	"fmt"
+	"time"
+)
+
+// epoch is 2000-01-01T00:00:00Z, the zero of the format's time stamps.
+const epoch = 946684800
+
+// Timestamp is a time in seconds since 2000-01-01 UTC, good until 2136.
+type Timestamp uint32
+
+// TimestampOf converts a time. Times that the format cannot hold are an error.
+func TimestampOf(t time.Time) (Timestamp, error) {
+	s := t.Unix() - epoch
+	if s < 0 || s > 1<<32-1 {
+		return 0, fmt.Errorf("time %s does not fit a VHD: want 2000-01-01 to 2136-02-07", t.UTC().Format(time.RFC3339))
+	}
+	return Timestamp(s), nil
+}
+
+// Time converts back.
+func (t Timestamp) Time() time.Time { return time.Unix(epoch+int64(t), 0).UTC() }

@@ -1,0 +1,411 @@
+package vhd
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// The order of writes.
+//
+// A new image is not recognised by any reader until complete writes its
+// footers, so nothing is ordered before that.
+//
+// An image that is changed in place must open after a crash at any instant,
+// with everything that was there at the last Sync. The leading copy of the
+// footer never changes, so the image can always be found; beyond that
+//
+//  1. WriteAt gives a new block a place behind the trailing footer. It writes
+//     the footer anew behind that place, and then the bitmap and the data. The
+//     footer that was there at the last Sync stays. After a crash the block's
+//     place is leaked, nothing else.
+//  2. Sync flushes. Now data, bitmaps and the new footer are in the file.
+//  3. Sync writes the changed BAT entries, and the bits of sectors that were
+//     written for the first time in blocks that were there before, and
+//     flushes again. Each entry is the commit of its block.
+//  4. Sync zeroes the old footer, which nothing needs any more.
+//
+// Writes into sectors that are in the file go straight there.
+
+// allocator gives blocks their places in the file.
+type allocator struct {
+	mu sync.Mutex
+
+	fresh  bool  // a new image, not yet complete
+	device bool  // the file is a device: it has its length, and keeps it
+	end    int64 // where the footer stands, or will: all blocks are before it
+	length int64 // of the file
+
+	dirty   []int64 // blocks with a place since the last Sync
+	partial []int64 // blocks with a changed bitmap since the last Sync
+
+	// The trailing footer that was there at the last Sync, if it was followed
+	// by another since; else -1.
+	old int64
+	// The copy at 0 is not that of the footer in use: mended before the first
+	// allocation, because from then on a crash may leave nothing else.
+	mendLeading bool
+}
+
+// open prepares to write to an existing image in a file of size bytes.
+func (a *allocator) open(img *Image, fs *footers, size int64) {
+	a.old = -1
+	a.length = size
+	a.device = disk.IsDevice(img.f)
+	a.mendLeading = !fs.leading.valid() || !fs.leading.same(&img.footer)
+	a.end = roundUp(size, SectorSize) // whatever stands at a torn end stays
+	if img.trailing {
+		a.end = roundUp(img.footerAt, SectorSize)
+	}
+	if a.device {
+		// The file's length says nothing: continue behind the last thing.
+		a.end = img.bat.end(img.lay.stored())
+		for _, r := range img.lay.regions {
+			a.end = max(a.end, r.end)
+		}
+	}
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// dataAlign is the alignment of the data of new blocks. It lets file systems
+// with 4 KiB blocks write, and share, whole blocks of their own.
+const dataAlign = 4096
+
+// place is where the next block goes: its bitmap right before its aligned data.
+func (a *allocator) place(bitmapSize int64) int64 {
+	pos := a.end
+	if !a.fresh {
+		pos += footerSize // leave the footer where it is
+	}
+	return roundUp(pos+bitmapSize, dataAlign) - bitmapSize
+}
+
+// allocate gives a block a place, unless it has one, and returns its entry.
+// The sectors of a new block are all marked as written, and read as zeros
+// until they are.
+func (img *Image) allocate(block int64) (uint32, error) {
+	a := &img.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e := img.bat.load(block); e != unused {
+		return e, nil
+	}
+	pos := a.place(img.lay.bitmapSize)
+	end := pos + img.lay.stored()
+	if pos/SectorSize >= unused {
+		return unused, fmt.Errorf("block %d: %w: its place would be at sector %d, and a BAT entry holds at most %d",
+			block, ErrTooLarge, pos/SectorSize, uint32(unused-1))
+	}
+	var err error
+	if a.fresh {
+		err = a.grow(img, end)
+	} else {
+		err = a.moveFooter(img, end)
+	}
+	if err != nil {
+		return unused, fmt.Errorf("block %d: %w", block, err)
+	}
+	// The gap is written with the bitmap: there may be an earlier footer in it,
+	// one that was never synced.
+	gap := pos - a.end
+	if a.fresh {
+		gap = 0
+	} else if a.old < 0 {
+		gap -= footerSize // the footer of the last Sync stays
+	}
+	lead := make([]byte, gap+img.lay.bitmapSize)
+	setBits(lead[gap:], 0, img.lay.blockSize/SectorSize)
+	if _, err := img.f.WriteAt(lead, pos-gap); err != nil {
+		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
+	}
+	if a.device {
+		if err := sparse.Zero(img.f, pos+img.lay.bitmapSize, img.lay.blockSize); err != nil {
+			return unused, fmt.Errorf("block %d: %w", block, err)
+		}
+	}
+	if !a.fresh {
+		if a.old < 0 {
+			a.old = a.end
+		}
+		a.dirty = append(a.dirty, block)
+	}
+	a.end = end
+	img.bitmaps.setFull(block)
+	e := uint32(pos / SectorSize)
+	img.bat.store(block, e)
+	return e, nil
+}
+
+// grow makes the file of a new image long enough, in large steps.
+func (a *allocator) grow(img *Image, end int64) error {
+	if end <= a.length || a.device {
+		return nil
+	}
+	length := end + min(max(end, 1<<20), 1<<28)
+	if err := img.f.Truncate(length); err != nil {
+		// Perhaps so much is not to be had.
+		if err := img.f.Truncate(end); err != nil {
+			return err
+		}
+		length = end
+	}
+	a.length = length
+	return nil
+}
+
+// moveFooter writes the footer at end, as the new end of the file.
+func (a *allocator) moveFooter(img *Image, end int64) error {
+	footer := img.footer.Encode()
+	if a.mendLeading {
+		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
+			return err
+		}
+		if err := img.f.Sync(); err != nil {
+			return err
+		}
+		a.mendLeading = false
+	}
+	if _, err := img.f.WriteAt(footer[:], end); err != nil {
+		if !a.device {
+			// Give back what was half taken. The old footer is in place.
+			_ = img.f.Truncate(a.length)
+		}
+		return fmt.Errorf("footer: %w", err)
+	}
+	a.length = end + footerSize
+	return nil
+}
+
+// WriteAt implements [io.WriterAt] for the disk's contents. Writing to a block
+// gives it a place in the file. In place, nothing is durable before Sync.
+func (img *Image) WriteAt(p []byte, off int64) (int, error) {
+	if err := img.writable(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	img.wrote.Store(true)
+	if !img.dynamic() {
+		return img.f.WriteAt(p, off)
+	}
+	n := 0
+	for n < len(p) {
+		block, in := off/img.lay.blockSize, off%img.lay.blockSize
+		piece := p[n:min(int64(len(p)), int64(n)+img.lay.blockSize-in)]
+		if err := img.writeBlock(piece, block, in); err != nil {
+			return n, err
+		}
+		n += len(piece)
+		off += int64(len(piece))
+	}
+	return n, nil
+}
+
+// writable checks that [off, off+n) can be written.
+func (img *Image) writable(off, n int64) error {
+	if img.f == nil {
+		return ErrReadOnly
+	}
+	if off < 0 || n < 0 || off > img.size || n > img.size-off {
+		return fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", n, off, img.size)
+	}
+	return nil
+}
+
+// writeBlock writes bytes of one block, from in bytes into it.
+func (img *Image) writeBlock(p []byte, block, in int64) error {
+	e := img.bat.load(block)
+	if e == unused {
+		var err error
+		if e, err = img.allocate(block); err != nil {
+			return err
+		}
+	}
+	data := int64(e)*SectorSize + img.lay.bitmapSize
+	bm, err := img.bitmap(block, e)
+	if err != nil {
+		return err
+	}
+	if bm != nil {
+		return img.writePartial(bm, p, data, block, in)
+	}
+	_, err = img.f.WriteAt(p, data+in)
+	return err
+}
+
+// writePartial writes into a block of which not all sectors are in the file.
+// A sector that is only touched in part, and is not there yet, is filled up
+// with zeros. The bits follow with the next Sync, when the data is stable.
+func (img *Image) writePartial(bm *sectorBitmap, p []byte, data, block, in int64) error {
+	bm.mu.Lock()
+	defer bm.mu.Unlock()
+	first, end := in/SectorSize, (in+int64(len(p))+SectorSize-1)/SectorSize
+	if in%SectorSize != 0 || int64(len(p))%SectorSize != 0 {
+		whole := make([]byte, (end-first)*SectorSize)
+		for _, s := range []int64{first, end - 1} {
+			if _, set := bitmapRun(bm.bits, s, s+1); set {
+				if err := readFull(img.r, whole[(s-first)*SectorSize:][:SectorSize], data+s*SectorSize); err != nil {
+					return err
+				}
+			}
+		}
+		copy(whole[in-first*SectorSize:], p)
+		p, in = whole, first*SectorSize
+	}
+	if _, err := img.f.WriteAt(p, data+in); err != nil {
+		return err
+	}
+	setBits(bm.bits, first, end)
+	if !bm.dirty {
+		bm.dirty = true
+		img.alloc.mu.Lock()
+		img.alloc.partial = append(img.alloc.partial, block)
+		img.alloc.mu.Unlock()
+	}
+	return nil
+}
+
+// WriteZeroes implements [disk.Zeroer]. Blocks without a place stay without.
+func (img *Image) WriteZeroes(off, n int64) error {
+	if err := img.writable(off, n); err != nil {
+		return err
+	}
+	img.wrote.Store(true)
+	if !img.dynamic() {
+		return sparse.Zero(img.f, off, n)
+	}
+	for n > 0 {
+		block, in := off/img.lay.blockSize, off%img.lay.blockSize
+		piece := min(n, img.lay.blockSize-in)
+		if e := img.bat.load(block); e != unused {
+			// Sectors that are not there read as zeros already, and may become so.
+			if err := sparse.Zero(img.f, int64(e)*SectorSize+img.lay.bitmapSize+in, piece); err != nil {
+				return err
+			}
+		}
+		off += piece
+		n -= piece
+	}
+	return nil
+}
+
+// Reserve implements [disk.Reserver].
+func (img *Image) Reserve(off, n int64) error {
+	if err := img.writable(off, n); err != nil {
+		return err
+	}
+	if !img.dynamic() || n == 0 {
+		return nil
+	}
+	img.wrote.Store(true)
+	for block := off / img.lay.blockSize; block*img.lay.blockSize < off+n; block++ {
+		if img.bat.load(block) == unused {
+			if _, err := img.allocate(block); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Sync implements [disk.Syncer]: it makes everything durable that was written
+// before it was called, in an order that a crash at any point does not harm. A
+// new image is completed by it. After an error it can be called again.
+func (img *Image) Sync() error {
+	if img.f == nil {
+		return nil
+	}
+	img.syncing.Lock()
+	defer img.syncing.Unlock()
+	if img.alloc.fresh {
+		return img.complete(true)
+	}
+	img.wrote.Store(false)
+	err := img.commit()
+	if err != nil {
+		img.wrote.Store(true)
+	}
+	return err
+}
+
+// commit makes the blocks and sectors written since the last time reachable.
+func (img *Image) commit() error {
+	a := &img.alloc
+	a.mu.Lock()
+	dirty, partial, old := a.dirty, a.partial, a.old
+	a.dirty, a.partial, a.old = nil, nil, -1
+	a.mu.Unlock()
+	putBack := func(err error) error {
+		a.mu.Lock()
+		a.dirty, a.partial = append(dirty, a.dirty...), append(partial, a.partial...)
+		if old >= 0 {
+			a.old = old
+		}
+		a.mu.Unlock()
+		return err
+	}
+	bits := make(map[int64][]byte, len(partial))
+	for _, block := range partial {
+		bm, ok := img.bitmaps.known(block)
+		if !ok || bm == nil {
+			continue
+		}
+		bm.mu.Lock()
+		bits[block] = slices.Clone(bm.bits)
+		bm.dirty = false
+		bm.mu.Unlock()
+	}
+	if err := img.f.Sync(); err != nil {
+		return putBack(err)
+	}
+	if len(dirty) == 0 && len(bits) == 0 {
+		return nil
+	}
+	for block, b := range bits {
+		if _, err := img.f.WriteAt(b, int64(img.bat.load(block))*SectorSize); err != nil {
+			return putBack(fmt.Errorf("sector bitmap of block %d: %w", block, err))
+		}
+	}
+	if err := img.writeEntries(dirty); err != nil {
+		return putBack(err)
+	}
+	if err := img.f.Sync(); err != nil {
+		return putBack(err)
+	}
+	if old >= 0 {
+		if _, err := img.f.WriteAt(make([]byte, footerSize), old); err != nil {
+			return fmt.Errorf("old footer: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeEntries writes the BAT entries of these blocks, and of no others: the
+// neighbours may not be stable yet.
+func (img *Image) writeEntries(blocks []int64) error {
+	slices.Sort(blocks)
+	for len(blocks) > 0 {
+		run := 1
+		for run < len(blocks) && blocks[run] == blocks[0]+int64(run) {
+			run++
+		}
+		b := make([]byte, 0, run*4)
+		for _, block := range blocks[:run] {
+			b = binary.BigEndian.AppendUint32(b, img.bat.load(block))
+		}
+		if _, err := img.f.WriteAt(b, img.lay.batOff+blocks[0]*4); err != nil {
+			return fmt.Errorf("BAT: %w", err)
+		}
+		blocks = blocks[run:]
+	}
+	return nil
+}
+
+var (
+	_ io.ReaderAt = (*Image)(nil)
+	_ io.WriterAt = (*Image)(nil)
+)
