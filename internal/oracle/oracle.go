@@ -1,0 +1,99 @@
+// Package oracle runs, for tests, the programs that vhdtool is compared with.
+//
+// A test that needs one says so with [Need]. Where the program is missing the
+// test is skipped, or fails if VHDTOOL_REQUIRE_PEERS is set, as it is in CI.
+package oracle
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"testing"
+)
+
+// Need skips the test, or fails it, unless all the programs are installed.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err == nil {
+			continue
+		}
+		if os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" {
+			t.Fatalf("%s is not installed, and VHDTOOL_REQUIRE_PEERS is set: run scripts/install-peers.sh", p)
+		}
+		t.Skipf("%s is not installed: run scripts/install-peers.sh", p)
+	}
+}
+
+// Run runs a program, which must succeed, and returns what it printed.
+func Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, code := Try(t, name, args...)
+	if code != 0 {
+		t.Fatalf("%s %q: exit status %d: %s", name, args, code, out)
+	}
+	return out
+}
+
+// Try runs a program and returns what it printed on both outputs, and its exit
+// status.
+func Try(t testing.TB, name string, args ...string) (string, int) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// QemuImg runs qemu-img, which must succeed.
+func QemuImg(t testing.TB, args ...string) string {
+	t.Helper()
+	return Run(t, "qemu-img", args...)
+}
+
+// QemuIO runs qemu-io commands on an image of the format.
+func QemuIO(t testing.TB, format, image string, commands ...string) {
+	t.Helper()
+	args := []string{"-f", format}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	Run(t, "qemu-io", append(args, image)...)
+}
+
+// VirtualSize is the size of the disk in an image of the format, as qemu-img
+// sees it.
+func VirtualSize(t testing.TB, format, image string) int64 {
+	t.Helper()
+	var info struct {
+		VirtualSize int64 `json:"virtual-size"`
+	}
+	out := QemuImg(t, "info", "-f", format, "--output=json", image)
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		t.Fatalf("qemu-img info: %v: %s", err, out)
+	}
+	return info.VirtualSize
+}
+
+var mediaSize = regexp.MustCompile(`Media size\s*:.*\((\d+) bytes\)|Media size\s*:\s*(\d+) bytes`)
+
+// VHDInfoSize is the size of the disk in a VHD as vhdiinfo sees it.
+func VHDInfoSize(t testing.TB, image string) int64 {
+	t.Helper()
+	out := Run(t, "vhdiinfo", image)
+	m := mediaSize.FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("vhdiinfo %s: no media size in %q", image, out)
+	}
+	n, err := strconv.ParseInt(m[1]+m[2], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
