@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,7 +30,7 @@ type cli struct {
 // execute runs a command line and returns the exit status.
 func (c *cli) execute(ctx context.Context, args []string) int {
 	root := c.newRootCmd()
-	root.SetArgs(expandLongOptions(root, args))
+	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -74,10 +75,14 @@ func (c *cli) newRootCmd() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		c.newCheckCmd(),
+		c.newCompareCmd(),
 		c.newConvertCmd(),
 		c.newCreateCmd(),
 		c.newDDCmd(),
 		c.newInfoCmd(),
+		c.newMapCmd(),
+		c.newMeasureCmd(),
+		c.newResizeCmd(),
 	)
 	return root
 }
@@ -136,6 +141,20 @@ func expandLongOptions(root *cobra.Command, args []string) []string {
 // letters and all.
 func qemuErrorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
+// protectNegativeSize keeps the size of "resize FILE -1G" from being taken for
+// an option: qemu-img takes the last argument for the size whatever it is.
+func protectNegativeSize(args []string) []string {
+	n := len(args)
+	if n < 3 || args[0] != "resize" || slices.Contains(args, "--") {
+		return args
+	}
+	last := args[n-1]
+	if len(last) < 2 || last[0] != '-' || last[1] < '0' || last[1] > '9' {
+		return args
+	}
+	return append(slices.Clone(args[:n-1]), "--", last)
+}
+
 // usageError is a wrong command line.
 type usageError struct{ msg string }
 
@@ -175,8 +194,13 @@ func (c *cli) report(err error) {
 	if errors.As(err, &status) && status.err == nil {
 		return
 	}
-	for line := range strings.Lines(err.Error()) {
-		c.message("%s", strings.TrimRight(line, "\n"))
+	all := []error{err}
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		all = joined.Unwrap()
+	}
+	for _, err := range all {
+		c.message("%s", err)
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {

@@ -155,12 +155,9 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)
 		}
 	}
-	finish := func(bool) {}
-	if o.progress && !o.quiet {
-		p := newPercentProgress(c.stdout, 1)
-		copts.Progress, finish = p.update, p.finish
-	}
-	defer func() { finish(err == nil) }()
+	progress := c.newProgress(o.progress, o.quiet, 1)
+	copts.Progress = progress.update
+	defer func() { progress.finish(err == nil) }()
 	if o.noCreate {
 		return c.convertInPlace(ctx, src, target, o.format, &copts)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -60,6 +61,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if opts.help {
 		c.printOptionHelp(f)
 		return nil
+	}
+	if errors.Is(err, errOptionList) {
+		return err
 	}
 	if len(o.args) == 0 {
 		return usagef("Expecting image file name")

@@ -93,7 +93,7 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 			}
 			o.notrunc = true
 		default:
-			err = qemuErrorf("unrecognized operand %s", arg)
+			err = qemuErrorf("unrecognized operand %s", key)
 		}
 		if err != nil {
 			return o, err
@@ -120,6 +120,9 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	}
 	f, err := c.outputFormat(o.format, args.output)
 	if err != nil {
+		if c.likeQEMU {
+			return qemuErrorf("Unknown file format")
+		}
 		return err
 	}
 	ref, err := o.source.resolve(args.input)

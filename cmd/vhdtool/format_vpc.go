@@ -39,6 +39,7 @@ var vpcFormat = format{
 		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
 	},
 	describe: describeVPC,
+	fileSize: vpcFileSize,
 	check:    checkVPC,
 }
 
@@ -89,6 +90,15 @@ func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 		return nil, err
 	}
 	return img, nil
+}
+
+func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
+	vo, err := vpcCreateOptions(size, o)
+	if err != nil {
+		return fileSize{}, err
+	}
+	blocks, blockSize, err := vo.Blocks()
+	return fileSize{blocks, blockSize, vo.FileLength}, err
 }
 
 // vpcCreateOptions reads the options of -o, which are of the right kinds.

@@ -16,8 +16,17 @@ type format struct {
 	// describe returns what info tells about a disk beyond its size; nil if
 	// there is nothing.
 	describe func(d disk.Disk) description
+	// fileSize says how long the file of a new image will be; nil if as long as
+	// the disk.
+	fileSize func(size int64, o disk.Options) (fileSize, error)
 	// check examines a file; nil if the format has nothing to check.
 	check func(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error)
+}
+
+// fileSize says how the length of a file depends on what is allocated.
+type fileSize struct {
+	blocks, blockSize int64 // 0 if nothing depends on it
+	length            func(allocated int64) (int64, error)
 }
 
 // The formats, in the order in which they are probed.

@@ -47,7 +47,7 @@ func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	}
 	opts, err := optlist.Parse(arg)
 	if err != nil {
-		return ref, qemuErrorf("Invalid option list: %s", arg)
+		return ref, qemuErrorf("%w: %s", errOptionList, arg)
 	}
 	ref.name = ""
 	for _, o := range opts {

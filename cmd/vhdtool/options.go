@@ -31,6 +31,9 @@ type optionSpec struct {
 
 var sizeOption = optionSpec{name: "size", kind: sizeValue, help: "Virtual disk size"}
 
+// errOptionList: a list that is not one.
+var errOptionList = qemuErrorf("Invalid option list")
+
 // parseBool reads a switch as qemu does; ok is false for anything else.
 func parseBool(s string) (on, ok bool) {
 	switch s {
@@ -55,7 +58,7 @@ func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, erro
 	for _, list := range lists {
 		opts, err := optlist.Parse(list)
 		if err != nil {
-			return o, qemuErrorf("Invalid option list: %s", list)
+			return o, qemuErrorf("%w: %s", errOptionList, list)
 		}
 		if optlist.HasHelp(opts) {
 			o.help = true
@@ -95,7 +98,7 @@ func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 	return nil
 }
 
-// checkOptions checks the values against the format's list.
+// checkOptions checks that switches and sizes are some.
 func checkOptions(f *format, set disk.Options) error {
 	for _, spec := range f.createOptions {
 		value, given := set[spec.name]
@@ -109,15 +112,28 @@ func checkOptions(f *format, set disk.Options) error {
 			}
 		case sizeValue:
 			if _, err := sizearg.Parse(value); err != nil {
-				return qemuErrorf("Parameter '%s' expects a non-negative number below 2^64\n"+
-					"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", spec.name)
+				return optionSizeError(spec.name)
 			}
 		}
-		if spec.values != nil && !slices.Contains(spec.values, value) {
+	}
+	return nil
+}
+
+// checkValues checks options that only a few values are allowed for. qemu-img
+// does it later than checkOptions.
+func checkValues(f *format, set disk.Options) error {
+	for _, spec := range f.createOptions {
+		if value, given := set[spec.name]; given && spec.values != nil && !slices.Contains(spec.values, value) {
 			return qemuErrorf("Parameter '%s' does not accept value '%s'", spec.name, value)
 		}
 	}
 	return nil
+}
+
+// optionSizeError is what qemu-img says about an option that is no size.
+func optionSizeError(name string) error {
+	return qemuErrorf("Parameter '%s' expects a non-negative number below 2^64\n"+
+		"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", name)
 }
 
 // printSettings prints the options that are set, but for the size, as part of
@@ -151,5 +167,6 @@ func sizeError(what string, err error) error {
 	if errors.Is(err, sizearg.ErrRange) {
 		return qemuErrorf("Invalid %s specified. Must be between 0 and 9223372036854775807.", what)
 	}
-	return qemuErrorf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for\nkilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.", what)
+	return errors.Join(qemuErrorf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what),
+		qemuErrorf("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."))
 }

@@ -22,6 +22,9 @@ type output struct {
 
 // createOutput starts a new disk of size bytes.
 func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*output, error) {
+	if err := checkValues(f, o); err != nil {
+		return nil, err
+	}
 	out := &output{name: name}
 	var file disk.File
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {

@@ -5,6 +5,28 @@ import (
 	"io"
 )
 
+// progress shows how far a long command is.
+type progress interface {
+	// update is called by one goroutine at a time.
+	update(done, total int64)
+	// finish is called once, at the end.
+	finish(complete bool)
+}
+
+// newProgress chooses how to show it: in per cent if asked for, else not at
+// all. step is that of the percentage.
+func (c *cli) newProgress(percent, quiet bool, step float64) progress {
+	if percent && !quiet {
+		return newPercentProgress(c.stdout, step)
+	}
+	return noProgress{}
+}
+
+type noProgress struct{}
+
+func (noProgress) update(int64, int64) {}
+func (noProgress) finish(bool)         {}
+
 // percentProgress prints qemu-img's -p: a percentage that is written over,
 // whenever it grew by a step.
 type percentProgress struct {
@@ -21,7 +43,10 @@ func newPercentProgress(w io.Writer, step float64) *percentProgress {
 
 func (p *percentProgress) print(percent float64) {
 	fmt.Fprintf(p.w, "    (%3.2f/100%%)\r", percent)
-	p.next = percent + p.step
+	p.next = min(percent+p.step, 100)
+	if percent == 100 {
+		p.next = 101
+	}
 }
 
 func (p *percentProgress) update(done, total int64) {

@@ -53,8 +53,9 @@ func (m *Map) find(off, limit int64) error {
 }
 
 // Extents yields the disk's bytes [off, off+n) that stand plainly in the file,
-// the disk's byte 0 at start: holes of the file as Zero, the rest as Data.
-func (m *Map) Extents(start, off, n int64) iter.Seq2[disk.Extent, error] {
+// the disk's byte 0 at start: holes of the file in the state given, the rest as
+// Data.
+func (m *Map) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}
 		for off, limit := off, off+n; off < limit; {
@@ -63,7 +64,7 @@ func (m *Map) Extents(start, off, n int64) iter.Seq2[disk.Extent, error] {
 				merge.Fail(err)
 				return
 			}
-			e := disk.Extent{Off: off, Len: end - start - off, State: disk.Zero, File: m.file, FileOff: start + off}
+			e := disk.Extent{Off: off, Len: end - start - off, State: hole, File: m.file, FileOff: start + off}
 			if data {
 				e.State = disk.Data
 			}

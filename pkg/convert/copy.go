@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -119,7 +118,6 @@ type copier struct {
 	o        Options
 	reserver disk.Reserver
 	step     int64
-	holes    *sparse.Map // of the source's file, for the planner
 
 	mu   sync.Mutex
 	done int64
@@ -159,42 +157,24 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		}
 		return send(off, n, true)
 	}
-	for e, err := range c.src.Extents(0, c.src.Size()) {
+	off := int64(0)
+	for r, err := range zeroRuns(c.src) {
 		if err != nil {
-			return &OpError{"reading", e.Off, err}
+			return &OpError{"reading", off, err}
 		}
-		if e.State != disk.Data {
-			err = zeros(e.Off, e.Len)
+		n := min(r.end, c.src.Size()) - off
+		if n == 0 {
+			continue
+		}
+		if r.zero {
+			err = zeros(off, n)
 		} else {
-			err = c.planData(e, data, zeros)
+			err = data(off, n)
 		}
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// planData looks for holes of the file under an extent of data: a block of an
-// image may be allocated and still be mostly hole.
-func (c *copier) planData(e disk.Extent, data, zeros func(off, n int64) error) error {
-	if e.File == nil {
-		return data(e.Off, e.Len)
-	}
-	if c.holes == nil || c.holes.File() != e.File {
-		c.holes = sparse.NewMap(e.File) // kept from extent to extent: see there
-	}
-	for x, err := range c.holes.Extents(e.FileOff-e.Off, e.Off, e.Len) {
-		if err != nil {
-			return &OpError{"reading", x.Off, err}
-		}
-		do := zeros
-		if x.State == disk.Data {
-			do = data
-		}
-		if err := do(x.Off, x.Len); err != nil {
-			return err
-		}
+		off += n
 	}
 	return nil
 }

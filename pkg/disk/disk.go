@@ -9,6 +9,7 @@
 package disk
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"iter"
@@ -44,6 +45,13 @@ type Syncer interface {
 // the zeros, giving storage back where that is possible.
 type Zeroer interface {
 	WriteZeroes(off, n int64) error
+}
+
+// Resizer is a disk whose size can be changed, while nothing else uses it.
+type Resizer interface {
+	// Resize sets the size in bytes; the disk may round it up. What it gains
+	// reads as zeros.
+	Resize(size int64) error
 }
 
 // Blocker is a disk that allocates storage in blocks of one size.
@@ -82,4 +90,13 @@ type File interface {
 func IsDevice(f File) bool {
 	st, err := f.Stat()
 	return err == nil && !st.Mode().IsRegular()
+}
+
+// DeviceSize measures a block device, which has no size in Stat.
+func DeviceSize(f File) (int64, error) {
+	s, ok := f.(io.Seeker)
+	if !ok {
+		return 0, errors.New("the size of the device cannot be found out")
+	}
+	return s.Seek(0, io.SeekEnd)
 }

@@ -11,10 +11,9 @@ type State uint8
 const (
 	// Data must be read to know what it is.
 	Data State = iota
-	// Zero is allocated and reads as zeros.
+	// Zero has its storage, and reads as zeros.
 	Zero
-	// Unallocated has no storage in this image: it reads as zeros, or as the
-	// parent where there is one.
+	// Unallocated has no storage: it reads as zeros.
 	Unallocated
 )
 
@@ -38,8 +37,8 @@ type Extent struct {
 	State State
 	Depth int // 0 for the image itself, 1 for its parent, and so on
 
-	// File is the file in which the bytes stand plainly, at FileOff. It is nil
-	// where there is none (unallocated extents).
+	// File is the file in which the bytes stand plainly, at FileOff, or would
+	// stand if they were not a hole. It is nil where they have no place.
 	File    io.ReaderAt
 	FileOff int64
 }

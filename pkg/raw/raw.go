@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -35,24 +34,17 @@ func Create(f disk.File, size int64) (*Disk, error) {
 	}
 	d := Open(f, size)
 	if disk.IsDevice(f) {
-		return d, deviceHolds(f, d.size)
+		length, err := disk.DeviceSize(f)
+		if err == nil && length < d.size {
+			err = fmt.Errorf("the device has %d bytes, want at least %d", length, d.size)
+		}
+		return d, err
 	}
 	d.zero = true
 	return d, f.Truncate(d.size)
 }
 
 func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize }
-
-func deviceHolds(f disk.File, size int64) error {
-	osf, ok := f.(*os.File)
-	if !ok {
-		return nil
-	}
-	if have, err := osf.Seek(0, io.SeekEnd); err == nil && have > 0 && have < size {
-		return fmt.Errorf("the device has %d bytes, want at least %d", have, size)
-	}
-	return nil
-}
 
 // Size is the disk's size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
@@ -102,9 +94,27 @@ func (d *Disk) WriteZeroes(off, n int64) error {
 	return sparse.Zero(d.f, off, n)
 }
 
-// Extents yields the file's data and holes, all with their place in the file.
+// Extents yields the file's data, and its holes as Unallocated, all with their
+// place in the file.
 func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
-	return sparse.NewMap(d.f).Extents(0, off, min(n, d.size-off))
+	return sparse.NewMap(d.f).Extents(0, off, min(n, d.size-off), disk.Unallocated)
+}
+
+// Resize changes the size, rounded up to a whole sector. What the disk gains
+// reads as zeros.
+func (d *Disk) Resize(size int64) error {
+	if size < 0 {
+		return fmt.Errorf("disk size %d is negative", size)
+	}
+	size = roundUp(size)
+	if disk.IsDevice(d.f) {
+		return errors.New("a device cannot be resized")
+	}
+	if err := d.f.Truncate(size); err != nil {
+		return err
+	}
+	d.size = size
+	return nil
 }
 
 // Sync flushes the file.

@@ -69,6 +69,23 @@ func (m *bitmaps) init(blocks int64, readOnly bool) {
 	m.forget = readOnly
 }
 
+// grow makes room for more blocks.
+func (m *bitmaps) grow(blocks int64) {
+	m.full = append(m.full, make([]uint64, (blocks+63)/64-int64(len(m.full)))...)
+}
+
+// forgetFrom drops what is known of the blocks from this one on.
+func (m *bitmaps) forgetFrom(block int64) {
+	for i := block; i < int64(len(m.full))*64; i++ {
+		m.full[i/64] &^= 1 << (i % 64)
+	}
+	for i := range m.partial {
+		if i >= block {
+			delete(m.partial, i)
+		}
+	}
+}
+
 // setFull notes that all sectors of a block are in the file.
 func (m *bitmaps) setFull(block int64) {
 	m.mu.Lock()

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -265,15 +266,7 @@ func (c *checker) checkPlaces(t bat, lay *layout) {
 		last = start
 		spans = append(spans, [2]int64{start, start + stored})
 	}
-	slices.SortFunc(spans, func(a, b [2]int64) int {
-		switch {
-		case a[0] < b[0]:
-			return -1
-		case a[0] > b[0]:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
 	end := int64(0)
 	for _, s := range append(spans, [2]int64{lay.limit, lay.limit}) {
 		if gap := min(s[0], lay.limit) - end; gap >= stored {

@@ -3,8 +3,6 @@ package vhd
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -86,18 +84,14 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		a.length = a.end + footerSize
 	}
 	if a.device {
-		return img, deviceHolds(f, a.length)
+		length, err := disk.DeviceSize(f)
+		if err == nil && length < a.length {
+			err = fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, a.length)
+		}
+		a.tail = lastSector(length)
+		return img, err
 	}
 	return img, f.Truncate(a.length)
-}
-
-func deviceHolds(f disk.File, n int64) error {
-	if osf, ok := f.(*os.File); ok {
-		if have, err := osf.Seek(0, io.SeekEnd); err == nil && have > 0 && have < n {
-			return fmt.Errorf("the device has %d bytes, and the image needs %d", have, n)
-		}
-	}
-	return nil
 }
 
 // Validate checks the options without making anything.
@@ -110,6 +104,29 @@ func (o *CreateOptions) Validate() error {
 func (o *CreateOptions) VirtualSize() (int64, error) {
 	f, _, err := o.metadata()
 	return int64(f.CurrentSize), err
+}
+
+// FileLength is the length in bytes of the image's file when so many blocks of
+// the disk have their place; the number means nothing for a fixed disk.
+func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
+	f, h, err := o.metadata()
+	if err != nil || f.Type == Fixed {
+		return int64(f.CurrentSize) + footerSize, err
+	}
+	lay := layoutOf(&f, &h, 0)
+	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
+	if allocated > 0 {
+		stride := roundUp(lay.stored(), dataAlign)
+		a.end = a.place(lay.bitmapSize) + lay.stored() + (allocated-1)*stride
+	}
+	return a.end + footerSize, nil
+}
+
+// Blocks is the number of blocks that the disk will have, and their size in
+// bytes; both are 0 for a fixed disk.
+func (o *CreateOptions) Blocks() (n, size int64, err error) {
+	_, h, err := o.metadata()
+	return int64(h.MaxTableEntries), int64(h.BlockSize), err
 }
 
 // metadata plans the footer and, for a dynamic disk, the header.
@@ -228,7 +245,7 @@ func (img *Image) complete(flush bool) error {
 	if err := sync(); err != nil {
 		return err
 	}
-	if _, err := img.f.WriteAt(footer[:], a.end); err != nil {
+	if _, err := img.f.WriteAt(footer[:], a.footerAt()); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
 	if img.dynamic() {
@@ -239,7 +256,7 @@ func (img *Image) complete(flush bool) error {
 	if err := sync(); err != nil {
 		return err
 	}
-	img.footerAt = a.end
+	img.footerAt = a.footerAt()
 	a.fresh, a.length = false, a.end+footerSize
 	img.wrote.Store(!flush)
 	return nil

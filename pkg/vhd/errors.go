@@ -21,6 +21,9 @@ var (
 	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
 )
 
+// errNoRoom: a device is full.
+var errNoRoom = errors.New("no room left")
+
 // FormatError says which field of an image is wrong, and how. It wraps
 // ErrCorrupt or ErrUnsupported.
 type FormatError struct {

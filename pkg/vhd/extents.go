@@ -7,14 +7,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Extents implements [disk.Disk]. Of a fixed disk it yields the data and the
-// holes of the file. Of a dynamic disk it yields allocated blocks as Data with
+// Extents implements [disk.Disk]. Of a fixed disk it yields the data of the
+// file, and its holes as Zero. Of a dynamic disk it yields allocated blocks as Data with
 // their place in the file, whether or not the file has holes there, runs of
 // sectors whose bit is clear as Zero, and the rest as Unallocated.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	n = min(n, img.size-off)
 	if !img.dynamic() {
-		return sparse.NewMap(img.r).Extents(0, off, n)
+		return sparse.NewMap(img.r).Extents(0, off, n, disk.Zero)
 	}
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}

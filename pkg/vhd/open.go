@@ -115,7 +115,10 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	img.lay = layoutOf(&img.footer, &h, limit)
-	blocks := (img.size + blockSize - 1) / blockSize
+	// Where the geometry is the size, the current size may be larger. What it
+	// spans is not shown, but kept.
+	held := max(img.size, int64(min(img.footer.CurrentSize, uint64(h.MaxTableEntries)*uint64(blockSize))))
+	blocks := (held + blockSize - 1) / blockSize
 	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
 		return err
 	}

@@ -37,9 +37,13 @@ type allocator struct {
 	mu sync.Mutex
 
 	fresh  bool  // a new image, not yet complete
-	device bool  // the file is a device: it has its length, and keeps it
-	end    int64 // where the footer stands, or will: all blocks are before it
+	end    int64 // of the last block; in a file the footer stands there, or will
 	length int64 // of the file
+
+	// A device has its length, and keeps it. Its footer is in the last sector,
+	// and does not move.
+	device bool
+	tail   int64
 
 	dirty   []int64 // blocks with a place since the last Sync
 	partial []int64 // blocks with a changed bitmap since the last Sync
@@ -57,13 +61,14 @@ func (a *allocator) open(img *Image, fs *footers, size int64) {
 	a.old = -1
 	a.length = size
 	a.device = disk.IsDevice(img.f)
+	a.tail = lastSector(size)
 	a.mendLeading = !fs.leading.valid() || !fs.leading.same(&img.footer)
 	a.end = roundUp(size, SectorSize) // whatever stands at a torn end stays
 	if img.trailing {
 		a.end = roundUp(img.footerAt, SectorSize)
 	}
 	if a.device {
-		// The file's length says nothing: continue behind the last thing.
+		// The length says nothing: go on behind the last thing that is in use.
 		a.end = img.bat.end(img.lay.stored())
 		for _, r := range img.lay.regions {
 			a.end = max(a.end, r.end)
@@ -73,6 +78,17 @@ func (a *allocator) open(img *Image, fs *footers, size int64) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
+// lastSector is where the last whole sector of a file starts.
+func lastSector(size int64) int64 { return size/SectorSize*SectorSize - SectorSize }
+
+// footerAt is where the footer stands.
+func (a *allocator) footerAt() int64 {
+	if a.device {
+		return a.tail
+	}
+	return a.end
+}
+
 // dataAlign is the alignment of the data of new blocks. It lets file systems
 // with 4 KiB blocks write, and share, whole blocks of their own.
 const dataAlign = 4096
@@ -80,7 +96,7 @@ const dataAlign = 4096
 // place is where the next block goes: its bitmap right before its aligned data.
 func (a *allocator) place(bitmapSize int64) int64 {
 	pos := a.end
-	if !a.fresh {
+	if !a.fresh && !a.device {
 		pos += footerSize // leave the footer where it is
 	}
 	return roundUp(pos+bitmapSize, dataAlign) - bitmapSize
@@ -103,7 +119,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 			block, ErrTooLarge, pos/SectorSize, uint32(unused-1))
 	}
 	var err error
-	if a.fresh {
+	if a.fresh && !a.device {
 		err = a.grow(img, end)
 	} else {
 		err = a.moveFooter(img, end)
@@ -114,7 +130,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	// The gap is written with the bitmap: there may be an earlier footer in it,
 	// one that was never synced.
 	gap := pos - a.end
-	if a.fresh {
+	if a.fresh || a.device {
 		gap = 0
 	} else if a.old < 0 {
 		gap -= footerSize // the footer of the last Sync stays
@@ -130,9 +146,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 		}
 	}
 	if !a.fresh {
-		if a.old < 0 {
-			a.old = a.end
-		}
+		a.leaveFooter()
 		a.dirty = append(a.dirty, block)
 	}
 	a.end = end
@@ -144,7 +158,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 
 // grow makes the file of a new image long enough, in large steps.
 func (a *allocator) grow(img *Image, end int64) error {
-	if end <= a.length || a.device {
+	if end <= a.length {
 		return nil
 	}
 	length := end + min(max(end, 1<<20), 1<<28)
@@ -159,8 +173,23 @@ func (a *allocator) grow(img *Image, end int64) error {
 	return nil
 }
 
-// moveFooter writes the footer at end, as the new end of the file.
+// leaveFooter notes that another footer follows the one at the end of the file,
+// which stays until the next Sync if it was there at the last one.
+func (a *allocator) leaveFooter() {
+	if a.old < 0 && !a.device {
+		a.old = a.end
+	}
+}
+
+// moveFooter writes the footer at end, as the new end of the file. On a device
+// it only makes sure that there is room.
 func (a *allocator) moveFooter(img *Image, end int64) error {
+	if a.device && end > a.tail {
+		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.tail+footerSize)
+	}
+	if a.fresh {
+		return nil
+	}
 	footer := img.footer.Encode()
 	if a.mendLeading {
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
@@ -171,11 +200,12 @@ func (a *allocator) moveFooter(img *Image, end int64) error {
 		}
 		a.mendLeading = false
 	}
+	if a.device {
+		return nil
+	}
 	if _, err := img.f.WriteAt(footer[:], end); err != nil {
-		if !a.device {
-			// Give back what was half taken. The old footer is in place.
-			_ = img.f.Truncate(a.length)
-		}
+		// Give back what was half taken. The old footer is in place.
+		_ = img.f.Truncate(a.length)
 		return fmt.Errorf("footer: %w", err)
 	}
 	a.length = end + footerSize
@@ -376,10 +406,17 @@ func (img *Image) commit() error {
 	if err := img.f.Sync(); err != nil {
 		return putBack(err)
 	}
-	if old >= 0 {
-		if _, err := img.f.WriteAt(make([]byte, footerSize), old); err != nil {
-			return fmt.Errorf("old footer: %w", err)
-		}
+	return img.zeroFooter(old)
+}
+
+// zeroFooter zeroes a footer that another one has followed durably; at -1 there
+// is none.
+func (img *Image) zeroFooter(at int64) error {
+	if at < 0 {
+		return nil
+	}
+	if _, err := img.f.WriteAt(make([]byte, footerSize), at); err != nil {
+		return fmt.Errorf("old footer: %w", err)
 	}
 	return nil
 }

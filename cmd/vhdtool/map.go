@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type mapOptions struct {
+	source    sourceFlags
+	output    string
+	start     string
+	maxLength string
+	args      []string
+}
+
+func (c *cli) newMapCmd() *cobra.Command {
+	var o mapOptions
+	cmd := &cobra.Command{
+		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] FILE",
+		Short: "Tell where a disk's contents stand in the file",
+		Long: `List what is allocated of a disk, and where in the file it stands. For people it
+lists data only; as JSON also zeros and what is not allocated.`,
+		Example: "  vhdtool map --output=json disk.vhd",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runMap(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	addOutputFlag(cmd, &o.output)
+	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
+	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
+	return cmd
+}
+
+func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	start, length := int64(0), int64(-1)
+	var err error
+	if o.start != "" {
+		if start, err = sizearg.Parse(o.start); err != nil {
+			return sizeError("start offset", err)
+		}
+	}
+	if o.maxLength != "" {
+		if length, err = sizearg.Parse(o.maxLength); err != nil {
+			return sizeError("max length", err)
+		}
+	}
+	if len(o.args) != 1 {
+		return usagef("Expecting one image file name")
+	}
+	if err := o.source.check(); err != nil {
+		return err
+	}
+	ref, err := o.source.resolve(o.args[0])
+	if err != nil {
+		return err
+	}
+	d, _, err := c.open(ref, false)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	n := max(0, d.Size()-start)
+	if length >= 0 {
+		n = min(n, length)
+	}
+	w := bufio.NewWriter(c.stdout)
+	print := printMapHuman
+	if o.output == "json" {
+		print = printMapJSON
+	}
+	if err := print(ctx, w, d, start, n, ref.name); err != nil {
+		return c.openError(ref.name, err)
+	}
+	return w.Flush()
+}
+
+func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, name string) error {
+	fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File")
+	for e, err := range d.Extents(start, n) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if e.State == disk.Data && e.File != nil {
+			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), name)
+		}
+	}
+	return nil
+}
+
+// cHex is C's %#x, which has no 0x before a zero.
+func cHex(n int64) string {
+	if n == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%#x", n)
+}
+
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, _ string) error {
+	item := func(open string, e disk.Extent, present bool) {
+		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
+			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
+		if present && e.File != nil {
+			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
+		}
+		w.WriteString("}")
+	}
+	open := "["
+	for e, err := range d.Extents(start, n) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		item(open, e, true)
+		open = ",\n"
+	}
+	if n == 0 {
+		item(open, disk.Extent{Off: start}, false)
+	}
+	_, err := w.WriteString("]\n")
+	return err
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type measureOptions struct {
+	source  sourceFlags
+	format  string
+	options []string
+	output  string
+	size    string
+	args    []string
+}
+
+func (c *cli) newMeasureCmd() *cobra.Command {
+	var o measureOptions
+	cmd := &cobra.Command{
+		Use:   "measure [-f FORMAT] [-O FORMAT] [-o OPTIONS] [--output=human|json] {FILE | --size SIZE}",
+		Short: "Tell how large the file of a new image will be",
+		Long: `Tell the length of the file that convert would make of FILE, or create of SIZE,
+and its length once all of the disk has been written.`,
+		Example: "  vhdtool measure -O vpc disk.raw\n  vhdtool measure -O vpc --size 40G",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runMeasure(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	addOutputFlag(cmd, &o.output)
+	fl := cmd.Flags()
+	fl.StringVarP(&o.format, "target-format", "O", "raw", "format of the new image")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the new image's format, as key=value,...; help lists them")
+	fl.StringVarP(&o.size, "size", "s", "", "size of the disk, instead of a file")
+	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
+	return cmd
+}
+
+// measurement is what measure tells, in the order of qemu-img's JSON.
+type measurement struct {
+	Required       int64 `json:"required"`
+	FullyAllocated int64 `json:"fully-allocated"`
+}
+
+func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	size := int64(-1)
+	if o.size != "" {
+		var err error
+		if size, err = sizearg.Parse(o.size); err != nil {
+			return sizeError("image size", err)
+		}
+	}
+	switch {
+	case len(o.args) > 1:
+		return qemuErrorf("At most one filename argument is allowed.")
+	case len(o.args) == 0 && (o.source.imageOpts || o.source.format != ""):
+		return qemuErrorf("--image-opts, -f, and -l require a filename argument.")
+	case len(o.args) == 0 && size < 0:
+		return qemuErrorf("Either --size N or one filename must be specified.")
+	case len(o.args) == 1 && size >= 0:
+		return qemuErrorf("--size N cannot be used together with a filename.")
+	}
+	var src disk.Disk
+	if len(o.args) == 1 {
+		if err := o.source.check(); err != nil {
+			return err
+		}
+		ref, err := o.source.resolve(o.args[0])
+		if err != nil {
+			return err
+		}
+		if src, _, err = c.open(ref, false); err != nil {
+			return err
+		}
+		defer src.Close()
+		size = src.Size()
+	}
+	f, err := c.outputFormat(o.format, "")
+	if err != nil {
+		return err
+	}
+	opts, err := c.parseCreateOptions(f, o.options)
+	if opts.help {
+		c.printOptionHelp(f)
+		return nil
+	}
+	if err == nil {
+		err = checkOptions(f, opts.set)
+	}
+	if err == nil {
+		err = checkValues(f, opts.set)
+	}
+	if err != nil {
+		return errors.Join(err, qemuErrorf("Invalid options for file format '%s'", f.Name))
+	}
+	m, err := measureFile(ctx, f, src, size, opts.set)
+	if err != nil {
+		return creationError(f, err)
+	}
+	if o.output == "json" {
+		return printJSON(c.stdout, m)
+	}
+	_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
+	return err
+}
+
+// measureFile measures a new image of the disk, or of an empty one of the size
+// if src is nil.
+func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options) (m measurement, err error) {
+	if f.fileSize == nil {
+		size = (size + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize
+		return measurement{size, size}, nil
+	}
+	file, err := f.fileSize(size, o)
+	if err != nil {
+		return m, err
+	}
+	var used int64
+	if src != nil && file.blockSize > 0 {
+		if used, err = convert.CountBlocks(ctx, src, file.blockSize); err != nil {
+			return m, err
+		}
+	}
+	if m.Required, err = file.length(used); err != nil {
+		return m, err
+	}
+	m.FullyAllocated, err = file.length(file.blocks)
+	return m, err
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type resizeOptions struct {
+	source        sourceFlags
+	preallocation string
+	shrink        bool
+	quiet         bool
+	args          []string
+}
+
+func (c *cli) newResizeCmd() *cobra.Command {
+	var o resizeOptions
+	cmd := &cobra.Command{
+		Use:   "resize [-f FORMAT] [--shrink] FILE [+|-]SIZE",
+		Short: "Change the size of a disk, in place",
+		Long: `Make the disk in an image larger or smaller, to SIZE bytes or by SIZE bytes more
+(+) or less (-). What is gained reads as zeros; to lose something takes --shrink.
+
+Each step is safe against crashes: afterwards the image has the old size or the
+new one. A VHD that is as large as its geometry (creator qemu or vpc) is rounded
+up to the next geometry.`,
+		Example: "  vhdtool resize disk.vhd 60G\n  vhdtool resize --shrink disk.vhd -1G",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runResize(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	fl := cmd.Flags()
+	fl.StringVar(&o.preallocation, "preallocation", "off", "only off: what is gained is not allocated")
+	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	return cmd
+}
+
+// rawWarning is qemu-img's, for a raw disk that was not named as one.
+const rawWarning = `WARNING: Image format was not specified for '%s' and probing guessed raw.
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
+         Specify the 'raw' format explicitly to remove the restrictions.
+`
+
+func (c *cli) runResize(_ context.Context, o *resizeOptions) (err error) {
+	switch {
+	case len(o.args) == 0 || len(o.args) == 1 && o.source.format == "":
+		return usagef("Not enough arguments")
+	case len(o.args) != 2:
+		return usagef("Expecting image file name and size")
+	}
+	switch o.preallocation {
+	case "off":
+	case "metadata", "falloc", "full":
+		return fmt.Errorf("--preallocation=%s is not supported", o.preallocation)
+	default:
+		return qemuErrorf("Invalid preallocation mode '%s'", o.preallocation)
+	}
+	relative := int64(0)
+	arg := o.args[1]
+	if rest, ok := strings.CutPrefix(arg, "+"); ok {
+		arg, relative = rest, 1
+	} else if rest, ok := strings.CutPrefix(arg, "-"); ok {
+		arg, relative = rest, -1
+	}
+	size, err := sizearg.Parse(arg)
+	if err != nil {
+		return optionSizeError("size")
+	}
+	if err := o.source.check(); err != nil {
+		return err
+	}
+	ref, err := o.source.resolve(o.args[0])
+	if err != nil {
+		return err
+	}
+	d, f, err := c.open(ref, true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := d.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if f == &rawFormat && ref.options.Format == "" {
+		fmt.Fprintf(c.stderr, rawWarning, ref.name)
+	}
+	if relative != 0 {
+		size = d.Size() + relative*size
+	}
+	if size <= 0 {
+		return qemuErrorf("New image size must be positive")
+	}
+	if size < d.Size() && !o.shrink {
+		return errors.Join(qemuErrorf("Use the --shrink option to perform a shrink operation."),
+			qemuErrorf("warning: Shrinking an image will delete all data beyond the shrunken image's end. "+
+				"Before performing such an operation, make sure there is no important data there."))
+	}
+	r, ok := d.(disk.Resizer)
+	if !ok {
+		return qemuErrorf("Image format driver does not support resize")
+	}
+	if err := r.Resize(size); err != nil {
+		return fmt.Errorf("%s: %w", ref.name, creationError(f, err))
+	}
+	if o.quiet {
+		return nil
+	}
+	fmt.Fprintln(c.stdout, "Image resized.")
+	if got := d.Size(); got != size && !c.likeQEMU {
+		fmt.Fprintf(c.stdout, "The size is now %d bytes, the next that the image can have.\n", got)
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package convert
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// CompareOptions say how to compare. The zero value is right.
+type CompareOptions struct {
+	// Workers is how many chunks are compared at a time; 0 means as many as
+	// there are processors.
+	Workers int
+	// Progress is told, by one goroutine at a time, how much is done.
+	Progress func(done, total int64)
+}
+
+// SideError is an error of reading one of the disks compared, 0 or 1.
+type SideError struct {
+	Side int
+	OpError
+}
+
+// compareChunk is the size of one request: two of them fit the second-level
+// cache of most processors.
+const compareChunk = 256 << 10
+
+// Compare finds the first sector in which two disks differ. The shorter disk
+// counts as followed by zeros. It returns the sector's offset in bytes, or -1
+// if there is none. What is a hole, or known to be zero, on both sides is not
+// read. An error of reading is a *SideError.
+func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, error) {
+	if o == nil {
+		o = &CompareOptions{}
+	}
+	c := comparer{disks: [2]disk.Disk{a, b}, o: *o, total: max(a.Size(), b.Size()), first: -1}
+	workers := o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	pieces := make(chan comparePiece)
+	group.Go(func() error {
+		defer close(pieces)
+		return c.plan(ctx, pieces)
+	})
+	for range workers {
+		group.Go(func() error { return c.work(ctx, pieces) })
+	}
+	err := group.Wait()
+	return c.first, err
+}
+
+// comparePiece is a part of both disks; a side that is zero there is not read.
+type comparePiece struct {
+	off, n int64
+	zero   [2]bool
+}
+
+type comparer struct {
+	disks [2]disk.Disk
+	o     CompareOptions
+	total int64
+
+	mu    sync.Mutex
+	first int64 // offset of the first difference found, or -1
+	done  int64
+}
+
+// found notes a difference.
+func (c *comparer) found(off int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first < 0 || off < c.first {
+		c.first = off
+	}
+}
+
+// settled reports whether a difference before off is known.
+func (c *comparer) settled(off int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first >= 0 && c.first < off
+}
+
+func (c *comparer) progress(n int64) {
+	if c.o.Progress == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done += n
+	c.o.Progress(c.done, c.total)
+}
+
+// plan sends what must be looked at, in order.
+func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
+	type side struct {
+		zeroRun
+		next func() (zeroRun, error, bool)
+	}
+	var sides [2]side
+	for i, d := range c.disks {
+		next, stop := iter.Pull2(zeroRuns(d))
+		defer stop()
+		sides[i].next = next
+	}
+	for off := int64(0); off < c.total; {
+		for i := range sides {
+			for s := &sides[i]; s.end <= off; {
+				run, err, _ := s.next()
+				if err != nil {
+					return &SideError{i, OpError{"reading", off, err}}
+				}
+				s.zeroRun = run
+			}
+		}
+		end := min(sides[0].end, sides[1].end, c.total)
+		if sides[0].zero && sides[1].zero {
+			c.progress(end - off)
+			off = end
+			continue
+		}
+		end = min(end, off+compareChunk-off%compareChunk)
+		if c.settled(off) {
+			return nil
+		}
+		select {
+		case pieces <- comparePiece{off, end - off, [2]bool{sides[0].zero, sides[1].zero}}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		off = end
+	}
+	return nil
+}
+
+func (c *comparer) work(ctx context.Context, pieces <-chan comparePiece) error {
+	var bufs [2][]byte
+	for i := range bufs {
+		bufs[i] = make([]byte, compareChunk)
+	}
+	for p := range pieces {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var got [2][]byte
+		for i, d := range c.disks {
+			if p.zero[i] {
+				continue
+			}
+			got[i] = bufs[i][:p.n]
+			// Both ends are within the disk's size, or the side would be zero.
+			if n, err := d.ReadAt(got[i], p.off); int64(n) < p.n {
+				if err == nil || errors.Is(err, io.EOF) {
+					err = io.ErrUnexpectedEOF
+				}
+				return &SideError{i, OpError{"reading", p.off + int64(n), err}}
+			}
+		}
+		if at := firstDifference(got[0], got[1], p.off); at >= 0 {
+			c.found((p.off + at) / disk.SectorSize * disk.SectorSize)
+		}
+		c.progress(p.n)
+	}
+	return nil
+}
+
+// firstDifference returns the index of some byte of the first sector in which a
+// and b differ, of which nil counts as zeros, or -1. Both stand at off in their
+// disks.
+func firstDifference(a, b []byte, off int64) int64 {
+	if a == nil {
+		a, b = b, nil
+	}
+	same := func(i, end int64) bool {
+		if b == nil {
+			return isZero(a[i:end])
+		}
+		return bytes.Equal(a[i:end], b[i:end])
+	}
+	n := int64(len(a))
+	if same(0, n) {
+		return -1
+	}
+	for i := int64(0); i < n; {
+		end := min(i+disk.SectorSize-(off+i)%disk.SectorSize, n)
+		if !same(i, end) {
+			return i
+		}
+		i = end
+	}
+	return -1
+}
+
+// CompareAllocation finds the first place where two disks of one size differ in
+// what is allocated, or in whether it is known to be zero, or to have a place
+// in the file. It returns the offset in bytes, or -1.
+func CompareAllocation(a, b disk.Disk) (int64, error) {
+	nextA, stopA := iter.Pull2(a.Extents(0, a.Size()))
+	defer stopA()
+	nextB, stopB := iter.Pull2(b.Extents(0, b.Size()))
+	defer stopB()
+	var x, y disk.Extent
+	for off := int64(0); off < min(a.Size(), b.Size()); off = min(x.End(), y.End()) {
+		var err error
+		if x.End() <= off {
+			x, err, _ = nextA()
+		}
+		if y.End() <= off && err == nil {
+			y, err, _ = nextB()
+		}
+		if err != nil {
+			return -1, err
+		}
+		if x.State != y.State || (x.File == nil) != (y.File == nil) {
+			return off, nil
+		}
+	}
+	return -1, nil
+}

@@ -1,0 +1,45 @@
+package convert
+
+import (
+	"iter"
+	"math"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// zeroRun is a part of a disk up to end, and whether it is known to be zero.
+type zeroRun struct {
+	end  int64
+	zero bool
+}
+
+// zeroRuns yields a disk in parts that are known to be zero, or not, and behind
+// its end zeros without end. It also looks for holes of the file under extents
+// of data: a block of an image may be allocated and still be mostly hole.
+func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
+	return func(yield func(zeroRun, error) bool) {
+		var holes *sparse.Map // kept from extent to extent: see there
+		for e, err := range d.Extents(0, d.Size()) {
+			if err != nil {
+				yield(zeroRun{}, err)
+				return
+			}
+			if e.State != disk.Data || e.File == nil {
+				if !yield(zeroRun{e.End(), e.State != disk.Data}, nil) {
+					return
+				}
+				continue
+			}
+			if holes == nil || holes.File() != e.File {
+				holes = sparse.NewMap(e.File)
+			}
+			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
+				if !yield(zeroRun{x.End(), x.State != disk.Data}, err) || err != nil {
+					return
+				}
+			}
+		}
+		yield(zeroRun{math.MaxInt64, true}, nil)
+	}
+}

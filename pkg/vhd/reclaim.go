@@ -1,0 +1,147 @@
+package vhd
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+)
+
+// reclaimBatch is how many blocks are moved between two flushes.
+const reclaimBatch = 16
+
+// reclaim gives space that no block uses back to the file system: blocks from
+// the end of the file move into free places before them, and then the file is
+// cut. A block's old place stays as it is until its entry points to the new
+// one durably; so a crash leaves the image as it was, or leaks.
+func (img *Image) reclaim() error {
+	if img.alloc.device {
+		return nil
+	}
+	free := img.freePlaces()
+	type placed struct{ block, start int64 }
+	var blocks []placed
+	for i, e := range img.bat {
+		if e != unused {
+			blocks = append(blocks, placed{int64(i), int64(e) * SectorSize})
+		}
+	}
+	slices.SortFunc(blocks, func(a, b placed) int { return cmp.Compare(b.start, a.start) })
+	for len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
+		var moved []int64
+		var entries []uint32
+		for len(moved) < reclaimBatch && len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
+			if err := img.copyBlock(free[0], blocks[0].start); err != nil {
+				return fmt.Errorf("moving block %d: %w", blocks[0].block, err)
+			}
+			moved = append(moved, blocks[0].block)
+			entries = append(entries, uint32(free[0]/SectorSize))
+			free, blocks = free[1:], blocks[1:]
+		}
+		if err := img.f.Sync(); err != nil {
+			return err
+		}
+		for i, block := range moved {
+			img.bat.store(block, entries[i])
+		}
+		if err := img.writeEntries(moved); err != nil {
+			return err
+		}
+		if err := img.f.Sync(); err != nil {
+			return err
+		}
+	}
+	return img.cutFile()
+}
+
+// freePlaces returns where blocks fit between what is in use, from the start of
+// the file on.
+func (img *Image) freePlaces() []int64 {
+	stored := img.lay.stored()
+	var spans [][2]int64
+	for _, r := range img.lay.regions {
+		spans = append(spans, [2]int64{r.start, r.end})
+	}
+	for _, e := range img.bat {
+		if e != unused {
+			start := int64(e) * SectorSize
+			spans = append(spans, [2]int64{start, start + stored})
+		}
+	}
+	spans = append(spans, [2]int64{img.alloc.end, img.alloc.end})
+	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+	var free []int64
+	end := int64(0)
+	for _, s := range spans {
+		for {
+			at := roundUp(end+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
+			if at+stored > s[0] {
+				break
+			}
+			free = append(free, at)
+			end = at + stored
+		}
+		end = max(end, s[1])
+	}
+	return free
+}
+
+// copyBlock copies a block as it is stored to a place that nothing uses. Holes
+// stay holes.
+func (img *Image) copyBlock(to, from int64) error {
+	stored := img.lay.stored()
+	if err := sparse.Zero(img.f, to, stored); err != nil {
+		return err
+	}
+	buf := make([]byte, 256<<10)
+	holes := sparse.NewMap(img.r)
+	for off := int64(0); off < stored; {
+		end, data, err := holes.At(from+off, from+stored)
+		if err != nil {
+			return err
+		}
+		n := end - from - off
+		if !data {
+			off += n
+			continue
+		}
+		n = min(n, int64(len(buf)))
+		if err := readFull(img.r, buf[:n], from+off); err != nil {
+			return err
+		}
+		if _, err := img.f.WriteAt(buf[:n], to+off); err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}
+
+// cutFile ends the file behind what is in use.
+func (img *Image) cutFile() error {
+	a := &img.alloc
+	end := img.bat.end(img.lay.stored())
+	for _, r := range img.lay.regions {
+		end = max(end, r.end)
+	}
+	if end >= a.end {
+		return nil
+	}
+	footer := img.footer.Encode()
+	if end+footerSize > a.end {
+		return nil // the two would overlap, for less than a sector's gain
+	}
+	if _, err := img.f.WriteAt(footer[:], end); err != nil {
+		return fmt.Errorf("footer: %w", err)
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	if err := img.f.Truncate(end + footerSize); err != nil {
+		return err
+	}
+	a.end, a.length, a.old = end, end+footerSize, -1
+	img.footerAt = end
+	return img.f.Sync()
+}

@@ -1,0 +1,262 @@
+package vhd
+
+import (
+	"fmt"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Resize changes the virtual size in place; what the disk gains reads as
+// zeros, and what it loses is gone. The size is rounded up to a whole sector,
+// and further to the next geometry where the image's size is that of its
+// geometry (creators "qemu" and "vpc "). The original size stays as it is.
+//
+// Each step is durable before the next, in an order that a crash does not harm:
+// afterwards the image opens with the old size or with the new one. Nothing
+// else may use the image meanwhile.
+func (img *Image) Resize(size int64) error {
+	if img.f == nil {
+		return ErrReadOnly
+	}
+	footer, err := img.resizedFooter(size)
+	if err != nil {
+		return err
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	if img.dynamic() {
+		err = img.resizeDynamic(footer)
+	} else {
+		err = img.resizeFixed(footer)
+	}
+	if err != nil {
+		return err
+	}
+	img.size = int64(footer.CurrentSize)
+	return nil
+}
+
+// resizedFooter is the footer that goes with a new size.
+func (img *Image) resizedFooter(size int64) (Footer, error) {
+	f := img.footer
+	if size < 0 {
+		return f, fmt.Errorf("disk size %d is negative", size)
+	}
+	if size > MaxSectors*SectorSize {
+		return f, fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", size, ErrTooLarge, int64(MaxSectors)*SectorSize)
+	}
+	sectors := (size + SectorSize - 1) / SectorSize
+	if SizeAuto.resolve(&f) == SizeFromGeometry {
+		f.Geometry, sectors = RoundToGeometry(sectors)
+	} else {
+		f.Geometry = exactGeometry(sectors, f.Creator)
+	}
+	f.CurrentSize = uint64(sectors) * SectorSize
+	return f, nil
+}
+
+// hiddenFrom is where bytes begin that no rule of size shows, and that become
+// zeros when the disk grows over them.
+func (img *Image) hiddenFrom() int64 { return max(img.size, int64(img.footer.CurrentSize)) }
+
+func (img *Image) resizeFixed(f Footer) error {
+	if disk.IsDevice(img.f) {
+		return fmt.Errorf("%w: resizing a fixed disk on a device", ErrUnsupported)
+	}
+	if img.footerAt%SectorSize != 0 {
+		return fmt.Errorf("%w: resizing a fixed disk whose file is not in whole sectors", ErrUnsupported)
+	}
+	old, end := img.footerAt, int64(f.CurrentSize)
+	b := f.Encode()
+	if hidden := img.hiddenFrom(); hidden < min(old, end) {
+		if err := sparse.Zero(img.f, hidden, min(old, end)-hidden); err != nil {
+			return err
+		}
+	}
+	// The footer has no copy: the new one is durable before the old one goes.
+	if _, err := img.f.WriteAt(b[:], end); err != nil {
+		if end > old {
+			_ = img.f.Truncate(old + footerSize)
+		}
+		return fmt.Errorf("footer: %w", err)
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	img.footer, img.footerAt = f, end
+	switch {
+	case end > old: // its sector is the guest's now
+		if err := sparse.Zero(img.f, old, footerSize); err != nil {
+			return err
+		}
+	case end < old:
+		if err := img.f.Truncate(end + footerSize); err != nil {
+			return err
+		}
+	}
+	return img.f.Sync()
+}
+
+func (img *Image) resizeDynamic(f Footer) error {
+	blocks := (int64(f.CurrentSize) + img.lay.blockSize - 1) / img.lay.blockSize
+	if int64(f.CurrentSize) < img.size {
+		return img.shrink(f, blocks)
+	}
+	if err := img.zeroHidden(int64(f.CurrentSize)); err != nil {
+		return err
+	}
+	if blocks > int64(len(img.bat)) {
+		if err := img.growBAT(blocks); err != nil {
+			return err
+		}
+	}
+	return img.writeFooters(f)
+}
+
+// zeroHidden zeroes what the disk gains of a block that it has already.
+func (img *Image) zeroHidden(size int64) error {
+	hidden := img.hiddenFrom()
+	block := hidden / img.lay.blockSize
+	end := min(size, (block+1)*img.lay.blockSize)
+	if hidden >= end || block >= int64(len(img.bat)) {
+		return nil
+	}
+	if e := img.bat.load(block); e != unused {
+		at := int64(e)*SectorSize + img.lay.bitmapSize + hidden%img.lay.blockSize
+		if err := sparse.Zero(img.f, at, end-hidden); err != nil {
+			return err
+		}
+		return img.f.Sync()
+	}
+	return nil
+}
+
+// growBAT makes room for the entries of so many blocks, and marks the new ones
+// as unused: behind the others where there is room, else in a new place at the
+// end of the file, to which one write of the header's first sector switches.
+func (img *Image) growBAT(blocks int64) error {
+	table := make(bat, blocks)
+	n := copy(table, img.bat)
+	for i := n; i < len(table); i++ {
+		table[i] = unused
+	}
+	header := img.header
+	header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
+	a := &img.alloc
+	switch {
+	case batBytes(blocks) <= img.roomForBAT():
+		b := table.encode()
+		if _, err := img.f.WriteAt(b[n*4:], img.lay.batOff+int64(n)*4); err != nil {
+			return fmt.Errorf("BAT: %w", err)
+		}
+	default:
+		header.MaxTableEntries = uint32(blocks)
+		at := roundUp(a.end+footerSize, dataAlign)
+		end := at + batBytes(blocks)
+		if err := a.moveFooter(img, end); err != nil {
+			return err
+		}
+		if _, err := img.f.WriteAt(table.encode(), at); err != nil {
+			return fmt.Errorf("BAT: %w", err)
+		}
+		header.TableOffset = uint64(at)
+		a.leaveFooter()
+		a.end = end
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	if err := img.writeHeader(header); err != nil {
+		return err
+	}
+	img.bat = table
+	img.bitmaps.grow(blocks)
+	old := a.old
+	a.old = -1
+	return img.zeroFooter(old)
+}
+
+// roomForBAT is how many bytes the BAT can have where it stands.
+func (img *Image) roomForBAT() int64 {
+	end := img.alloc.end
+	closer := func(start int64) {
+		if start > img.lay.batOff && start < end {
+			end = start
+		}
+	}
+	for _, r := range img.lay.regions {
+		closer(r.start)
+	}
+	for _, e := range img.bat {
+		if e != unused {
+			closer(int64(e) * SectorSize)
+		}
+	}
+	return end - img.lay.batOff
+}
+
+// writeHeader replaces the header, of which only fields in the first sector
+// have changed, durably.
+func (img *Image) writeHeader(h Header) error {
+	b := h.Encode()
+	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
+		return fmt.Errorf("dynamic disk header: %w", err)
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	img.header = h
+	limit := img.lay.limit
+	img.lay = layoutOf(&img.footer, &h, limit)
+	return nil
+}
+
+// writeFooters replaces both copies of the footer of a dynamic image, one after
+// the other, durably: a reader finds the old or the new one, never a mix.
+func (img *Image) writeFooters(f Footer) error {
+	b := f.Encode()
+	for _, at := range []int64{0, img.alloc.footerAt()} {
+		if _, err := img.f.WriteAt(b[:], at); err != nil {
+			return fmt.Errorf("footer: %w", err)
+		}
+		if err := img.f.Sync(); err != nil {
+			return err
+		}
+	}
+	a := &img.alloc
+	a.mendLeading = false
+	a.length = max(a.length, a.footerAt()+footerSize)
+	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
+	return nil
+}
+
+// shrink cuts the disk to so many blocks: the footers first, then the entries
+// that the disk has lost, and last the room their blocks took.
+func (img *Image) shrink(f Footer, blocks int64) error {
+	if err := img.writeFooters(f); err != nil {
+		return err
+	}
+	var lost []int64
+	for i := blocks; i < int64(len(img.bat)); i++ {
+		if img.bat.load(i) != unused {
+			img.bat.store(i, unused)
+			lost = append(lost, i)
+		}
+	}
+	if err := img.writeEntries(lost); err != nil {
+		return err
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	h := img.header
+	h.MaxTableEntries = uint32(blocks)
+	if err := img.writeHeader(h); err != nil {
+		return err
+	}
+	img.bat = img.bat[:blocks]
+	img.bitmaps.forgetFrom(blocks)
+	return img.reclaim()
+}
