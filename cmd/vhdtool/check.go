@@ -52,6 +52,7 @@ type checkCmdOptions struct {
 	output string
 	quiet  bool
 	repair string
+	target string // product to check the image for
 	args   []string
 }
 
@@ -66,7 +67,7 @@ damaged images too.
 Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
 made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 (raw).`,
-		Example: "  vhdtool check disk.vhd",
+		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCheck(cmd.Context(), &o)
@@ -74,6 +75,7 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
+	addConsumerFlag(cmd, &o.target, "also check that this product takes the image")
 	cmd.Flags().StringVarP(&o.repair, "repair", "r", "", "not supported yet: leaks or all")
 	cmd.Flags().StringP("cache", "T", "", "accepted for compatibility")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
@@ -115,6 +117,9 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 	}
 	if f.check == nil {
 		return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
+	}
+	if o.target != "" {
+		ref.options.Options[consumerOption] = o.target
 	}
 	human := o.output == "human"
 	var findings []checkFinding

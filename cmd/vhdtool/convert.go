@@ -7,13 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 type convertOptions struct {
 	source       sourceFlags
+	target       targetFlags
 	format       string
 	options      []string
 	sparse       string
@@ -65,6 +68,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros")
 	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
 	fl.BoolVar(&o.salvage, "salvage", false, "go on where the source cannot be read, with zeros")
+	o.target.add(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
 	return cmd
 }
@@ -118,7 +122,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if n := len(o.args); n > 0 {
 		target = o.args[n-1]
 	}
-	f, err := c.outputFormat(o.format, target)
+	f, err := c.outputFormat(o.target.formatName(o.format), target)
 	if err != nil {
 		return err
 	}
@@ -129,6 +133,9 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	if len(o.args) < 2 {
 		return qemuErrorf("Must specify image file name")
+	}
+	if err == nil {
+		err = o.target.apply(f, opts.set)
 	}
 	if err != nil {
 		return err
@@ -175,7 +182,35 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if err := out.commit(flush); err != nil {
 		return fmt.Errorf("%s: %w", target, err)
 	}
+	if !o.quiet {
+		c.warnSize(o.target.consumer, out.disk.Size())
+		c.warnGPT(target, src, out.disk.Size())
+	}
 	return nil
+}
+
+// warnSize says so when the product that an image is for does not take disks of
+// that size.
+func (c *cli) warnSize(consumer string, size int64) {
+	if consumer == "" {
+		return
+	}
+	if p, err := vhd.FindConsumer(consumer); err == nil {
+		if err := p.CheckSize(size); err != nil {
+			c.message("warning: %v", err)
+		}
+	}
+}
+
+// warnGPT says so when padding has moved the end of a disk away from the backup
+// of its partition table.
+func (c *cli) warnGPT(target string, src disk.Disk, size int64) {
+	backup, ok := gpt.BackupLBA(src)
+	if !ok || c.likeQEMU || size == src.Size() || backup != src.Size()/disk.SectorSize-1 {
+		return
+	}
+	c.message("warning: %s: the disk has grown by %d sectors, and the backup of its GPT is no longer in its last sector", target, (size-src.Size())/disk.SectorSize)
+	fmt.Fprintf(c.stderr, "hint: 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std', on the raw disk enlarged before or in the running system, moves it there\n")
 }
 
 // openSources opens the sources as one disk, and returns their files' names.

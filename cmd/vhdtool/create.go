@@ -12,6 +12,7 @@ import (
 )
 
 type createCmdOptions struct {
+	target  targetFlags
 	format  string
 	options []string
 	backing string
@@ -43,6 +44,7 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 	fl.StringP("backing-format", "F", "", "not supported: format of the parent")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	o.target.add(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("format", completeFormats)
 	return cmd
 }
@@ -53,7 +55,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		name = o.args[0]
 	}
 	inFile := func(err error) error { return fmt.Errorf("%s: %w", name, err) }
-	f, err := c.outputFormat(o.format, name)
+	f, err := c.outputFormat(o.target.formatName(o.format), name)
 	if err != nil {
 		return inFile(err)
 	}
@@ -78,6 +80,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		if size, perr = sizearg.Parse(o.args[1]); perr != nil {
 			return sizeError("image size", perr)
 		}
+	}
+	if err == nil {
+		err = o.target.apply(f, opts.set)
 	}
 	if err == nil {
 		err = checkOptions(f, opts.set)
@@ -112,5 +117,6 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err := out.commit(false); err != nil {
 		return inFile(err)
 	}
+	c.warnSize(o.target.consumer, out.disk.Size())
 	return nil
 }

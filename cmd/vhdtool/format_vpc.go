@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,6 +39,7 @@ var vpcFormat = format{
 		{name: "block_size", kind: sizeValue, own: true, help: "Size of the blocks of a dynamic disk, a power of two from 4k to 256M (default 2M)"},
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
 		{name: "uuid", kind: textValue, own: true, help: "Unique id (default random)"},
+		alignOption,
 		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
 	},
 	describe: describeVPC,
@@ -104,10 +108,26 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 // vpcCreateOptions reads the options of -o, which are of the right kinds.
 func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
 	vo := &vhd.CreateOptions{Type: vhd.Dynamic, Size: size}
-	if o["subformat"] == "fixed" {
-		vo.Type = vhd.Fixed
+	consumer, err := wantedConsumer(o)
+	if err != nil {
+		return nil, err
 	}
-	vo.Exact, _ = parseBool(o["force_size"])
+	if consumer != nil {
+		vo = consumer.CreateOptions(size)
+	}
+	switch o["subformat"] {
+	case "fixed":
+		vo.Type = vhd.Fixed
+	case "dynamic":
+		vo.Type = vhd.Dynamic
+	}
+	if v, given := o[alignOption.name]; given {
+		vo.Align, _ = sizearg.Parse(v)
+		vo.Exact = true // nothing else stays aligned
+	}
+	if v, given := o["force_size"]; given {
+		vo.Exact, _ = parseBool(v)
+	}
 	if v, given := o["block_size"]; given {
 		vo.BlockSize, _ = sizearg.Parse(v)
 		if vo.BlockSize == 0 {
@@ -165,9 +185,18 @@ type vpcDetails struct {
 	SavedState     bool   `json:"saved-state"`
 	Blocks         *int64 `json:"blocks,omitempty"`
 	BlocksInUse    *int64 `json:"blocks-in-use,omitempty"`
+
+	Consumers []readiness `json:"consumers"`
 }
 
-func describeVPC(d disk.Disk) description {
+// readiness says whether a consumer takes an image, and if not, why.
+type readiness struct {
+	Name    string   `json:"name"`
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons,omitempty"`
+}
+
+func describeVPC(d disk.Disk, length int64) description {
 	img := d.(*vhd.Image)
 	f := img.Footer()
 	v := &vpcDetails{
@@ -184,11 +213,29 @@ func describeVPC(d disk.Disk) description {
 		SizedBy:        img.SizedBy().String(),
 		SavedState:     f.SavedState != 0,
 	}
+	for _, c := range vhd.Consumers() {
+		r := readiness{Name: c.Name}
+		broken, err := c.Examine(img, length, time.Now())
+		if err != nil {
+			r.Reasons = append(r.Reasons, err.Error())
+		}
+		for _, b := range broken {
+			r.Reasons = append(r.Reasons, fmt.Sprintf("%s: found %s, wanted %s", strings.TrimPrefix(b.ID, c.Name+"-")+" ("+afterColon(b.Field)+")", b.Got, b.Want))
+		}
+		r.Ready = len(r.Reasons) == 0
+		v.Consumers = append(v.Consumers, r)
+	}
 	if f.Type != vhd.Fixed {
 		total, used := img.Blocks()
 		v.Blocks, v.BlocksInUse = &total, &used
 	}
 	return v
+}
+
+// afterColon is what follows the first colon of a text.
+func afterColon(s string) string {
+	_, after, _ := strings.Cut(s, ": ")
+	return after
 }
 
 // lines implements description.
@@ -209,21 +256,65 @@ func (v *vpcDetails) lines() []string {
 	if v.SavedState {
 		out = append(out, "saved state: a suspended virtual machine depends on this image")
 	}
+	ready := []string{}
+	for _, r := range v.Consumers {
+		if r.Ready {
+			ready = append(ready, r.Name)
+		}
+	}
+	out = append(out, "ready for: "+cmp.Or(strings.Join(ready, ", "), "none"))
+	for _, r := range v.Consumers {
+		if !r.Ready {
+			out = append(out, fmt.Sprintf("not ready for %s: rule %s", r.Name, strings.Join(r.Reasons, "; rule ")))
+		}
+	}
 	return out
 }
 
 func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error) {
-	vo, err := vpcOpenOptions(&disk.OpenOptions{Options: o})
+	consumer, err := wantedConsumer(o)
 	if err != nil {
 		return checkCounts{}, err
 	}
-	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule}, func(f vhd.Finding) {
+	oo := &disk.OpenOptions{Options: maps.Clone(o)}
+	delete(oo.Options, consumerOption)
+	vo, err := vpcOpenOptions(oo)
+	if err != nil {
+		return checkCounts{}, err
+	}
+	add := func(f vhd.Finding) {
 		found(checkFinding{
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
 		})
-	})
-	return checkCounts{
+	}
+	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule}, add)
+	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
-	}, err
+	}
+	if err != nil || consumer == nil {
+		return counts, err
+	}
+	img, err := vhd.NewImage(r, size, vo)
+	if err != nil {
+		if n.Errors > 0 {
+			return counts, nil // the reasons were told
+		}
+		return counts, err
+	}
+	broken, err := consumer.Examine(img, size, time.Now())
+	for _, f := range broken {
+		add(f)
+	}
+	counts.Corruptions += int64(len(broken))
+	return counts, err
+}
+
+// wantedConsumer is the consumer that the options name, or nil.
+func wantedConsumer(o disk.Options) (*vhd.Consumer, error) {
+	name, given := o[consumerOption]
+	if !given {
+		return nil, nil
+	}
+	return vhd.FindConsumer(name)
 }

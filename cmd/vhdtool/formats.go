@@ -2,8 +2,10 @@ package main
 
 import (
 	"io"
+	"math"
 	"os"
 
+	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
@@ -15,7 +17,7 @@ type format struct {
 
 	// describe returns what info tells about a disk beyond its size; nil if
 	// there is nothing.
-	describe func(d disk.Disk) description
+	describe func(d disk.Disk, fileLength int64) description
 	// fileSize says how long the file of a new image will be; nil if as long as
 	// the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
@@ -86,11 +88,20 @@ var rawFormat = format{
 			}
 			return raw.Open(f, size), nil
 		},
-		Create: func(f disk.File, size int64, _ disk.Options) (disk.Disk, error) {
-			return raw.Create(f, size)
-		},
+		Create: createRaw,
 	},
-	createOptions: []optionSpec{sizeOption},
+	createOptions: []optionSpec{sizeOption, alignOption},
+}
+
+func createRaw(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	if v, given := o[alignOption.name]; given {
+		align, _ := sizearg.Parse(v)
+		if align <= 0 || size > math.MaxInt64-align {
+			return nil, qemuErrorf("Parameter 'align' expects a size that a disk can be a multiple of")
+		}
+		size = (size + align - 1) / align * align
+	}
+	return raw.Create(f, size)
 }
 
 // onlyOptions refuses options that the format does not have.

@@ -104,7 +104,7 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		length := st.Size()
 		info.FileLength = &length
 		if f.describe != nil {
-			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d)}
+			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
 		}
 	}
 	if o.output == "json" {

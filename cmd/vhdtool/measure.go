@@ -14,6 +14,7 @@ import (
 
 type measureOptions struct {
 	source  sourceFlags
+	target  targetFlags
 	format  string
 	options []string
 	output  string
@@ -37,9 +38,10 @@ and its length once all of the disk has been written.`,
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "target-format", "O", "raw", "format of the new image")
+	fl.StringVarP(&o.format, "target-format", "O", "", "format of the new image (default: raw)")
 	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the new image's format, as key=value,...; help lists them")
 	fl.StringVarP(&o.size, "size", "s", "", "size of the disk, instead of a file")
+	o.target.add(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
 	return cmd
 }
@@ -86,7 +88,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		defer src.Close()
 		size = src.Size()
 	}
-	f, err := c.outputFormat(o.format, "")
+	f, err := c.outputFormat(o.target.formatName(o.format), "")
 	if err != nil {
 		return err
 	}
@@ -94,6 +96,9 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if opts.help {
 		c.printOptionHelp(f)
 		return nil
+	}
+	if err == nil {
+		err = o.target.apply(f, opts.set)
 	}
 	if err == nil {
 		err = checkOptions(f, opts.set)

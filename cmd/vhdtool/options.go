@@ -7,9 +7,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 type valueKind uint8
@@ -30,6 +33,57 @@ type optionSpec struct {
 }
 
 var sizeOption = optionSpec{name: "size", kind: sizeValue, help: "Virtual disk size"}
+
+// alignOption rounds the size of a new disk up.
+var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "Round the size up to a multiple of this; implies force_size"}
+
+// consumerOption is the product that a new image is for; the flag --for sets it.
+const consumerOption = "for"
+
+// targetFlags are the flags for the target of a new image.
+type targetFlags struct {
+	consumer string
+	align    string
+}
+
+func (t *targetFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.align, "align", "", "round the size of the disk up to a multiple of this, such as 1M")
+	addConsumerFlag(cmd, &t.consumer, "make a VHD that this product takes")
+}
+
+func addConsumerFlag(cmd *cobra.Command, to *string, help string) {
+	var names []string
+	for _, c := range vhd.Consumers() {
+		names = append(names, c.Name)
+	}
+	cmd.Flags().StringVar(to, "for", "", help+": "+strings.Join(names, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// formatName is the format's name that the flags imply if none is given.
+func (t *targetFlags) formatName(given string) string {
+	if given == "" && t.consumer != "" {
+		return vpcFormat.Name
+	}
+	return given
+}
+
+// apply adds what the flags say to a format's options.
+func (t *targetFlags) apply(f *format, set disk.Options) error {
+	if t.align != "" {
+		set[alignOption.name] = t.align
+	}
+	if t.consumer != "" {
+		if f != &vpcFormat {
+			return fmt.Errorf("--for %s takes a VHD, not format %s", t.consumer, f.Name)
+		}
+		if _, err := vhd.FindConsumer(t.consumer); err != nil {
+			return err
+		}
+		set[consumerOption] = t.consumer
+	}
+	return nil
+}
 
 // errOptionList: a list that is not one.
 var errOptionList = qemuErrorf("Invalid option list")

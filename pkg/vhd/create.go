@@ -21,6 +21,9 @@ type CreateOptions struct {
 	Size int64
 	// Exact keeps the size (qemu's force_size).
 	Exact bool
+	// Align, if not 0, rounds the size up to a multiple of so many bytes, itself
+	// a multiple of 512. It goes with Exact.
+	Align int64
 	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
 	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
 	// 2 MiB.
@@ -132,13 +135,11 @@ func (o *CreateOptions) Blocks() (n, size int64, err error) {
 // metadata plans the footer and, for a dynamic disk, the header.
 func (o *CreateOptions) metadata() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
-	if o.Size < 0 {
-		return fail(fmt.Errorf("disk size %d is negative", o.Size))
+	size, err := o.alignedSize()
+	if err != nil {
+		return fail(err)
 	}
-	if o.Size > MaxSectors*SectorSize {
-		return fail(fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", o.Size, ErrTooLarge, int64(MaxSectors)*SectorSize))
-	}
-	sectors := (o.Size + SectorSize - 1) / SectorSize
+	sectors := (size + SectorSize - 1) / SectorSize
 	creator := o.Creator
 	var g Geometry
 	if o.Exact {
@@ -166,11 +167,11 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 			return fail(fmt.Errorf("unique id: %w", err))
 		}
 	}
-	size := uint64(sectors) * SectorSize
+	current := uint64(sectors) * SectorSize
 	f := Footer{
 		Cookie: footerCookie, Features: featureReserved, Version: formatVersion, DataOffset: noOffset,
 		Timestamp: stamp, Creator: creator, CreatorVersion: creator.version(), CreatorHostOS: creator.hostOS(),
-		OriginalSize: size, CurrentSize: size, Geometry: g, Type: Fixed, UniqueID: id,
+		OriginalSize: current, CurrentSize: current, Geometry: g, Type: Fixed, UniqueID: id,
 	}
 	switch o.Type {
 	case Fixed:
@@ -192,9 +193,39 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	f.Type, f.DataOffset = Dynamic, footerSize
 	h := Header{
 		Cookie: headerCookie, DataOffset: noOffset, TableOffset: footerSize + headerSize, Version: headerVersion,
-		MaxTableEntries: uint32((int64(size) + blockSize - 1) / blockSize), BlockSize: uint32(blockSize),
+		MaxTableEntries: uint32((int64(current) + blockSize - 1) / blockSize), BlockSize: uint32(blockSize),
 	}
 	return f, h, nil
+}
+
+// alignedSize is the size asked for, aligned; it may still need rounding up to
+// a geometry.
+func (o *CreateOptions) alignedSize() (int64, error) {
+	size, err := o.Size, checkSize(o.Size)
+	if err != nil || o.Align == 0 {
+		return size, err
+	}
+	if o.Align < 0 || o.Align%SectorSize != 0 {
+		return 0, fmt.Errorf("alignment %d: want a multiple of 512", o.Align)
+	}
+	if !o.Exact {
+		return 0, errors.New("a size that is rounded to a geometry cannot be aligned, only an exact one (force_size)")
+	}
+	if rest := size % o.Align; rest != 0 {
+		size += o.Align - rest
+	}
+	return size, checkSize(size)
+}
+
+// checkSize checks that a VHD can be so large.
+func checkSize(size int64) error {
+	switch {
+	case size < 0:
+		return fmt.Errorf("disk size %d is negative", size)
+	case size > MaxSectors*SectorSize:
+		return fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", size, ErrTooLarge, int64(MaxSectors)*SectorSize)
+	}
+	return nil
 }
 
 // exactGeometry is the geometry to write beside an exact size so that no

@@ -12,12 +12,15 @@ import (
 const reclaimBatch = 16
 
 // reclaim gives space that no block uses back to the file system: blocks from
-// the end of the file move into free places before them, and then the file is
-// cut. A block's old place stays as it is until its entry points to the new
+// the end of the file move into free places before them, as does the BAT, and
+// then the file is cut. A block's old place stays as it is until its entry points to the new
 // one durably; so a crash leaves the image as it was, or leaks.
 func (img *Image) reclaim() error {
 	if img.alloc.device {
 		return nil
+	}
+	if err := img.moveBATDown(); err != nil {
+		return err
 	}
 	free := img.freePlaces()
 	type placed struct{ block, start int64 }
@@ -55,9 +58,8 @@ func (img *Image) reclaim() error {
 	return img.cutFile()
 }
 
-// freePlaces returns where blocks fit between what is in use, from the start of
-// the file on.
-func (img *Image) freePlaces() []int64 {
+// gaps returns the spaces [start, end) of the file that nothing uses, in order.
+func (img *Image) gaps() [][2]int64 {
 	stored := img.lay.stored()
 	var spans [][2]int64
 	for _, r := range img.lay.regions {
@@ -71,20 +73,60 @@ func (img *Image) freePlaces() []int64 {
 	}
 	spans = append(spans, [2]int64{img.alloc.end, img.alloc.end})
 	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
-	var free []int64
+	var gaps [][2]int64
 	end := int64(0)
 	for _, s := range spans {
-		for {
-			at := roundUp(end+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
-			if at+stored > s[0] {
-				break
-			}
-			free = append(free, at)
-			end = at + stored
+		if s[0] > end {
+			gaps = append(gaps, [2]int64{end, s[0]})
 		}
 		end = max(end, s[1])
 	}
+	return gaps
+}
+
+// freePlaces returns where blocks fit in the gaps, from the start of the file
+// on.
+func (img *Image) freePlaces() []int64 {
+	var free []int64
+	for _, g := range img.gaps() {
+		for at := g[0]; ; at += img.lay.stored() {
+			at = roundUp(at+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
+			if at+img.lay.stored() > g[1] {
+				break
+			}
+			free = append(free, at)
+		}
+	}
 	return free
+}
+
+// moveBATDown moves the BAT into the first gap before it that it fits.
+func (img *Image) moveBATDown() error {
+	n := batBytes(int64(len(img.bat)))
+	for _, g := range img.gaps() {
+		if g[0] >= img.lay.batOff {
+			break
+		}
+		if g[1]-g[0] >= n {
+			return img.writeBATAt(g[0])
+		}
+	}
+	return nil
+}
+
+// writeBATAt writes the BAT in a place that nothing uses, and switches to it
+// with one write of the header's first sector.
+func (img *Image) writeBATAt(at int64) error {
+	if _, err := img.f.WriteAt(img.bat.encode(), at); err != nil {
+		return fmt.Errorf("BAT: %w", err)
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	header := img.header
+	header.TableOffset = uint64(at)
+	header.MaxTableEntries = uint32(len(img.bat))
+	return img.writeHeader(header)
 }
 
 // copyBlock copies a block as it is stored to a place that nothing uses. Holes

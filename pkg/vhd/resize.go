@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -41,11 +42,8 @@ func (img *Image) Resize(size int64) error {
 // resizedFooter is the footer that goes with a new size.
 func (img *Image) resizedFooter(size int64) (Footer, error) {
 	f := img.footer
-	if size < 0 {
-		return f, fmt.Errorf("disk size %d is negative", size)
-	}
-	if size > MaxSectors*SectorSize {
-		return f, fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", size, ErrTooLarge, int64(MaxSectors)*SectorSize)
+	if err := checkSize(size); err != nil {
+		return f, err
 	}
 	sectors := (size + SectorSize - 1) / SectorSize
 	if SizeAuto.resolve(&f) == SizeFromGeometry {
@@ -135,44 +133,40 @@ func (img *Image) zeroHidden(size int64) error {
 
 // growBAT makes room for the entries of so many blocks, and marks the new ones
 // as unused: behind the others where there is room, else in a new place at the
-// end of the file, to which one write of the header's first sector switches.
+// end of the file.
 func (img *Image) growBAT(blocks int64) error {
-	table := make(bat, blocks)
-	n := copy(table, img.bat)
+	n := len(img.bat)
+	table := append(slices.Clone(img.bat), make(bat, blocks-int64(n))...)
 	for i := n; i < len(table); i++ {
 		table[i] = unused
 	}
-	header := img.header
-	header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
-	a := &img.alloc
-	switch {
-	case batBytes(blocks) <= img.roomForBAT():
-		b := table.encode()
-		if _, err := img.f.WriteAt(b[n*4:], img.lay.batOff+int64(n)*4); err != nil {
+	img.bitmaps.grow(blocks)
+	if batBytes(blocks) <= img.roomForBAT() {
+		if _, err := img.f.WriteAt(table.encode()[n*4:], img.lay.batOff+int64(n)*4); err != nil {
 			return fmt.Errorf("BAT: %w", err)
 		}
-	default:
-		header.MaxTableEntries = uint32(blocks)
-		at := roundUp(a.end+footerSize, dataAlign)
-		end := at + batBytes(blocks)
-		if err := a.moveFooter(img, end); err != nil {
+		if err := img.f.Sync(); err != nil {
 			return err
 		}
-		if _, err := img.f.WriteAt(table.encode(), at); err != nil {
-			return fmt.Errorf("BAT: %w", err)
-		}
-		header.TableOffset = uint64(at)
-		a.leaveFooter()
-		a.end = end
+		img.bat = table
+		header := img.header
+		header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
+		return img.writeHeader(header)
 	}
-	if err := img.f.Sync(); err != nil {
+	a := &img.alloc
+	at := roundUp(a.end+footerSize, dataAlign)
+	end := at + batBytes(blocks)
+	if err := a.moveFooter(img, end); err != nil {
 		return err
 	}
-	if err := img.writeHeader(header); err != nil {
-		return err
-	}
+	a.leaveFooter()
+	a.end = end
+	before := img.bat
 	img.bat = table
-	img.bitmaps.grow(blocks)
+	if err := img.writeBATAt(at); err != nil {
+		img.bat = before
+		return err
+	}
 	old := a.old
 	a.old = -1
 	return img.zeroFooter(old)
