@@ -108,7 +108,7 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 	}
 	file, size, err := disk.OpenFile(ref.name, false)
 	if err != nil {
-		return c.openError(ref.name, err)
+		return c.openError(ref, err)
 	}
 	defer file.Close()
 	f, err := c.formatToCheck(ref, file, size)
@@ -136,7 +136,7 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 		fmt.Fprintf(c.stdout, "%s: %s: %s at offset %d: found %s, wanted %s\n", x.Severity, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
 	})
 	if err != nil {
-		return c.openError(ref.name, err)
+		return c.openError(ref, err)
 	}
 	counts.Filename, counts.Format = ref.name, f.Name
 	switch {
@@ -172,7 +172,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	if name := ref.options.Format; name != "" {
 		f, err := formatByName(name)
 		if err != nil {
-			return nil, c.openError(ref.name, qemuErrorf("Unknown driver '%s'", name))
+			return nil, c.openError(ref, qemuErrorf("Unknown driver '%s'", name))
 		}
 		return f, nil
 	}
@@ -182,7 +182,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	}
 	f, err := formats.Probe(r, size)
 	if err != nil {
-		return nil, c.openError(ref.name, err)
+		return nil, c.openError(ref, err)
 	}
 	return formatOf(f), nil
 }

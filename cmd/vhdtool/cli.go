@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,23 +218,24 @@ func (c *cli) message(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, fmt.Sprintf(format, args...))
 }
 
-// openError says why a file could not be opened as a disk.
-func (c *cli) openError(name string, err error) error {
+// openError says why an image could not be opened.
+func (c *cli) openError(ref imageRef, err error) error {
 	var pe *fs.PathError
 	isPath := errors.As(err, &pe)
 	if !c.likeQEMU {
 		if isPath {
-			return fmt.Errorf("%s: %w", name, pe.Err)
+			return fmt.Errorf("%s: %w", ref.name, pe.Err)
 		}
-		return hintFor(fmt.Errorf("%s: %w", name, err))
+		return hintFor(fmt.Errorf("%s: %w", ref.name, err))
 	}
+	arg := cmp.Or(ref.arg, ref.name)
 	switch {
 	case isPath:
-		return qemuErrorf("Could not open '%s': Could not open '%s': %s", name, name, cText(pe.Err))
+		return qemuErrorf("Could not open '%s': Could not open '%s': %s", arg, ref.name, cText(pe.Err))
 	case errors.Is(err, vhd.ErrNotVHD):
-		return qemuErrorf("Could not open '%s': invalid VPC image", name)
+		return qemuErrorf("Could not open '%s': invalid VPC image", arg)
 	}
-	return qemuErrorf("Could not open '%s': %w", name, err)
+	return qemuErrorf("Could not open '%s': %w", arg, err)
 }
 
 // hintFor adds what may help to the errors of the engine.

@@ -91,7 +91,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if disks[0].Size() != disks[1].Size() && o.strict {
 		return differ("Strict mode: Image size mismatch!")
 	}
-	progress := c.newProgress(o.progress, o.quiet, 2)
+	progress := c.newProgress(o.progress, o.quiet, false, 2)
 	defer func() { progress.finish(err == nil) }()
 	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Progress: progress.update})
 	var side *convert.SideError

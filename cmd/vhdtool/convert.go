@@ -42,6 +42,9 @@ func (c *cli) newConvertCmd() *cobra.Command {
 Holes and zeros stay holes. TARGET takes its name when it is complete; until
 then, and if anything fails, an older file of that name stays as it is.
 
+SOURCE may be - for standard input, and TARGET - for standard output. Data that
+is compressed (gzip, bzip2, zstd, xz) is decompressed, unless -f is given.
+
 The target's format is the one named with -O, else what its suffix says (.vhd,
 .vpc, .avhd), else raw.`,
 		Example: "  vhdtool convert disk.raw disk.vhd\n" +
@@ -117,6 +120,19 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	return co, flush, o.source.check()
 }
 
+// conversion is a convert command whose flags are understood.
+type conversion struct {
+	*cli
+	target  string
+	format  *format
+	named   string       // format as given, for a target that exists
+	options disk.Options // of the target's format
+	copy    convert.Options
+	flush   bool
+	quiet   bool
+	product string // that the target is for
+}
+
 func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	target := ""
 	if n := len(o.args); n > 0 {
@@ -140,53 +156,99 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	copts, flush, err := o.copyOptions()
+	v := conversion{
+		cli: c, target: target, format: f, named: o.format, options: opts.set,
+		quiet: o.quiet, product: o.target.consumer,
+	}
+	if v.copy, v.flush, err = o.copyOptions(); err != nil {
+		return err
+	}
+	in, err := c.openInputs(&o.source, o.args[:len(o.args)-1])
 	if err != nil {
 		return err
 	}
-	src, names, err := c.openSources(&o.source, o.args[:len(o.args)-1])
-	if err != nil {
-		return err
-	}
-	defer src.Close()
+	defer in.close()
 	if o.compress {
 		return qemuErrorf("Compression not supported for this file format")
 	}
-	for _, name := range names {
+	for _, name := range in.names {
 		if err := c.refuseSource(name, target, f); err != nil {
 			return err
 		}
 	}
 	if o.salvage {
-		copts.Salvage = func(off, n int64, err error) {
+		v.copy.Salvage = func(off, n int64, err error) {
 			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)
 		}
 	}
-	progress := c.newProgress(o.progress, o.quiet, 1)
-	copts.Progress = progress.update
+	toStdout := c.isPipe(target)
+	progress := c.newProgress(o.progress, o.quiet, toStdout, 1)
+	v.copy.Progress = progress.update
 	defer func() { progress.finish(err == nil) }()
-	if o.noCreate {
-		return c.convertInPlace(ctx, src, target, o.format, &copts)
+	switch {
+	case o.noCreate:
+		return v.inPlace(ctx, in)
+	case toStdout:
+		return v.toStdout(ctx, in)
 	}
-	if err := checkOptions(f, opts.set); err != nil {
-		return conversionError(target, f, err)
+	return v.toFile(ctx, in)
+}
+
+// toFile makes a new target.
+func (v *conversion) toFile(ctx context.Context, in *input) error {
+	if err := checkOptions(v.format, v.options); err != nil {
+		return conversionError(v.target, v.format, err)
 	}
-	out, err := c.createOutput(target, f, src.Size(), opts.set)
+	out, err := v.createOutput(v.target, v.format, in.size(), v.options)
 	if err != nil {
-		return conversionError(target, f, err)
+		return conversionError(v.target, v.format, err)
 	}
-	if err := convert.Copy(ctx, out.disk, src, &copts); err != nil {
+	if in.stream != nil {
+		_, err = convert.ReadFrom(ctx, out.disk.(convert.GrowingTarget), in.stream, in.trailer(), &v.copy)
+	} else {
+		err = convert.Copy(ctx, out.disk, in.disk, &v.copy)
+	}
+	if err != nil {
 		out.discard()
-		return copyError(target, err)
+		return copyError(v.target, creationError(v.format, err))
 	}
-	if err := out.commit(flush); err != nil {
-		return fmt.Errorf("%s: %w", target, err)
+	var guest disk.Disk = out.disk
+	if in.disk != nil {
+		guest = in.disk
 	}
-	if !o.quiet {
-		c.warnSize(o.target.consumer, out.disk.Size())
-		c.warnGPT(target, src, out.disk.Size())
+	backup, hasGPT := gpt.BackupLBA(guest)
+	if err := out.commit(v.flush); err != nil {
+		return fmt.Errorf("%s: %w", v.target, err)
+	}
+	if v.quiet {
+		return nil
+	}
+	v.warnSize(v.product, out.disk.Size())
+	if hasGPT {
+		v.warnGPT(backup, in.size(), out.disk.Size())
 	}
 	return nil
+}
+
+// inPlace writes into a target that exists.
+func (v *conversion) inPlace(ctx context.Context, in *input) error {
+	d, _, err := v.open(imageRef{name: v.target, options: disk.OpenOptions{Format: v.named}}, true)
+	if err != nil {
+		return err
+	}
+	if d.Size() < in.size() {
+		d.Close()
+		return qemuErrorf("output file is smaller than input file")
+	}
+	if in.stream != nil {
+		_, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
+	} else {
+		err = convert.Copy(ctx, d.(convert.Target), in.disk, &v.copy)
+	}
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return copyError(v.target, err)
 }
 
 // warnSize says so when the product that an image is for does not take disks of
@@ -202,55 +264,15 @@ func (c *cli) warnSize(consumer string, size int64) {
 	}
 }
 
-// warnGPT says so when padding has moved the end of a disk away from the backup
-// of its partition table.
-func (c *cli) warnGPT(target string, src disk.Disk, size int64) {
-	backup, ok := gpt.BackupLBA(src)
-	if !ok || c.likeQEMU || size == src.Size() || backup != src.Size()/disk.SectorSize-1 {
+// warnGPT says so when padding has moved the end of a disk of size bytes away
+// from the backup of its partition table. A size of -1 is not known.
+func (v *conversion) warnGPT(backup, size, now int64) {
+	end := (backup + 1) * disk.SectorSize
+	if v.likeQEMU || end >= now || size >= 0 && end != size {
 		return
 	}
-	c.message("warning: %s: the disk has grown by %d sectors, and the backup of its GPT is no longer in its last sector", target, (size-src.Size())/disk.SectorSize)
-	fmt.Fprintf(c.stderr, "hint: 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std', on the raw disk enlarged before or in the running system, moves it there\n")
-}
-
-// openSources opens the sources as one disk, and returns their files' names.
-func (c *cli) openSources(flags *sourceFlags, args []string) (disk.Disk, []string, error) {
-	var disks []disk.Disk
-	var names []string
-	for _, arg := range args {
-		ref, err := flags.resolve(arg)
-		if err == nil {
-			var d disk.Disk
-			if d, _, err = c.open(ref, false); err == nil {
-				disks = append(disks, d)
-				names = append(names, ref.name)
-				continue
-			}
-		}
-		disk.NewConcat(disks...).Close()
-		return nil, nil, err
-	}
-	if len(disks) == 1 {
-		return disks[0], names, nil
-	}
-	return disk.NewConcat(disks...), names, nil
-}
-
-// convertInPlace copies into an image that exists.
-func (c *cli) convertInPlace(ctx context.Context, src disk.Disk, target, format string, o *convert.Options) error {
-	d, _, err := c.open(imageRef{name: target, options: disk.OpenOptions{Format: format}}, true)
-	if err != nil {
-		return err
-	}
-	if d.Size() < src.Size() {
-		d.Close()
-		return qemuErrorf("output file is smaller than input file")
-	}
-	err = convert.Copy(ctx, d.(convert.Target), src, o)
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return copyError(target, err)
+	v.message("warning: %s: the disk ends %d sectors behind the backup of its GPT, which belongs into the last sector", v.target, (now-end)/disk.SectorSize)
+	fmt.Fprintln(v.stderr, "hint: in the running system, or on the raw disk made as large before, 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there")
 }
 
 // conversionError is an error of making the target.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,7 +27,7 @@ type ddOptions struct {
 func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
-		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] if=FILE of=FILE",
+		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [if=FILE] [of=FILE]",
 		Short: "Copy a part of a disk",
 		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
 what they mean to dd(1), in bytes of the disks, not of the files: count blocks
@@ -32,7 +35,8 @@ of bs bytes (512) are copied, after skipping skip blocks of the input and seek
 blocks of the output.
 
 With conv=notrunc an existing output is written in place and keeps the rest of
-its contents; otherwise of= is a new image, as large as what is copied needs.`,
+its contents; otherwise of= is a new image, as large as what is copied needs. Without
+if= or of= it reads standard input or writes standard output.`,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -99,9 +103,6 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 			return o, err
 		}
 	}
-	if o.input == "" || o.output == "" {
-		return o, qemuErrorf("Must specify both input and output files")
-	}
 	for _, n := range []int64{o.count, o.skip, o.seek} {
 		if n > math.MaxInt64/o.bs {
 			return o, fmt.Errorf("%d blocks of %d bytes are more than a disk can have", n, o.bs)
@@ -115,6 +116,9 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := c.ddPipes(&args); err != nil {
+		return err
+	}
 	if err := o.source.check(); err != nil {
 		return err
 	}
@@ -124,6 +128,9 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 			return qemuErrorf("Unknown file format")
 		}
 		return err
+	}
+	if c.isPipe(args.input) {
+		return c.ddFromStream(ctx, o, &args, f)
 	}
 	ref, err := o.source.resolve(args.input)
 	if err != nil {
@@ -150,17 +157,47 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err != nil {
 		return err
 	}
+	return c.ddPart(ctx, o, &args, f, part)
+}
+
+// ddPipes puts standard input and output where an operand is missing.
+func (c *cli) ddPipes(args *ddOperands) error {
+	if c.likeQEMU && (args.input == "" || args.output == "") {
+		return qemuErrorf("Must specify both input and output files")
+	}
+	args.input = cmp.Or(args.input, pipeName)
+	args.output = cmp.Or(args.output, pipeName)
+	return nil
+}
+
+// ddPart copies a part of a disk to where the operands say.
+func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
+	if c.isPipe(args.output) {
+		v := conversion{cli: c, target: args.output, format: f}
+		return v.toStdout(ctx, &input{disk: part})
+	}
 	seek := args.seek * args.bs
 	if args.notrunc {
-		done, err := c.ddInPlace(ctx, part, seek, args.output, o.format)
-		if done || err != nil {
+		d, err := c.ddExisting(args, o.format)
+		if d != nil || err != nil {
+			if err != nil {
+				return err
+			}
+			if seek > d.Size() || part.Size() > d.Size()-seek {
+				d.Close()
+				return fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", args.output, part.Size(), seek, d.Size())
+			}
+			err := c.copyTo(ctx, d.(convert.Target), seek, part, args.output)
+			if cerr := d.Close(); err == nil && cerr != nil {
+				err = fmt.Errorf("%s: %w", args.output, cerr)
+			}
 			return err
 		}
 	}
-	if n > math.MaxInt64-seek {
-		return fmt.Errorf("%s: %d bytes behind %d are more than a disk can have", args.output, n, seek)
+	if part.Size() > math.MaxInt64-seek {
+		return fmt.Errorf("%s: %d bytes behind %d are more than a disk can have", args.output, part.Size(), seek)
 	}
-	out, err := c.createOutput(args.output, f, seek+n, nil)
+	out, err := c.createOutput(args.output, f, seek+part.Size(), nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", args.output, err)
 	}
@@ -174,24 +211,14 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	return nil
 }
 
-// ddInPlace writes into an existing image. It reports false if there is none.
-func (c *cli) ddInPlace(ctx context.Context, part *disk.Section, seek int64, target, format string) (bool, error) {
-	d, _, err := c.open(imageRef{name: target, options: disk.OpenOptions{Format: format}}, true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// ddExisting opens the output to be written in place. It returns nil if there is
+// none.
+func (c *cli) ddExisting(args *ddOperands, format string) (disk.Disk, error) {
+	if _, err := os.Stat(args.output); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	if seek > d.Size() || part.Size() > d.Size()-seek {
-		d.Close()
-		return false, fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", target, part.Size(), seek, d.Size())
-	}
-	err = c.copyTo(ctx, d.(convert.Target), seek, part, target)
-	if cerr := d.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("%s: %w", target, cerr)
-	}
-	return true, err
+	d, _, err := c.open(imageRef{name: args.output, options: disk.OpenOptions{Format: format}}, true)
+	return d, err
 }
 
 // copyTo copies to the part of a disk that starts at seek.
@@ -201,4 +228,57 @@ func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return copyError(name, convert.Copy(ctx, at, part, nil))
+}
+
+// ddFromStream copies standard input.
+func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, f *format) error {
+	flags := o.source
+	flags.format = cmp.Or(flags.format, rawFormat.Name) // dd decompresses nothing
+	in, err := c.openStdin(&flags)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	if in.disk != nil { // redirected from a file
+		in.stream = io.NewSectionReader(in.disk, 0, in.disk.Size())
+		in.disk = nil
+	}
+	count := int64(-1)
+	if args.hasCount {
+		count = args.count * args.bs
+	}
+	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	v := conversion{cli: c, target: args.output, format: f, named: o.format, quiet: true}
+	if c.isPipe(args.output) {
+		return v.toStdout(ctx, in)
+	}
+	seek := args.seek * args.bs
+	if args.notrunc {
+		d, err := c.ddExisting(args, o.format)
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			at, err := disk.NewSection(d, min(seek, d.Size()), max(d.Size()-seek, 0))
+			if err == nil {
+				_, err = convert.ReadFrom(ctx, existing{at}, in.stream, nil, nil)
+			}
+			if cerr := d.Close(); err == nil {
+				err = cerr
+			}
+			return copyError(args.output, err)
+		}
+	}
+	in.stream = io.MultiReader(io.LimitReader(zeroReader{}, seek), in.stream)
+	return v.toFile(ctx, in)
+}
+
+// zeroReader is zeros without end.
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

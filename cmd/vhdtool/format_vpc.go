@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -44,7 +46,10 @@ var vpcFormat = format{
 	},
 	describe: describeVPC,
 	fileSize: vpcFileSize,
-	check:    checkVPC,
+
+	stream:    streamVPC,
+	streamEnd: endVPC,
+	check:     checkVPC,
 }
 
 func openVPC(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
@@ -85,15 +90,45 @@ func vpcOpenOptions(o *disk.OpenOptions) (*vhd.OpenOptions, error) {
 }
 
 func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
-	vo, err := vpcCreateOptions(size, o)
+	vo, err := vpcCreateOptions(max(size, 0), o)
 	if err != nil {
 		return nil, err
 	}
+	vo.Growing = size < 0
 	img, err := vhd.CreateIn(f, vo)
 	if err != nil {
 		return nil, err
 	}
 	return img, nil
+}
+
+// streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
+// twice.
+func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options) error {
+	vo, err := vpcCreateOptions(src.Size(), o)
+	if err != nil {
+		return err
+	}
+	_, blockSize, err := vo.Blocks()
+	if err != nil {
+		return err
+	}
+	var used []int64
+	if blockSize > 0 {
+		if used, err = convert.UsedBlocks(ctx, src, blockSize); err != nil {
+			return err
+		}
+	}
+	return vhd.WriteStream(w, vo, src, used)
+}
+
+// endVPC writes what follows the bytes of a fixed disk.
+func endVPC(w io.Writer, size int64, o disk.Options) error {
+	vo, err := vpcCreateOptions(size, o)
+	if err != nil {
+		return err
+	}
+	return vhd.WriteFixedEnd(w, vo)
 }
 
 func vpcFileSize(size int64, o disk.Options) (fileSize, error) {

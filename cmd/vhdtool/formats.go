@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"math"
 	"os"
@@ -21,6 +22,11 @@ type format struct {
 	// fileSize says how long the file of a new image will be; nil if as long as
 	// the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
+	// stream writes a new image of src to a pipe; nil if it is the disk's bytes.
+	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options) error
+	// streamEnd writes what follows the bytes of a disk that went to a pipe
+	// before its size was known; nil if nothing does.
+	streamEnd func(w io.Writer, size int64, o disk.Options) error
 	// check examines a file; nil if the format has nothing to check.
 	check func(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error)
 }
@@ -94,14 +100,34 @@ var rawFormat = format{
 }
 
 func createRaw(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	align := int64(disk.SectorSize)
 	if v, given := o[alignOption.name]; given {
-		align, _ := sizearg.Parse(v)
-		if align <= 0 || size > math.MaxInt64-align {
-			return nil, qemuErrorf("Parameter 'align' expects a size that a disk can be a multiple of")
-		}
-		size = (size + align - 1) / align * align
+		align, _ = sizearg.Parse(v)
 	}
-	return raw.Create(f, size)
+	if align <= 0 || size > math.MaxInt64-align {
+		return nil, qemuErrorf("Parameter 'align' expects a size that a disk can be a multiple of")
+	}
+	known := max(size, 0)
+	if size < 0 && disk.IsDevice(f) {
+		var err error
+		if known, err = disk.DeviceSize(f); err != nil {
+			return nil, err
+		}
+		align = 1
+	}
+	d, err := raw.Create(f, (known+align-1)/align*align)
+	return alignedRaw{d, align}, err
+}
+
+// alignedRaw is a raw disk whose size is a multiple of align, also when it is
+// found out late.
+type alignedRaw struct {
+	*raw.Disk
+	align int64
+}
+
+func (d alignedRaw) Resize(size int64) error {
+	return d.Disk.Resize((size + d.align - 1) / d.align * d.align)
 }
 
 // onlyOptions refuses options that the format does not have.

@@ -94,7 +94,7 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	defer d.Close()
 	st, err := os.Stat(ref.name)
 	if err != nil {
-		return c.openError(ref.name, err)
+		return c.openError(ref, err)
 	}
 	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
 	if b, ok := d.(disk.Blocker); ok {

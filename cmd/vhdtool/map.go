@@ -80,7 +80,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		print = printMapJSON
 	}
 	if err := print(ctx, w, d, start, n, ref.name); err != nil {
-		return c.openError(ref.name, err)
+		return c.openError(ref, err)
 	}
 	return w.Flush()
 }

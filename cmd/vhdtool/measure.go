@@ -131,13 +131,13 @@ func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o di
 	if err != nil {
 		return m, err
 	}
-	var used int64
+	var used []int64
 	if src != nil && file.blockSize > 0 {
-		if used, err = convert.CountBlocks(ctx, src, file.blockSize); err != nil {
+		if used, err = convert.UsedBlocks(ctx, src, file.blockSize); err != nil {
 			return m, err
 		}
 	}
-	if m.Required, err = file.length(used); err != nil {
+	if m.Required, err = file.length(int64(len(used))); err != nil {
 		return m, err
 	}
 	m.FullyAllocated, err = file.length(file.blocks)

@@ -35,13 +35,14 @@ func (s *sourceFlags) check() error {
 
 // imageRef is an image as the command line names it.
 type imageRef struct {
+	arg     string // as typed; "" if that is the name
 	name    string // of the file
 	options disk.OpenOptions
 }
 
 // resolve reads an image argument.
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
-	ref := imageRef{name: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
+	ref := imageRef{arg: arg, name: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
 	if !s.imageOpts {
 		return ref, nil
 	}
@@ -82,9 +83,9 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	d, f, err := disk.Open(ref.name, formats, &o)
 	switch {
 	case errors.Is(err, disk.ErrUnknownFormat):
-		return nil, nil, c.openError(ref.name, qemuErrorf("Unknown driver '%s'", o.Format))
+		return nil, nil, c.openError(ref, qemuErrorf("Unknown driver '%s'", o.Format))
 	case err != nil:
-		return nil, nil, c.openError(ref.name, err)
+		return nil, nil, c.openError(ref, err)
 	}
 	if f == &rawFormat.Format && o.Format == "" {
 		c.warnDamaged(ref.name, d)

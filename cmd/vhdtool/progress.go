@@ -14,9 +14,13 @@ type progress interface {
 }
 
 // newProgress chooses how to show it: in per cent if asked for, else not at
-// all. step is that of the percentage.
-func (c *cli) newProgress(percent, quiet bool, step float64) progress {
+// all. The percentage goes to stdout, as qemu-img's, unless that has the data;
+// step is how much it grows.
+func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progress {
 	if percent && !quiet {
+		if dataOnStdout {
+			return newPercentProgress(c.stderr, step)
+		}
 		return newPercentProgress(c.stdout, step)
 	}
 	return noProgress{}

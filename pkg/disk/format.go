@@ -35,7 +35,8 @@ type Format struct {
 	Open func(f *os.File, size int64, o *OpenOptions) (Disk, error)
 
 	// Create starts a new image of size bytes (the format may round up) in an
-	// empty file. The image is complete when the disk is closed.
+	// empty file. The image is complete when the disk is closed. A size below 0
+	// is not known yet: the disk is a Resizer, and is given its size later.
 	Create func(f File, size int64, o Options) (Disk, error)
 }
 
@@ -120,6 +121,25 @@ func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	if err != nil {
 		return nil, format, err
 	}
+	return openAs(f, size, format, formats, o)
+}
+
+// OpenAs opens a file of size bytes, which is open already, as [Open] does. The
+// disk closes the file, and so does an error.
+func OpenAs(f *os.File, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
+	var format *Format
+	if o.Format != "" {
+		var err error
+		if format, err = formats.ByName(o.Format); err != nil {
+			f.Close()
+			return nil, nil, err
+		}
+	}
+	return openAs(f, size, format, formats, o)
+}
+
+func openAs(f *os.File, size int64, format *Format, formats Formats, o *OpenOptions) (Disk, *Format, error) {
+	var err error
 	if format == nil {
 		if format, err = formats.Probe(f, size); err != nil {
 			f.Close()

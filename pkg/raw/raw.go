@@ -101,14 +101,17 @@ func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 }
 
 // Resize changes the size, rounded up to a whole sector. What the disk gains
-// reads as zeros.
+// reads as zeros. A device keeps its size, which must suffice.
 func (d *Disk) Resize(size int64) error {
 	if size < 0 {
 		return fmt.Errorf("disk size %d is negative", size)
 	}
 	size = roundUp(size)
 	if disk.IsDevice(d.f) {
-		return errors.New("a device cannot be resized")
+		if size > d.size {
+			return fmt.Errorf("a device of %d bytes cannot become larger", d.size)
+		}
+		return nil
 	}
 	if err := d.f.Truncate(size); err != nil {
 		return err

@@ -24,6 +24,11 @@ type CreateOptions struct {
 	// Align, if not 0, rounds the size up to a multiple of so many bytes, itself
 	// a multiple of 512. It goes with Exact.
 	Align int64
+	// Growing says that the size is not known yet: the new image will be given
+	// its size by Resize, after parts of it were written. A dynamic image keeps
+	// room for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
+	// first block; the BAT of a larger disk stands at the end of the file.
+	Growing bool
 	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
 	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
 	// 2 MiB.
@@ -70,6 +75,9 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		r: f, f: f, footer: footer, header: header, trailing: true,
 		size: int64(footer.CurrentSize), rule: SizeAuto.resolve(&footer),
 	}
+	// What was chosen at random, or by the clock, stays when the size changes.
+	img.plan = *o
+	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
 	a := &img.alloc
 	a.fresh, a.old, a.device = true, -1, disk.IsDevice(f)
 	if !img.dynamic() {
@@ -83,7 +91,11 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 			img.bat[i] = unused
 		}
 		img.bitmaps.init(blocks, false)
-		a.end = img.lay.batOff + batBytes(blocks)
+		a.batRoom = batBytes(blocks)
+		if o.Growing {
+			a.batRoom = max(a.batRoom, growingBATRoom)
+		}
+		a.end = img.lay.batOff + a.batRoom
 		a.length = a.end + footerSize
 	}
 	if a.device {
@@ -95,6 +107,61 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		return img, err
 	}
 	return img, f.Truncate(a.length)
+}
+
+// growingBATRoom is the room for the BAT of an image of unknown size. It is
+// smaller than a block, so that what is left of it does not count as leaked.
+const growingBATRoom = 256 << 10
+
+// resizeNew gives a new image, not yet complete, another size.
+func (img *Image) resizeNew(size int64) error {
+	o := img.plan
+	o.Size = size
+	footer, header, err := o.metadata()
+	if err != nil {
+		return err
+	}
+	a := &img.alloc
+	if !img.dynamic() {
+		a.end = int64(footer.CurrentSize)
+		a.length = a.end + footerSize
+		if !a.device {
+			err = img.f.Truncate(a.length)
+		} else if a.end > a.tail {
+			err = fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.tail+footerSize)
+		}
+		if err != nil {
+			return err
+		}
+	} else {
+		blocks := int(header.MaxTableEntries)
+		for i := blocks; i < len(img.bat); i++ {
+			if img.bat[i] != unused {
+				return fmt.Errorf("%w: cutting what was written off a new image", ErrUnsupported)
+			}
+		}
+		for len(img.bat) < blocks {
+			img.bat = append(img.bat, unused)
+		}
+		img.bat = img.bat[:blocks]
+		img.bitmaps.grow(int64(blocks))
+	}
+	img.footer, img.header, img.size = footer, header, int64(footer.CurrentSize)
+	return nil
+}
+
+// placeBAT gives the BAT of a new image its final place: in front of the blocks
+// where it fits, else behind them.
+func (img *Image) placeBAT() {
+	a := &img.alloc
+	switch n := batBytes(int64(len(img.bat))); {
+	case a.end == img.lay.batOff+a.batRoom: // there are no blocks
+		a.end = img.lay.batOff + n
+	case n > a.batRoom:
+		img.header.TableOffset = uint64(a.end)
+		a.end += n
+	}
+	img.lay = layoutOf(&img.footer, &img.header, 0)
 }
 
 // Validate checks the options without making anything.
@@ -261,6 +328,9 @@ func (img *Image) complete(flush bool) error {
 		}
 		return nil
 	}
+	if img.dynamic() {
+		img.placeBAT()
+	}
 	if !a.device {
 		if err := img.f.Truncate(a.end + footerSize); err != nil {
 			return err
@@ -269,8 +339,11 @@ func (img *Image) complete(flush bool) error {
 	footer := img.footer.Encode()
 	if img.dynamic() {
 		header := img.header.Encode()
-		if _, err := img.f.WriteAt(append(header[:], img.bat.encode()...), footerSize); err != nil {
-			return fmt.Errorf("dynamic disk header and BAT: %w", err)
+		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
+			return fmt.Errorf("dynamic disk header: %w", err)
+		}
+		if _, err := img.f.WriteAt(img.bat.encode(), img.lay.batOff); err != nil {
+			return fmt.Errorf("BAT: %w", err)
 		}
 	}
 	if err := sync(); err != nil {

@@ -34,8 +34,9 @@ type Image struct {
 	bat     bat
 	bitmaps bitmaps
 
-	wrote   atomic.Bool // something was written since Sync
-	syncing sync.Mutex  // one Sync at a time
+	plan    CreateOptions // of a new image
+	wrote   atomic.Bool   // something was written since Sync
+	syncing sync.Mutex    // one Sync at a time
 	alloc   allocator
 }
 

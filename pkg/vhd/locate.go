@@ -126,6 +126,25 @@ func (fs *footers) ignoringChecksum() (*footerCopy, error) {
 	return nil, err
 }
 
+// IsFooter reports whether b starts with a valid footer.
+func IsFooter(b []byte) bool {
+	if len(b) < footerSize {
+		return false
+	}
+	f := DecodeFooter((*[footerSize]byte)(b))
+	return f.valid()
+}
+
+// IsFixedFooter reports whether the 512 bytes b, which follow so many others, are
+// the footer of a fixed disk made of those.
+func IsFixedFooter(b []byte, before int64) bool {
+	if len(b) != footerSize {
+		return false
+	}
+	f := DecodeFooter((*[footerSize]byte)(b))
+	return f.valid() && f.Type == Fixed && f.CurrentSize == uint64(before)
+}
+
 // Probe returns nil if the file of size bytes is surely a VHD: a footer with
 // cookie, checksum, version and type in order stands at its end, or a copy of
 // one at its start. A damaged copy at the start, where qemu looks, is an error

@@ -11,7 +11,8 @@ import (
 // Resize changes the virtual size in place; what the disk gains reads as
 // zeros, and what it loses is gone. The size is rounded up to a whole sector,
 // and further to the next geometry where the image's size is that of its
-// geometry (creators "qemu" and "vpc "). The original size stays as it is.
+// geometry (creators "qemu" and "vpc "). The original size stays as it is. A new
+// image, not yet complete, is sized as if it had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
 // afterwards the image opens with the old size or with the new one. Nothing
@@ -19,6 +20,9 @@ import (
 func (img *Image) Resize(size int64) error {
 	if img.f == nil {
 		return ErrReadOnly
+	}
+	if img.alloc.fresh {
+		return img.resizeNew(size)
 	}
 	footer, err := img.resizedFooter(size)
 	if err != nil {

@@ -40,6 +40,8 @@ type allocator struct {
 	end    int64 // of the last block; in a file the footer stands there, or will
 	length int64 // of the file
 
+	batRoom int64 // what stands before the blocks of a new image for the BAT
+
 	// A device has its length, and keeps it. Its footer is in the last sector,
 	// and does not move.
 	device bool

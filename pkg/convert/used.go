@@ -6,16 +6,16 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// CountBlocks counts the blocks of blockSize bytes, a power of two, that Copy
+// UsedBlocks returns the blocks of blockSize bytes, a power of two, that Copy
 // would allocate for the disk: those with anything but zeros. Of each block it
 // reads only as far as it must.
-func CountBlocks(ctx context.Context, d disk.Disk, blockSize int64) (int64, error) {
-	var count, off int64
-	counted := int64(-1) // the last block that was
+func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, error) {
+	var used []int64
+	var off int64
 	buf := make([]byte, min(blockSize, 64<<10))
 	for r, err := range zeroRuns(d) {
 		if err != nil {
-			return 0, &OpError{"reading", off, err}
+			return nil, &OpError{"reading", off, err}
 		}
 		end := min(r.end, d.Size())
 		if r.zero {
@@ -24,23 +24,22 @@ func CountBlocks(ctx context.Context, d disk.Disk, blockSize int64) (int64, erro
 		}
 		for off < end {
 			block := off / blockSize
-			if block == counted {
+			if n := len(used); n > 0 && used[n-1] == block {
 				off = min(end, (block+1)*blockSize)
 				continue
 			}
 			if err := ctx.Err(); err != nil {
-				return 0, err
+				return nil, err
 			}
 			b := buf[:min(end-off, (block+1)*blockSize-off, int64(len(buf)))]
 			if n, err := d.ReadAt(b, off); n < len(b) {
-				return 0, &OpError{"reading", off + int64(n), err}
+				return nil, &OpError{"reading", off + int64(n), err}
 			}
 			if !isZero(b) {
-				counted = block
-				count++
+				used = append(used, block)
 			}
 			off += int64(len(b))
 		}
 	}
-	return count, nil
+	return used, nil
 }

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+
+	"golang.org/x/term"
+
+	"github.com/vhdtool/vhdtool/internal/decompress"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// pipeName is what stands for standard input or output.
+const pipeName = "-"
+
+// isPipe reports whether a name stands for standard input or output. qemu-img
+// knows no such name.
+func (c *cli) isPipe(name string) bool { return name == pipeName && !c.likeQEMU }
+
+// input is what a command copies: a disk, or the bytes of a raw disk that can
+// only be read in order.
+type input struct {
+	disk   disk.Disk // nil for a stream
+	stream io.Reader
+	probed bool     // no format was given for the stream
+	names  []string // of the files, none for standard input
+	closer func() error
+}
+
+// size is the disk's size, or -1 if it is not known.
+func (in *input) size() int64 {
+	if in.disk == nil {
+		return -1
+	}
+	return in.disk.Size()
+}
+
+func (in *input) close() { _ = in.closer() }
+
+// trailer recognises the footer of a fixed VHD at the end of a stream, unless
+// the stream was said to be raw.
+func (in *input) trailer() func([]byte, int64) bool {
+	if !in.probed {
+		return nil
+	}
+	return func(b []byte, before int64) bool { return vhd.IsFixedFooter(b, before) }
+}
+
+// openInputs opens the sources as one disk, or the only one as a stream.
+func (c *cli) openInputs(flags *sourceFlags, args []string) (*input, error) {
+	var disks []disk.Disk
+	var names []string
+	fail := func(err error) (*input, error) {
+		_ = disk.NewConcat(disks...).Close()
+		return nil, err
+	}
+	for _, arg := range args {
+		in, err := c.openInput(flags, arg)
+		if err != nil {
+			return fail(err)
+		}
+		if in.disk == nil {
+			if len(args) == 1 {
+				return in, nil
+			}
+			in.close()
+			return fail(fmt.Errorf("%s: a pipe or compressed data cannot be one of several sources", arg))
+		}
+		disks = append(disks, in.disk)
+		names = append(names, in.names...)
+	}
+	all := disks[0]
+	if len(disks) > 1 {
+		all = disk.NewConcat(disks...)
+	}
+	return &input{disk: all, names: names, closer: all.Close}, nil
+}
+
+// openInput opens one source.
+func (c *cli) openInput(flags *sourceFlags, arg string) (*input, error) {
+	if c.isPipe(arg) {
+		return c.openStdin(flags)
+	}
+	ref, err := flags.resolve(arg)
+	if err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(ref.name)
+	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
+		f, err := os.Open(ref.name)
+		if err != nil {
+			return nil, c.openError(ref, err)
+		}
+		return newStream(f, ref.name, ref.options.Format)
+	}
+	if err == nil && st.Mode().IsRegular() && ref.options.Format == "" && !c.likeQEMU {
+		if in, err := c.openCompressed(ref); in != nil || err != nil {
+			return in, err
+		}
+	}
+	d, _, err := c.open(ref, false)
+	if err != nil {
+		return nil, err
+	}
+	return &input{disk: d, names: []string{ref.name}, closer: d.Close}, nil
+}
+
+// openCompressed opens a file as a stream if it is compressed; it returns nil
+// if it is not.
+func (c *cli) openCompressed(ref imageRef) (*input, error) {
+	f, err := os.Open(ref.name)
+	if err != nil {
+		return nil, c.openError(ref, err)
+	}
+	var magic [decompress.MagicSize]byte
+	n, _ := f.ReadAt(magic[:], 0)
+	if decompress.Format(magic[:n]) == "" {
+		f.Close()
+		return nil, nil
+	}
+	in, err := newStream(f, ref.name, "")
+	if err == nil {
+		in.names = []string{ref.name}
+	}
+	return in, err
+}
+
+// openStdin opens standard input: a file that it was redirected from as a
+// disk, anything else as a stream.
+func (c *cli) openStdin(flags *sourceFlags) (*input, error) {
+	const name = "standard input"
+	if term.IsTerminal(int(c.stdin.Fd())) {
+		return nil, fmt.Errorf("%s is a terminal; a disk is expected from a pipe or a file", name)
+	}
+	if err := flags.check(); err != nil {
+		return nil, err
+	}
+	st, err := c.stdin.Stat()
+	if err != nil {
+		return nil, err
+	}
+	pos, err := c.stdin.Seek(0, io.SeekCurrent)
+	if err != nil || pos != 0 || !st.Mode().IsRegular() {
+		return newStream(c.stdin, name, flags.format)
+	}
+	if flags.format == "" {
+		var magic [decompress.MagicSize]byte
+		n, _ := c.stdin.ReadAt(magic[:], 0)
+		if decompress.Format(magic[:n]) != "" {
+			return newStream(c.stdin, name, "")
+		}
+	}
+	ref := imageRef{name: name, options: disk.OpenOptions{Format: flags.format}}
+	d, _, err := disk.OpenAs(c.stdin, st.Size(), formats, &ref.options)
+	if err != nil {
+		return nil, c.openError(ref, err)
+	}
+	return &input{disk: d, closer: d.Close}, nil
+}
+
+// newStream takes a file as a raw disk that is read in order. Unless a format
+// was given, compressed data is decompressed.
+func newStream(f *os.File, name, format string) (*input, error) {
+	fail := func(err error) (*input, error) {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	switch format {
+	case "", rawFormat.Name:
+	default:
+		return fail(fmt.Errorf("format %s cannot be read from a pipe, only raw", format))
+	}
+	if format != "" {
+		return &input{stream: f, closer: f.Close}, nil
+	}
+	data, _, err := decompress.NewReader(f)
+	if err != nil {
+		return fail(err)
+	}
+	r := bufio.NewReaderSize(data, 1<<16)
+	head, err := r.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		data.Close()
+		return fail(err)
+	}
+	if err := formatOfStream(head); err != nil {
+		data.Close()
+		return fail(err)
+	}
+	return &input{stream: r, probed: true, closer: func() error {
+		data.Close()
+		return f.Close()
+	}}, nil
+}
+
+// formatOfStream refuses a stream that starts like an image which cannot be
+// read in order.
+func formatOfStream(head []byte) error {
+	if vhd.IsFooter(head) {
+		return &hintError{
+			errors.New("a dynamic VHD cannot be read from a pipe or from compressed data, only a raw disk or a fixed VHD"),
+			"write it to a file first; -f raw takes its bytes as they are",
+		}
+	}
+	_, err := formats.Probe(head0(head), int64(len(head)))
+	return err
+}
+
+// head0 is the start of a stream as a file of its own.
+type head0 []byte
+
+func (h head0) ReadAt(p []byte, off int64) (int, error) {
+	if off >= int64(len(h)) {
+		return 0, io.EOF
+	}
+	n := copy(p, h[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// existing is a target of a fixed size for a stream.
+type existing struct{ convert.Target }
+
+// Resize refuses sizes that the target does not have.
+func (e existing) Resize(size int64) error {
+	if size > e.Size() {
+		return fmt.Errorf("the target ends at byte %d, and there is more to write", e.Size())
+	}
+	return nil
+}
+
+// section of a stream: count bytes after skip bytes; a count below 0 means all.
+func streamSection(r io.Reader, skip, count int64) (io.Reader, error) {
+	if _, err := io.CopyN(io.Discard, r, skip); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if count < 0 {
+		count = math.MaxInt64
+	}
+	return io.LimitReader(r, count), nil
+}
