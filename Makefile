@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install test race interop lint fuzz bench demo clean help
+.PHONY: build install test race interop lint fuzz man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -30,6 +30,9 @@ lint: ## gofumpt, vet, staticcheck, shellcheck
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
+
+man: ## write the man pages, docs/man
+	$(GO) test ./cmd/vhdtool -run '^TestManPages$$$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

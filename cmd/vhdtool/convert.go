@@ -20,6 +20,7 @@ type convertOptions struct {
 	format       string
 	options      []string
 	sparse       string
+	sparseGiven  bool
 	cache        string
 	sourceCache  string
 	workers      string
@@ -29,8 +30,12 @@ type convertOptions struct {
 	noCreate     bool
 	targetIsZero bool
 	compress     bool
-	salvage      bool
-	args         []string
+	offload      bool
+	backing      string
+
+	targetImageOpts bool
+	salvage         bool
+	args            []string
 }
 
 func (c *cli) newConvertCmd() *cobra.Command {
@@ -52,6 +57,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 			"  vhdtool convert disk.vhd disk.raw",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
+			o.sparseGiven = cmd.Flags().Changed("sparse-size")
 			return c.runConvert(cmd.Context(), &o)
 		},
 	}
@@ -64,6 +70,10 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.StringVarP(&o.sourceCache, "source-cache", "T", "writeback", "cache mode of the source, accepted for compatibility")
 	fl.StringVarP(&o.workers, "parallel", "m", "", "requests at a time, 1 to 16 (default: one for each processor)")
 	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
+	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: what the file system can do is used anyway")
+	fl.StringP("snapshot", "l", "", "not supported: no format here has snapshots")
+	fl.StringVarP(&o.backing, "backing", "B", "", "not supported: parent of a differencing image")
+	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
 	fl.StringVarP(&o.rate, "rate-limit", "r", "", "not supported")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
@@ -71,8 +81,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros")
 	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
 	fl.BoolVar(&o.salvage, "salvage", false, "go on where the source cannot be read, with zeros")
-	o.target.add(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
+	o.target.add(cmd, "target-format")
 	return cmd
 }
 
@@ -114,6 +123,22 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	if o.noCreate && len(o.options) > 0 {
 		return co, false, qemuErrorf("-o has no effect when skipping image creation")
 	}
+	if o.targetImageOpts && !o.noCreate {
+		return co, false, qemuErrorf("--target-image-opts requires use of -n flag")
+	}
+	if o.offload {
+		switch {
+		case o.sparseGiven:
+			return co, false, qemuErrorf("Cannot enable copy offloading when -S is used")
+		case o.compress:
+			return co, false, qemuErrorf("Cannot enable copy offloading when -c is used")
+		case o.salvage:
+			return co, false, qemuErrorf("Cannot use copy offloading in salvaging mode")
+		}
+	}
+	if o.backing != "" {
+		return co, false, errors.New("-B: making differencing images is not supported")
+	}
 	if o.rate != "" {
 		return co, false, errors.New("-r: limiting the rate is not supported")
 	}
@@ -130,7 +155,9 @@ type conversion struct {
 	copy    convert.Options
 	flush   bool
 	quiet   bool
-	product string // that the target is for
+
+	imageOpts bool   // the target is given as options
+	product   string // that the target is for
 }
 
 func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
@@ -158,7 +185,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	v := conversion{
 		cli: c, target: target, format: f, named: o.format, options: opts.set,
-		quiet: o.quiet, product: o.target.consumer,
+		quiet: o.quiet, product: o.target.consumer, imageOpts: o.targetImageOpts,
 	}
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
@@ -210,7 +237,7 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	}
 	if err != nil {
 		out.discard()
-		return copyError(v.target, creationError(v.format, err))
+		return v.copyError(in.name(), v.target, creationError(v.format, err))
 	}
 	var guest disk.Disk = out.disk
 	if in.disk != nil {
@@ -232,7 +259,12 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 
 // inPlace writes into a target that exists.
 func (v *conversion) inPlace(ctx context.Context, in *input) error {
-	d, _, err := v.open(imageRef{name: v.target, options: disk.OpenOptions{Format: v.named}}, true)
+	flags := sourceFlags{format: v.named, imageOpts: v.imageOpts}
+	ref, err := flags.resolve(v.target)
+	if err != nil {
+		return err
+	}
+	d, _, err := v.open(ref, true)
 	if err != nil {
 		return err
 	}
@@ -248,7 +280,7 @@ func (v *conversion) inPlace(ctx context.Context, in *input) error {
 	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
-	return copyError(v.target, err)
+	return v.copyError(in.name(), v.target, err)
 }
 
 // warnSize says so when the product that an image is for does not take disks of
@@ -280,11 +312,19 @@ func conversionError(target string, f *format, err error) error {
 	return qemuErrorf("%s: error while converting %s: %w", target, f.Name, err)
 }
 
-// copyError is an error of the copying itself.
-func copyError(target string, err error) error {
+// copyError is an error of the copying itself. qemu-img does not say of which
+// file it speaks.
+func (c *cli) copyError(source, target string, err error) error {
 	var op *convert.OpError
 	if errors.As(err, &op) {
-		return fmt.Errorf("error while %s at byte %d: %w", op.Op, op.Off, op.Err)
+		name := target
+		if op.Op == "reading" {
+			name = source
+		}
+		if c.likeQEMU {
+			return qemuErrorf("error while %s at byte %d: %w", op.Op, op.Off, op.Err)
+		}
+		return fmt.Errorf("%s: error while %s at byte %d: %w", name, op.Op, op.Off, op.Err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", target, err)

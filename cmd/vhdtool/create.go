@@ -44,8 +44,7 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 	fl.StringP("backing-format", "F", "", "not supported: format of the parent")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
-	o.target.add(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("format", completeFormats)
+	o.target.add(cmd, "format")
 	return cmd
 }
 

@@ -174,7 +174,7 @@ func (c *cli) ddPipes(args *ddOperands) error {
 func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
 	if c.isPipe(args.output) {
 		v := conversion{cli: c, target: args.output, format: f}
-		return v.toStdout(ctx, &input{disk: part})
+		return v.toStdout(ctx, &input{disk: part, names: []string{args.input}})
 	}
 	seek := args.seek * args.bs
 	if args.notrunc {
@@ -187,7 +187,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 				d.Close()
 				return fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", args.output, part.Size(), seek, d.Size())
 			}
-			err := c.copyTo(ctx, d.(convert.Target), seek, part, args.output)
+			err := c.copyTo(ctx, d.(convert.Target), seek, part, args)
 			if cerr := d.Close(); err == nil && cerr != nil {
 				err = fmt.Errorf("%s: %w", args.output, cerr)
 			}
@@ -201,7 +201,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 	if err != nil {
 		return fmt.Errorf("%s: %w", args.output, err)
 	}
-	if err := c.copyTo(ctx, out.disk, seek, part, args.output); err != nil {
+	if err := c.copyTo(ctx, out.disk, seek, part, args); err != nil {
 		out.discard()
 		return err
 	}
@@ -222,12 +222,12 @@ func (c *cli) ddExisting(args *ddOperands, format string) (disk.Disk, error) {
 }
 
 // copyTo copies to the part of a disk that starts at seek.
-func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *disk.Section, name string) error {
+func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *disk.Section, args *ddOperands) error {
 	at, err := disk.NewSection(dst, seek, part.Size())
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", args.output, err)
 	}
-	return copyError(name, convert.Copy(ctx, at, part, nil))
+	return c.copyError(args.input, args.output, convert.Copy(ctx, at, part, nil))
 }
 
 // ddFromStream copies standard input.
@@ -248,7 +248,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 		count = args.count * args.bs
 	}
 	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
-		return fmt.Errorf("standard input: %w", err)
+		return fmt.Errorf("%s: %w", stdinName, err)
 	}
 	v := conversion{cli: c, target: args.output, format: f, named: o.format, quiet: true}
 	if c.isPipe(args.output) {
@@ -268,7 +268,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 			if cerr := d.Close(); err == nil {
 				err = cerr
 			}
-			return copyError(args.output, err)
+			return c.copyError(in.name(), args.output, err)
 		}
 	}
 	in.stream = io.MultiReader(io.LimitReader(zeroReader{}, seek), in.stream)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -14,6 +15,7 @@ import (
 // format is a format with what only the command needs to know about it.
 type format struct {
 	disk.Format
+	foreign       bool // recognised, but not supported
 	createOptions []optionSpec
 
 	// describe returns what info tells about a disk beyond its size; nil if
@@ -37,8 +39,8 @@ type fileSize struct {
 	length            func(allocated int64) (int64, error)
 }
 
-// The formats, in the order in which they are probed.
-var allFormats = []*format{&vpcFormat, &rawFormat}
+// The formats, in the order in which they are probed; raw takes what is left.
+var allFormats = slices.Concat([]*format{&vpcFormat}, foreignFormats, []*format{&rawFormat})
 
 var formats = func() disk.Formats {
 	var fs disk.Formats

@@ -2,14 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
 	"os"
-
-	"golang.org/x/term"
+	"strings"
 
 	"github.com/vhdtool/vhdtool/internal/decompress"
 	"github.com/vhdtool/vhdtool/pkg/convert"
@@ -19,6 +19,12 @@ import (
 
 // pipeName is what stands for standard input or output.
 const pipeName = "-"
+
+// What they are called in messages.
+const (
+	stdinName  = "standard input"
+	stdoutName = "standard output"
+)
 
 // isPipe reports whether a name stands for standard input or output. qemu-img
 // knows no such name.
@@ -41,6 +47,9 @@ func (in *input) size() int64 {
 	}
 	return in.disk.Size()
 }
+
+// name is what the source is called in messages.
+func (in *input) name() string { return cmp.Or(strings.Join(in.names, ", "), stdinName) }
 
 func (in *input) close() { _ = in.closer() }
 
@@ -98,7 +107,11 @@ func (c *cli) openInput(flags *sourceFlags, arg string) (*input, error) {
 		if err != nil {
 			return nil, c.openError(ref, err)
 		}
-		return newStream(f, ref.name, ref.options.Format)
+		in, err := newStream(f, ref.name, ref.options.Format)
+		if err == nil {
+			in.names = []string{ref.name}
+		}
+		return in, err
 	}
 	if err == nil && st.Mode().IsRegular() && ref.options.Format == "" && !c.likeQEMU {
 		if in, err := c.openCompressed(ref); in != nil || err != nil {
@@ -135,8 +148,8 @@ func (c *cli) openCompressed(ref imageRef) (*input, error) {
 // openStdin opens standard input: a file that it was redirected from as a
 // disk, anything else as a stream.
 func (c *cli) openStdin(flags *sourceFlags) (*input, error) {
-	const name = "standard input"
-	if term.IsTerminal(int(c.stdin.Fd())) {
+	const name = stdinName
+	if isTerminal(c.stdin) {
 		return nil, fmt.Errorf("%s is a terminal; a disk is expected from a pipe or a file", name)
 	}
 	if err := flags.check(); err != nil {

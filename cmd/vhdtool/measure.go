@@ -41,8 +41,7 @@ and its length once all of the disk has been written.`,
 	fl.StringVarP(&o.format, "target-format", "O", "", "format of the new image (default: raw)")
 	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the new image's format, as key=value,...; help lists them")
 	fl.StringVarP(&o.size, "size", "s", "", "size of the disk, instead of a file")
-	o.target.add(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("target-format", completeFormats)
+	o.target.add(cmd, "target-format")
 	return cmd
 }
 

@@ -105,7 +105,10 @@ func (c *cli) warnDamaged(name string, d disk.Disk) {
 // completeFormats completes a format's name.
 func completeFormats(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	var names []string
-	for _, f := range formats {
+	for _, f := range allFormats {
+		if f.foreign {
+			continue
+		}
 		names = append(append(names, f.Name), f.Aliases...)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

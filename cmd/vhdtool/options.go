@@ -46,9 +46,39 @@ type targetFlags struct {
 	align    string
 }
 
-func (t *targetFlags) add(cmd *cobra.Command) {
+// add adds them, and completes the -o of the command, whose flag formatFlag
+// names the format.
+func (t *targetFlags) add(cmd *cobra.Command, formatFlag string) {
+	_ = cmd.RegisterFlagCompletionFunc(formatFlag, completeFormats)
+	_ = cmd.RegisterFlagCompletionFunc("options", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return completeOptions(cmd.Flag(formatFlag).Value.String(), typed)
+	})
 	cmd.Flags().StringVar(&t.align, "align", "", "round the size of the disk up to a multiple of this, such as 1M")
 	addConsumerFlag(cmd, &t.consumer, "make a VHD that this product takes")
+}
+
+// completeOptions completes the last option of a list, for the format if it was
+// given and else for VHD.
+func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirective) {
+	f, err := formatByName(formatName)
+	if err != nil {
+		f = &vpcFormat
+	}
+	before := typed[:strings.LastIndexByte(typed, ',')+1]
+	var all []string
+	for _, s := range f.createOptions {
+		values := s.values
+		if s.kind == boolValue {
+			values = []string{"on", "off"}
+		}
+		if values == nil {
+			values = []string{""}
+		}
+		for _, v := range values {
+			all = append(all, before+s.name+"="+v)
+		}
+	}
+	return all, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
 func addConsumerFlag(cmd *cobra.Command, to *string, help string) {

@@ -6,16 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-
-	"golang.org/x/term"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
 )
 
 // dataOut is standard output for a disk's bytes, which do no good to a terminal.
 func (c *cli) dataOut() (io.Writer, error) {
-	if f, ok := c.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(c.stdout) {
 		return nil, &hintError{errors.New("standard output is a terminal; it is not given a disk"), "redirect it to a file or into a pipe"}
 	}
 	return c.stdout, nil
@@ -34,7 +31,6 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	if err := checkValues(v.format, v.options); err != nil {
 		return err
 	}
-	const name = "standard output"
 	switch {
 	case in.disk != nil && v.format.stream != nil:
 		err = v.format.stream(ctx, w, in.disk, v.options)
@@ -43,7 +39,7 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	default:
 		return v.streamThrough(ctx, w, in)
 	}
-	return copyError(name, creationError(v.format, err))
+	return v.copyError(in.name(), stdoutName, creationError(v.format, err))
 }
 
 // streamThrough passes a stream on, with what the format puts behind it.
@@ -52,7 +48,7 @@ func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) 
 		// Say what cannot be done before anything is written.
 		if err := v.format.streamEnd(io.Discard, 0, v.options); err != nil {
 			return &hintError{
-				fmt.Errorf("standard output: %w", err),
+				fmt.Errorf("%s: %w", stdoutName, err),
 				"write to a file, or read from one, or make a fixed disk with -o subformat=fixed",
 			}
 		}
@@ -65,5 +61,5 @@ func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) 
 	if err == nil {
 		err = out.Flush()
 	}
-	return copyError("standard output", creationError(v.format, err))
+	return v.copyError(in.name(), stdoutName, creationError(v.format, err))
 }
