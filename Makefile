@@ -32,7 +32,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
 
 man: ## write the man pages, docs/man
-	$(GO) test ./cmd/vhdtool -run '^TestManPages$$$$' -update-man
+	$(GO) test ./cmd/vhdtool -run '^TestManPages$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -85,6 +85,9 @@ func (c *cli) newRootCmd() *cobra.Command {
 		c.newMeasureCmd(),
 		c.newResizeCmd(),
 	)
+	for _, cmd := range root.Commands() {
+		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
+	}
 	return root
 }
 
