@@ -82,6 +82,10 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	return cmd
 }
 
+// keptFindings is how many findings of one rule go into the JSON: a damaged
+// BAT has them by the million.
+const keptFindings = 1000
+
 // shownFindings is how many findings of one rule are printed for people.
 const shownFindings = 20
 
@@ -94,7 +98,7 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 	case "leaks", "all":
 		return errors.New("repairing is not supported yet")
 	default:
-		return qemuErrorf("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
+		return usagef("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
 	}
 	if len(o.args) != 1 {
 		return usagef("Expecting one image file name")
@@ -121,15 +125,20 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 	if o.target != "" {
 		ref.options.Options[consumerOption] = o.target
 	}
+	if st, err := file.Stat(); err == nil && !st.Mode().IsRegular() {
+		ref.options.Options[deviceOption] = "on"
+	}
 	human := o.output == "human"
 	var findings []checkFinding
 	shown := map[string]int{}
 	counts, err := f.check(file, size, ref.options.Options, func(x checkFinding) {
+		shown[x.Check]++
 		if !human {
-			findings = append(findings, x)
+			if shown[x.Check] <= keptFindings {
+				findings = append(findings, x)
+			}
 			return
 		}
-		shown[x.Check]++
 		if o.quiet || c.likeQEMU || shown[x.Check] > shownFindings {
 			return
 		}

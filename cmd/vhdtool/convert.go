@@ -15,16 +15,19 @@ import (
 )
 
 type convertOptions struct {
-	source       sourceFlags
-	target       targetFlags
-	format       string
-	options      []string
-	sparse       string
-	sparseGiven  bool
-	cache        string
-	sourceCache  string
-	workers      string
-	rate         string
+	source      sourceFlags
+	target      targetFlags
+	format      string
+	options     []string
+	sparse      string
+	sparseGiven bool
+	cache       string
+	sourceCache string
+	workers     string
+	rate        string
+
+	bytesPerSecond int64 // of rate
+
 	progress     bool
 	quiet        bool
 	noCreate     bool
@@ -74,7 +77,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.StringP("snapshot", "l", "", "not supported: no format here has snapshots")
 	fl.StringVarP(&o.backing, "backing", "B", "", "not supported: parent of a differencing image")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "not supported")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "write into an existing target, in place")
@@ -97,7 +100,10 @@ const maxSparseSize = 16 << 20
 // copyOptions reads the flags that say how to copy.
 func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
 	n, err := sizearg.Parse(o.sparse)
-	if err != nil || n%disk.SectorSize != 0 || n > maxSparseSize {
+	if err != nil {
+		return co, false, sizeError("buffer size for sparse output", err)
+	}
+	if n%disk.SectorSize != 0 || n > maxSparseSize {
 		return co, false, qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
 			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize)
 	}
@@ -140,7 +146,11 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 		return co, false, errors.New("-B: making differencing images is not supported")
 	}
 	if o.rate != "" {
-		return co, false, errors.New("-r: limiting the rate is not supported")
+		rate, err := sizearg.Parse(o.rate)
+		if err != nil {
+			return co, false, sizeError("rate limit", err)
+		}
+		o.bytesPerSecond = rate
 	}
 	return co, flush, o.source.check()
 }
@@ -163,7 +173,7 @@ type conversion struct {
 func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	target := ""
 	if n := len(o.args); n > 0 {
-		target = o.args[n-1]
+		target = fileName(o.args[n-1])
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), target)
 	if err != nil {
@@ -171,7 +181,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	opts, err := c.parseCreateOptions(f, o.options)
 	if opts.help {
-		c.printOptionHelp(f)
+		c.printOptionHelp(f, target != "")
 		return nil
 	}
 	if len(o.args) < 2 {
@@ -210,7 +220,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	toStdout := c.isPipe(target)
 	progress := c.newProgress(o.progress, o.quiet, toStdout, 1)
-	v.copy.Progress = progress.update
+	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {
 	case o.noCreate:
@@ -224,7 +234,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 // toFile makes a new target.
 func (v *conversion) toFile(ctx context.Context, in *input) error {
 	if err := checkOptions(v.format, v.options); err != nil {
-		return conversionError(v.target, v.format, err)
+		return err
 	}
 	out, err := v.createOutput(v.target, v.format, in.size(), v.options)
 	if err != nil {
@@ -276,6 +286,9 @@ func (v *conversion) inPlace(ctx context.Context, in *input) error {
 		_, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
 	} else {
 		err = convert.Copy(ctx, d.(convert.Target), in.disk, &v.copy)
+	}
+	if err == nil && v.flush {
+		err = makeDurable(d)
 	}
 	if cerr := d.Close(); err == nil {
 		err = cerr

@@ -51,7 +51,7 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	name := ""
 	if len(o.args) > 0 {
-		name = o.args[0]
+		name = fileName(o.args[0])
 	}
 	inFile := func(err error) error { return fmt.Errorf("%s: %w", name, err) }
 	f, err := c.outputFormat(o.target.formatName(o.format), name)
@@ -60,7 +60,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	}
 	opts, err := c.parseCreateOptions(f, o.options)
 	if opts.help {
-		c.printOptionHelp(f)
+		c.printOptionHelp(f, name != "")
 		return nil
 	}
 	if errors.Is(err, errOptionList) {

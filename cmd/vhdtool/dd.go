@@ -103,7 +103,8 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 			return o, err
 		}
 	}
-	for _, n := range []int64{o.count, o.skip, o.seek} {
+	o.count = min(o.count, math.MaxInt64/o.bs)
+	for _, n := range []int64{o.skip, o.seek} {
 		if n > math.MaxInt64/o.bs {
 			return o, fmt.Errorf("%d blocks of %d bytes are more than a disk can have", n, o.bs)
 		}
@@ -188,6 +189,9 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 				return fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", args.output, part.Size(), seek, d.Size())
 			}
 			err := c.copyTo(ctx, d.(convert.Target), seek, part, args)
+			if err == nil {
+				err = makeDurable(d)
+			}
 			if cerr := d.Close(); err == nil && cerr != nil {
 				err = fmt.Errorf("%s: %w", args.output, cerr)
 			}
@@ -199,7 +203,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 	}
 	out, err := c.createOutput(args.output, f, seek+part.Size(), nil)
 	if err != nil {
-		return fmt.Errorf("%s: %w", args.output, err)
+		return fmt.Errorf("%s: error while creating output image: %w", args.output, err)
 	}
 	if err := c.copyTo(ctx, out.disk, seek, part, args); err != nil {
 		out.discard()
@@ -264,6 +268,9 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 			at, err := disk.NewSection(d, min(seek, d.Size()), max(d.Size()-seek, 0))
 			if err == nil {
 				_, err = convert.ReadFrom(ctx, existing{at}, in.stream, nil, nil)
+			}
+			if err == nil {
+				err = makeDurable(d)
 			}
 			if cerr := d.Close(); err == nil {
 				err = cerr

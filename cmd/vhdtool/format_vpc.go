@@ -193,6 +193,9 @@ func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
 			return nil, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", stamp)
 		}
 		vo.Time = t
+		if !given { // builds set it to 1970 or 1980, before the format's time begins
+			vo.Time = vhd.NearestTime(t)
+		}
 	}
 	return vo, vo.Validate()
 }
@@ -313,6 +316,7 @@ func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding
 	}
 	oo := &disk.OpenOptions{Options: maps.Clone(o)}
 	delete(oo.Options, consumerOption)
+	delete(oo.Options, deviceOption)
 	vo, err := vpcOpenOptions(oo)
 	if err != nil {
 		return checkCounts{}, err
@@ -322,7 +326,7 @@ func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
 		})
 	}
-	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule}, add)
+	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule, Device: o[deviceOption] != ""}, add)
 	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,

@@ -100,8 +100,13 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}
-	if !c.likeQEMU {
+	if c.likeQEMU {
+		info.Filename = ref.jsonName(f.Name)
+	} else {
 		length := st.Size()
+		if !st.Mode().IsRegular() {
+			length = d.Size()
+		}
 		info.FileLength = &length
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}

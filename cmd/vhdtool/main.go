@@ -18,7 +18,16 @@ func main() {
 // runMain is main with an exit status. The first signal asks the command to
 // stop and clean up; the second one ends the program at once.
 func runMain() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	var signals []os.Signal
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // as nohup and shells do for what runs in the background
+			signals = append(signals, s)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	if len(signals) > 0 { // none would mean all
+		ctx, stop = signal.NotifyContext(ctx, signals...)
+	}
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	signal.Ignore(syscall.SIGPIPE) // a closed pipe is a write error, and cleaned up after

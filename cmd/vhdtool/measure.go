@@ -93,7 +93,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	}
 	opts, err := c.parseCreateOptions(f, o.options)
 	if opts.help {
-		c.printOptionHelp(f)
+		c.printOptionHelp(f, false)
 		return nil
 	}
 	if err == nil {

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,27 +44,47 @@ type imageRef struct {
 	options disk.OpenOptions
 }
 
-// resolve reads an image argument.
+// resolve reads an image argument: a file's name, perhaps behind "file:", or
+// options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
-	ref := imageRef{arg: arg, name: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
-	if !s.imageOpts {
+	ref := imageRef{arg: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
+	var opts []optlist.Option
+	var err error
+	text, isJSON := strings.CutPrefix(arg, "json:")
+	switch {
+	case isJSON:
+		opts, err = jsonOptions(text)
+	case s.imageOpts:
+		if opts, err = optlist.Parse(arg); err != nil {
+			err = qemuErrorf("%w: %s", errOptionList, arg)
+		}
+	default:
+		ref.name = fileName(arg)
 		return ref, nil
 	}
-	opts, err := optlist.Parse(arg)
-	if err != nil {
-		return ref, qemuErrorf("%w: %s", errOptionList, arg)
+	if err == nil {
+		err = ref.apply(opts)
 	}
-	ref.name = ""
+	return ref, err
+}
+
+// fileName is the name of a file, which may have its protocol before it.
+func fileName(arg string) string { return strings.TrimPrefix(arg, "file:") }
+
+// apply reads options that describe an image.
+func (ref *imageRef) apply(opts []optlist.Option) error {
 	for _, o := range opts {
 		switch o.Key {
 		case "driver":
 			ref.options.Format = o.Value
 		case "file.driver":
 			if o.Value != "file" && o.Value != "host_device" {
-				return ref, qemuErrorf("Unknown driver '%s'", o.Value)
+				return qemuErrorf("Could not open '%s': Unknown driver '%s'", ref.arg, o.Value)
 			}
 		case "filename", "file.filename":
-			ref.name = o.Value
+			ref.name = fileName(o.Value)
+		case "file":
+			ref.name = fileName(o.Value)
 		case "read-only", "file.locking", "cache.direct", "cache.no-flush", "discard", "detect-zeroes":
 			// What they ask for is so, or makes no difference here.
 		default:
@@ -71,9 +95,43 @@ func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 		ref.options.Format = ""
 	}
 	if ref.name == "" {
-		return ref, qemuErrorf("A block device must be specified for \"file\"")
+		return qemuErrorf("Could not open '%s': A block device must be specified for \"file\"", ref.arg)
 	}
-	return ref, nil
+	return nil
+}
+
+// jsonOptions reads a JSON object as options, of which "a": {"b": …} is a.b.
+func jsonOptions(text string) ([]optlist.Option, error) {
+	var object map[string]any
+	if err := json.Unmarshal([]byte(text), &object); err != nil {
+		return nil, fmt.Errorf("json: %w", err)
+	}
+	var opts []optlist.Option
+	var walk func(prefix string, object map[string]any)
+	walk = func(prefix string, object map[string]any) {
+		for key, v := range object {
+			if inner, ok := v.(map[string]any); ok {
+				walk(prefix+key+".", inner)
+				continue
+			}
+			opts = append(opts, optlist.Option{Key: prefix + key, Value: fmt.Sprint(v)})
+		}
+	}
+	walk("", object)
+	return opts, nil
+}
+
+// jsonName is how qemu-img names an image that takes more than a file's name to
+// describe.
+func (ref *imageRef) jsonName(format string) string {
+	if len(ref.options.Options) == 0 {
+		return ref.name
+	}
+	s := "json:{"
+	for _, key := range slices.Sorted(maps.Keys(ref.options.Options)) {
+		s += fmt.Sprintf("%q: %q, ", key, ref.options.Options[key])
+	}
+	return s + fmt.Sprintf("\"driver\": %q, \"file\": {\"driver\": \"file\", \"filename\": %q}}", format, ref.name)
 }
 
 // open opens an image for reading, or with write for both.

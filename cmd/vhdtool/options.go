@@ -40,6 +40,9 @@ var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "R
 // consumerOption is the product that a new image is for; the flag --for sets it.
 const consumerOption = "for"
 
+// deviceOption tells check that the image stands on a device.
+const deviceOption = "device"
+
 // targetFlags are the flags for the target of a new image.
 type targetFlags struct {
 	consumer string
@@ -141,7 +144,9 @@ func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, erro
 	o := createOptions{set: disk.Options{}}
 	for _, list := range lists {
 		opts, err := optlist.Parse(list)
-		if err != nil {
+		// Only here, not in --image-opts, a last comma is wrong.
+		open := strings.HasSuffix(list, ",") && !strings.HasSuffix(list, ",,")
+		if err != nil || open {
 			return o, qemuErrorf("%w: %s", errOptionList, list)
 		}
 		if optlist.HasHelp(opts) {
@@ -169,11 +174,10 @@ func (c *cli) findOption(f *format, name string) (optionSpec, bool) {
 
 func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 	key, value := opt.Key, opt.Value
-	spec, ok := c.findOption(f, key)
+	_, ok := c.findOption(f, key)
 	if off, isNo := strings.CutPrefix(key, "no"); !ok && opt.Bare && isNo {
-		if spec, ok = c.findOption(f, off); ok && spec.kind == boolValue {
-			key, value = off, "off"
-		}
+		key, value = off, "off"
+		_, ok = c.findOption(f, key)
 	}
 	if !ok {
 		return qemuErrorf("Invalid parameter '%s'", key)
@@ -230,19 +234,38 @@ func printSettings(w io.Writer, f *format, set disk.Options) {
 	}
 }
 
-// printOptionHelp prints what -o help asks for.
-func (c *cli) printOptionHelp(f *format) {
+// fileOptions are those of the file itself that qemu-img lists when it knows
+// the file.
+var fileOptions = []optionSpec{
+	{name: "extent_size_hint", kind: sizeValue, help: "Extent size hint for the image file, 0 to disable"},
+	{name: "nocow", kind: boolValue, help: "Turn off copy-on-write (valid only on btrfs)"},
+	{name: "preallocation", kind: textValue, help: "Preallocation mode (allowed values: off, falloc, full)"},
+}
+
+// printOptionHelp prints what -o help asks for. qemu-img's list depends on
+// whether a file is named.
+func (c *cli) printOptionHelp(f *format, file bool) {
+	if c.likeQEMU && file {
+		fmt.Fprintln(c.stdout, "Supported options:")
+		listOptions(c.stdout, slices.Concat(fileOptions, f.createOptions), false)
+		return
+	}
 	fmt.Fprintf(c.stdout, "Supported %s options:\n", f.Name)
-	specs := slices.SortedFunc(slices.Values(f.createOptions), func(a, b optionSpec) int { return strings.Compare(a.name, b.name) })
+	listOptions(c.stdout, f.createOptions, !c.likeQEMU)
+	if c.likeQEMU {
+		fmt.Fprintf(c.stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
+	}
+}
+
+// listOptions prints options in the order of their names.
+func listOptions(w io.Writer, specs []optionSpec, own bool) {
+	specs = slices.SortedFunc(slices.Values(specs), func(a, b optionSpec) int { return strings.Compare(a.name, b.name) })
 	for _, s := range specs {
-		if s.own && c.likeQEMU {
+		if s.own && !own {
 			continue
 		}
 		kind := map[valueKind]string{textValue: "str", boolValue: "bool (on/off)", sizeValue: "size"}[s.kind]
-		fmt.Fprintf(c.stdout, "  %-22s - %s\n", s.name+"=<"+kind+">", s.help)
-	}
-	if c.likeQEMU {
-		fmt.Fprintf(c.stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
+		fmt.Fprintf(w, "  %-22s - %s\n", s.name+"=<"+kind+">", s.help)
 	}
 }
 

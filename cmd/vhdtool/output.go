@@ -68,11 +68,9 @@ func creationError(f *format, err error) error {
 // commit completes the disk; with flush, it is durable then.
 func (o *output) commit(flush bool) error {
 	if flush {
-		if s, ok := o.disk.(disk.Syncer); ok {
-			if err := s.Sync(); err != nil {
-				o.discard()
-				return err
-			}
+		if err := makeDurable(o.disk); err != nil {
+			o.discard()
+			return err
 		}
 	}
 	if err := o.disk.Close(); err != nil {
@@ -83,6 +81,14 @@ func (o *output) commit(flush bool) error {
 		return nil
 	}
 	return o.file.Commit(flush)
+}
+
+// makeDurable makes what was written to a disk durable.
+func makeDurable(d disk.Disk) error {
+	if s, ok := d.(disk.Syncer); ok {
+		return s.Sync()
+	}
+	return nil
 }
 
 // discard gives the disk up; no new file is left.

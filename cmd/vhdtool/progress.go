@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -39,6 +40,23 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 		shown = &barProgress{w: c.stderr, start: time.Now()}
 	}
 	return newAskedProgress(shown, c.stderr)
+}
+
+// limitRate returns next as a function that makes who calls it wait until so
+// many bytes a second are not exceeded; a rate of 0 is no limit.
+func limitRate(ctx context.Context, rate int64, next func(done, total int64)) func(done, total int64) {
+	if rate <= 0 {
+		return next
+	}
+	start := time.Now()
+	return func(done, total int64) {
+		next(done, total)
+		due := start.Add(time.Duration(float64(done) / float64(rate) * float64(time.Second)))
+		select {
+		case <-time.After(time.Until(due)):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // isTerminal reports whether an output is shown to somebody.

@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // File is a file on its way to become the target.
@@ -26,15 +27,7 @@ type File struct {
 // name is a symbolic link to. It has the permissions of the file it replaces,
 // else those of any new file.
 func Create(name string) (*File, error) {
-	target := name
-	if real, err := filepath.EvalSymlinks(name); err == nil {
-		target = real
-	} else if link, lerr := os.Readlink(name); lerr == nil { // a link to nothing yet
-		target = link
-		if !filepath.IsAbs(link) {
-			target = filepath.Join(filepath.Dir(name), link)
-		}
-	}
+	target := follow(name)
 	perm := fs.FileMode(0o666)
 	old, err := os.Stat(target)
 	exists := err == nil
@@ -60,6 +53,7 @@ func Create(name string) (*File, error) {
 		return nil, err
 	}
 	if exists {
+		keepOwner(f, old)
 		if err := f.Chmod(perm); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			f.Close()
 			os.Remove(f.Name())
@@ -69,10 +63,29 @@ func Create(name string) (*File, error) {
 	return &File{File: f, target: target}, nil
 }
 
+// follow returns what a name stands for, through symbolic links, even if there
+// is nothing of that name yet.
+func follow(name string) string {
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		return real
+	}
+	for range 40 { // as many as Linux follows
+		link, err := os.Readlink(name)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(link) {
+			link = filepath.Join(filepath.Dir(name), link)
+		}
+		name = link
+	}
+	return name
+}
+
 func create(target string, perm fs.FileMode) (*os.File, error) {
 	dir, base := filepath.Split(target)
 	if len(base) > 200 {
-		base = base[:200]
+		base = strings.ToValidUTF8(base[:200], "")
 	}
 	for try := 0; ; try++ {
 		name := fmt.Sprintf("%s.%s.%08x.tmp", dir, base, rand.Uint32())

@@ -30,7 +30,7 @@ func Parse(s string) ([]Option, error) {
 			value = "on"
 		}
 		list = append(list, Option{Key: key, Value: value, Bare: !given})
-		if !more || rest == "" {
+		if !more || rest == "" { // qemu lets a last comma pass
 			return list, nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 )
 
@@ -53,15 +54,12 @@ func Parse(s string) (int64, error) {
 	}
 	n.Lsh(n, uint(shift))
 	if fraction != "" {
-		f, ok := new(big.Int).SetString(fraction, 10)
-		if !ok || len(fraction) > 400 {
+		f, err := strconv.ParseFloat("0."+fraction, 64)
+		if err != nil {
 			return 0, ErrSyntax
 		}
-		// Add fraction * 2^shift / 10^digits, rounded half up.
-		f.Lsh(f, uint(shift+1))
-		unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(len(fraction))), nil)
-		f.Add(f, unit).Div(f, unit.Lsh(unit, 1))
-		n.Add(n, f)
+		// At most 2^60, so that it fits; with a double's rounding, as in qemu.
+		n.Add(n, big.NewInt(int64(f*float64(int64(1)<<shift)+0.5)))
 	}
 	if !n.IsInt64() {
 		return 0, ErrRange

@@ -44,7 +44,7 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 	c := comparer{disks: [2]disk.Disk{a, b}, o: *o, total: max(a.Size(), b.Size()), first: -1}
 	workers := o.Workers
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	pieces := make(chan comparePiece)

@@ -31,6 +31,9 @@ const DefaultSparseSize = 4096
 // chunk is the size of one request. Chunks are aligned to their size.
 const chunk = 1 << 20
 
+// maxWorkers bounds the memory that many processors would take.
+const maxWorkers = 16
+
 // Options say how to copy. The zero value is right for a new target.
 type Options struct {
 	// Workers is how many chunks are under way at a time; 0 means as many as
@@ -87,7 +90,7 @@ func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 	c.reserver, _ = dst.(disk.Reserver)
 	workers := o.Workers
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	pieces := make(chan piece)

@@ -178,6 +178,9 @@ func OpenFile(name string, write bool) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	size, err := f.Seek(0, io.SeekEnd) // block devices have no size in Stat
+	if err == nil && size == 0 && !st.Mode().IsRegular() {
+		err = refuse(errors.New("a device whose size is 0, or cannot be found out"))
+	}
 	if err != nil {
 		f.Close()
 		return nil, 0, err

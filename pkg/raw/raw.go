@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync/atomic"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -18,7 +19,7 @@ import (
 type Disk struct {
 	f    disk.File
 	size int64
-	zero bool // new, and nothing but holes
+	zero atomic.Bool // new, and nothing but holes
 }
 
 // Open sees an open file of size bytes as a raw disk. Close closes the file.
@@ -40,7 +41,7 @@ func Create(f disk.File, size int64) (*Disk, error) {
 		}
 		return d, err
 	}
-	d.zero = true
+	d.zero.Store(true)
 	return d, f.Truncate(d.size)
 }
 
@@ -49,8 +50,9 @@ func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize
 // Size is the disk's size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
 
-// ReadsZero implements [disk.Zeroed]: the disk is a new regular file.
-func (d *Disk) ReadsZero() bool { return d.zero }
+// ReadsZero implements [disk.Zeroed]: the disk is a new regular file,
+// and nothing was written to it yet.
+func (d *Disk) ReadsZero() bool { return d.zero.Load() }
 
 // ReadAt implements [io.ReaderAt].
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
@@ -82,6 +84,9 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.size || int64(len(p)) > d.size-off {
 		return 0, fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", len(p), off, d.size)
+	}
+	if d.zero.Load() {
+		d.zero.Store(false)
 	}
 	return d.f.WriteAt(p, off)
 }

@@ -40,17 +40,34 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 // batBytes is the size of a BAT of n entries in the file, in whole sectors.
 func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * SectorSize }
 
-// encode returns the table as it stands in a file, padded with ones to a whole
-// sector.
-func (t bat) encode() []byte {
-	b := make([]byte, batBytes(int64(len(t))))
-	for i := range t {
-		binary.BigEndian.PutUint32(b[i*4:], t.load(int64(i)))
+// encode calls write with the table's entries from first on, as they stand in a
+// file, padded with ones to a whole sector, in pieces. off counts from the start
+// of the table.
+func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
+	end := batBytes(int64(len(t)))
+	buf := make([]byte, 0, min(end-first*4, 1<<20))
+	for off := first * 4; off < end; off += int64(len(buf)) {
+		buf = buf[:0]
+		for i := off / 4; len(buf) < cap(buf) && i*4 < end; i++ {
+			e := uint32(unused)
+			if i < int64(len(t)) {
+				e = t.load(i)
+			}
+			buf = binary.BigEndian.AppendUint32(buf, e)
+		}
+		if err := write(buf, off); err != nil {
+			return fmt.Errorf("BAT: %w", err)
+		}
 	}
-	for i := len(t) * 4; i < len(b); i++ {
-		b[i] = 0xff
-	}
-	return b
+	return nil
+}
+
+// writeTo writes the entries from first on to the table that starts at start.
+func (t bat) writeTo(w io.WriterAt, start, first int64) error {
+	return t.encode(first, func(b []byte, off int64) error {
+		_, err := w.WriteAt(b, start+off)
+		return err
+	})
 }
 
 // region is a part of the file that holds something other than blocks.
@@ -65,6 +82,7 @@ type layout struct {
 	blockSize  int64
 	bitmapSize int64
 	regions    []region // metadata
+	batmap     bool     // XenServer's is among them
 	limit      int64    // blocks end here: the trailing footer, or the end of the file
 }
 

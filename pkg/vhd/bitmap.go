@@ -71,7 +71,9 @@ func (m *bitmaps) init(blocks int64, readOnly bool) {
 
 // grow makes room for more blocks.
 func (m *bitmaps) grow(blocks int64) {
-	m.full = append(m.full, make([]uint64, (blocks+63)/64-int64(len(m.full)))...)
+	if more := (blocks+63)/64 - int64(len(m.full)); more > 0 {
+		m.full = append(m.full, make([]uint64, more)...)
+	}
 }
 
 // forgetFrom drops what is known of the blocks from this one on.

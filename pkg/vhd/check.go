@@ -13,6 +13,9 @@ import (
 type CheckOptions struct {
 	// SizeRule overrides which field is the disk's size.
 	SizeRule SizeRule
+	// Device says that the image stands on a device, of which the end may be
+	// unused.
+	Device bool
 	// Now is what time stamps are compared with; zero means the present.
 	Now time.Time
 }
@@ -165,7 +168,11 @@ func (c *checker) checkFixed(f *footerCopy) {
 }
 
 func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
-	h, found, err := readHeader(c.r, f, c.size)
+	limit := c.size
+	if trailing {
+		limit = f.off
+	}
+	h, found, err := readHeader(c.r, f, limit)
 	if err != nil {
 		return err
 	}
@@ -173,7 +180,7 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 	if refusal(found, true) != nil {
 		return nil
 	}
-	found = h.validateTable(f.DataOffset, c.size)
+	found = h.validateTable(f.DataOffset, limit)
 	c.add(found...)
 	if len(found) > 0 {
 		return nil
@@ -185,20 +192,19 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 	if len(found) > 0 {
 		size = room // what can be reached
 	}
-	blocks := (size + blockSize - 1) / blockSize
+	blocks := blocksHeld(&f.Footer, &h, size)
 	c.n.Size, c.n.BlockSize, c.n.Blocks = size, blockSize, blocks
-	if want := max(blocks, (int64(f.CurrentSize)+blockSize-1)/blockSize); int64(h.MaxTableEntries) > want {
+	if int64(h.MaxTableEntries) > blocks {
 		c.add(Finding{
 			ID: "max-table-entries", Severity: Warning, Offset: int64(f.DataOffset) + 28,
 			Field: "dynamic disk header: max table entries", Got: fmt.Sprint(h.MaxTableEntries),
-			Want: fmt.Sprintf("%d, as many as the disk has blocks", want),
+			Want: fmt.Sprintf("%d, as many as the disk has blocks", blocks),
 		})
 	}
-	limit := c.size
-	if trailing {
-		limit = f.off
-	}
 	lay := layoutOf(&f.Footer, &h, limit)
+	if err := lay.addBatmap(c.r, &f.Footer, c.size); err != nil {
+		return err
+	}
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
@@ -210,7 +216,7 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 	if err := c.checkExcess(&lay, blocks, int64(h.MaxTableEntries)); err != nil {
 		return err
 	}
-	c.checkPlaces(t, &lay)
+	c.checkPlaces(t, &lay, trailing)
 	return nil
 }
 
@@ -244,7 +250,7 @@ func (c *checker) checkExcess(lay *layout, blocks, entries int64) error {
 }
 
 // checkPlaces counts blocks, and the unused spaces between them.
-func (c *checker) checkPlaces(t bat, lay *layout) {
+func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 	stored := lay.stored()
 	var spans [][2]int64
 	for _, r := range lay.regions {
@@ -268,7 +274,10 @@ func (c *checker) checkPlaces(t bat, lay *layout) {
 	}
 	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
 	end := int64(0)
-	for _, s := range append(spans, [2]int64{lay.limit, lay.limit}) {
+	if !c.o.Device {
+		spans = append(spans, [2]int64{lay.limit, lay.limit})
+	}
+	for _, s := range spans {
 		if gap := min(s[0], lay.limit) - end; gap >= stored {
 			n := gap / stored
 			c.n.Leaked += n
@@ -280,7 +289,7 @@ func (c *checker) checkPlaces(t bat, lay *layout) {
 		end = max(end, s[1])
 	}
 	c.n.End = end
-	if end <= lay.limit {
-		c.n.End = lay.limit + footerSize
+	if trailing {
+		c.n.End = max(end, lay.limit+footerSize)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -103,10 +104,32 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		if err == nil && length < a.length {
 			err = fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, a.length)
 		}
+		if err != nil {
+			return img, err
+		}
 		a.tail = lastSector(length)
-		return img, err
+		return img, img.clearDevice()
 	}
 	return img, f.Truncate(a.length)
+}
+
+// clearDevice takes from a device what could be taken for an image: its footers.
+// Of a fixed disk it also zeroes the contents; blocks of a dynamic one are
+// zeroed when they get their place.
+func (img *Image) clearDevice() error {
+	zeros := make([]byte, footerSize)
+	for _, at := range []int64{0, img.alloc.tail} {
+		if _, err := img.f.WriteAt(zeros, at); err != nil {
+			return err
+		}
+	}
+	if err := img.f.Sync(); err != nil {
+		return err
+	}
+	if img.dynamic() {
+		return nil
+	}
+	return sparse.Zero(img.f, 0, img.size)
 }
 
 // growingBATRoom is the room for the BAT of an image of unknown size. It is
@@ -122,6 +145,9 @@ func (img *Image) resizeNew(size int64) error {
 		return err
 	}
 	a := &img.alloc
+	if err := img.zeroLost(int64(footer.CurrentSize)); err != nil {
+		return err
+	}
 	if !img.dynamic() {
 		a.end = int64(footer.CurrentSize)
 		a.length = a.end + footerSize
@@ -148,6 +174,19 @@ func (img *Image) resizeNew(size int64) error {
 	}
 	img.footer, img.header, img.size = footer, header, int64(footer.CurrentSize)
 	return nil
+}
+
+// zeroLost zeroes what a new disk loses but its file keeps, so that it does not
+// come back.
+func (img *Image) zeroLost(size int64) error {
+	end := img.size
+	if img.dynamic() {
+		end = min(end, roundUp(size, img.lay.blockSize))
+	}
+	if size >= end {
+		return nil
+	}
+	return img.zero(size, end-size)
 }
 
 // placeBAT gives the BAT of a new image its final place: in front of the blocks
@@ -222,7 +261,7 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	}
 	created := o.Time
 	if created.IsZero() {
-		created = time.Now()
+		created = NearestTime(time.Now())
 	}
 	stamp, err := TimestampOf(created)
 	if err != nil {
@@ -307,12 +346,12 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 	return MaxGeometry
 }
 
-// ReadsZero implements [disk.Zeroed]: the image is new and not yet complete.
-// Its blocks are zeroed when they get their place, also on a device.
+// ReadsZero implements [disk.Zeroed]: the image is new, and nothing was written
+// to it yet.
 func (img *Image) ReadsZero() bool {
 	img.alloc.mu.Lock()
 	defer img.alloc.mu.Unlock()
-	return img.alloc.fresh && (img.dynamic() || !img.alloc.device)
+	return img.alloc.fresh && !img.wrote.Load()
 }
 
 // complete writes the metadata of a new image, the footers last, and from then
@@ -342,8 +381,8 @@ func (img *Image) complete(flush bool) error {
 		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
 			return fmt.Errorf("dynamic disk header: %w", err)
 		}
-		if _, err := img.f.WriteAt(img.bat.encode(), img.lay.batOff); err != nil {
-			return fmt.Errorf("BAT: %w", err)
+		if err := img.bat.writeTo(img.f, img.lay.batOff, 0); err != nil {
+			return err
 		}
 	}
 	if err := sync(); err != nil {

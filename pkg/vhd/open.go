@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -76,8 +77,9 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	img.rule = o.SizeRule.resolve(&c.Footer)
 	switch c.Type {
 	case Fixed:
-		size, found := c.virtualSize(o.SizeRule, c.off)
-		img.size = size
+		fixed, found := c.virtualSize(o.SizeRule, c.off)
+		img.size = fixed
+		img.alloc.length = size
 		return img, refusal(found, false)
 	case Differencing:
 		return nil, fmt.Errorf("differencing image: %w: without its parent it would read as zeros", ErrUnsupported)
@@ -98,7 +100,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 // openDynamic reads the header and the BAT of a file of size bytes, in which
 // blocks end at limit.
 func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) error {
-	h, found, err := readHeader(img.r, c, size)
+	h, found, err := readHeader(img.r, c, limit)
 	if err == nil {
 		err = refusal(found, o.IgnoreChecksums)
 	}
@@ -106,7 +108,7 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	img.header = h
-	if err := refusal(h.validateTable(img.footer.DataOffset, size), false); err != nil {
+	if err := refusal(h.validateTable(img.footer.DataOffset, limit), false); err != nil {
 		return err
 	}
 	blockSize := int64(h.BlockSize)
@@ -115,10 +117,10 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	img.lay = layoutOf(&img.footer, &h, limit)
-	// Where the geometry is the size, the current size may be larger. What it
-	// spans is not shown, but kept.
-	held := max(img.size, int64(min(img.footer.CurrentSize, uint64(h.MaxTableEntries)*uint64(blockSize))))
-	blocks := (held + blockSize - 1) / blockSize
+	if err := img.lay.addBatmap(img.r, &img.footer, size); err != nil {
+		return err
+	}
+	blocks := blocksHeld(&img.footer, &h, img.size)
 	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
 		return err
 	}
@@ -130,14 +132,24 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	return err
 }
 
-// readHeader reads the dynamic disk header that the footer points to in a file of size bytes. The findings say what keeps it from being read,
-// and what is odd about it.
-func readHeader(r io.ReaderAt, c *footerCopy, size int64) (Header, []Finding, error) {
+// blocksHeld is how many blocks an image of that virtual size has. Where the
+// geometry is the size, the current size may be larger; what it spans is not
+// shown, but kept.
+func blocksHeld(f *Footer, h *Header, size int64) int64 {
+	blockSize := int64(h.BlockSize)
+	held := max(size, int64(min(f.CurrentSize, uint64(h.MaxTableEntries)*uint64(blockSize))))
+	return (held + blockSize - 1) / blockSize
+}
+
+// readHeader reads the dynamic disk header that the footer points to in a file
+// in which metadata must end at limit. The findings say what keeps it from being
+// read, and what is odd about it.
+func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []Finding, error) {
 	off := c.DataOffset
-	if off < footerSize || off%SectorSize != 0 || size < headerSize || off > uint64(size-headerSize) {
+	if off < footerSize || off%SectorSize != 0 || limit < headerSize || off > uint64(limit-headerSize) {
 		return Header{}, []Finding{{
 			ID: "data-offset", Severity: Error, Offset: c.off + 16, Field: "footer: data offset", Got: fmt.Sprint(off),
-			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits the file", max(0, size-headerSize)),
+			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
 		}}, nil
 	}
 	var b [headerSize]byte
@@ -149,8 +161,8 @@ func readHeader(r io.ReaderAt, c *footerCopy, size int64) (Header, []Finding, er
 }
 
 // validateTable lists what keeps the BAT from being read: the header, found at
-// off, says where it stands in a file of size bytes.
-func (h *Header) validateTable(off uint64, size int64) []Finding {
+// off, says where it stands in a file in which metadata must end at limit.
+func (h *Header) validateTable(off uint64, limit int64) []Finding {
 	odd := func(id string, at uint64, field, got, want string) []Finding {
 		return []Finding{{
 			ID: id, Severity: Error, Offset: int64(off + at),
@@ -159,13 +171,13 @@ func (h *Header) validateTable(off uint64, size int64) []Finding {
 	}
 	t, n := h.TableOffset, int64(h.MaxTableEntries)*4
 	switch {
-	case t < footerSize || t%SectorSize != 0 || t > uint64(size):
-		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a multiple of 512 from 512 to %d, inside the file", size))
+	case t < footerSize || t%SectorSize != 0 || t > uint64(limit):
+		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a multiple of 512 from 512 to %d, before the footer", limit))
 	case t < off+headerSize && t+uint64(n) > off:
 		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a place for the BAT outside of the header, which is at %d to %d", off, off+headerSize))
-	case n > size-int64(t):
+	case n > limit-int64(t):
 		return odd("max-table-entries", 28, "max table entries", fmt.Sprint(h.MaxTableEntries),
-			fmt.Sprintf("at most %d, as many as fit the file behind the table offset", (size-int64(t))/4))
+			fmt.Sprintf("at most %d, as many as fit between the table offset and the footer", (limit-int64(t))/4))
 	}
 	return nil
 }
@@ -186,6 +198,29 @@ func layoutOf(f *Footer, h *Header, limit int64) layout {
 			{"BAT", batOff, batOff + batBytes(int64(h.MaxTableEntries))},
 		},
 	}
+}
+
+// addBatmap adds XenServer's batmap, if the image has one: a header right behind
+// the BAT, and a map of the blocks that are full. It is not used here, but kept.
+func (l *layout) addBatmap(r io.ReaderAt, f *Footer, size int64) error {
+	at := l.regions[len(l.regions)-1].end
+	if f.Creator != CreatorXenServer || at+SectorSize > size {
+		return nil
+	}
+	var b [SectorSize]byte
+	if err := readFull(r, b[:], at); err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	if string(b[:8]) != "tdbatmap" {
+		return nil
+	}
+	l.batmap = true
+	l.regions = append(l.regions, region{"batmap header", at, at + SectorSize})
+	start, sectors := binary.BigEndian.Uint64(b[8:]), int64(binary.BigEndian.Uint32(b[16:]))
+	if start < uint64(size) {
+		l.regions = append(l.regions, region{"batmap", int64(start), min(size, int64(start)+sectors*SectorSize)})
+	}
+	return nil
 }
 
 // Close ends the use of the image and closes its file. An image that was

@@ -102,6 +102,9 @@ func (img *Image) freePlaces() []int64 {
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
+	if img.lay.batmap {
+		return nil // it must follow the BAT
+	}
 	n := batBytes(int64(len(img.bat)))
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
@@ -117,8 +120,8 @@ func (img *Image) moveBATDown() error {
 // writeBATAt writes the BAT in a place that nothing uses, and switches to it
 // with one write of the header's first sector.
 func (img *Image) writeBATAt(at int64) error {
-	if _, err := img.f.WriteAt(img.bat.encode(), at); err != nil {
-		return fmt.Errorf("BAT: %w", err)
+	if err := img.bat.writeTo(img.f, at, 0); err != nil {
+		return err
 	}
 	if err := img.f.Sync(); err != nil {
 		return err

@@ -80,7 +80,7 @@ func (img *Image) resizeFixed(f Footer) error {
 	// The footer has no copy: the new one is durable before the old one goes.
 	if _, err := img.f.WriteAt(b[:], end); err != nil {
 		if end > old {
-			_ = img.f.Truncate(old + footerSize)
+			_ = img.f.Truncate(img.alloc.length)
 		}
 		return fmt.Errorf("footer: %w", err)
 	}
@@ -89,8 +89,8 @@ func (img *Image) resizeFixed(f Footer) error {
 	}
 	img.footer, img.footerAt = f, end
 	switch {
-	case end > old: // its sector is the guest's now
-		if err := sparse.Zero(img.f, old, footerSize); err != nil {
+	case end > old: // its sector is the guest's now, and so is what followed it
+		if err := sparse.Zero(img.f, old, min(max(img.alloc.length, old+footerSize), end)-old); err != nil {
 			return err
 		}
 	case end < old:
@@ -98,6 +98,7 @@ func (img *Image) resizeFixed(f Footer) error {
 			return err
 		}
 	}
+	img.alloc.length = end + footerSize
 	return img.f.Sync()
 }
 
@@ -146,8 +147,8 @@ func (img *Image) growBAT(blocks int64) error {
 	}
 	img.bitmaps.grow(blocks)
 	if batBytes(blocks) <= img.roomForBAT() {
-		if _, err := img.f.WriteAt(table.encode()[n*4:], img.lay.batOff+int64(n)*4); err != nil {
-			return fmt.Errorf("BAT: %w", err)
+		if err := table.writeTo(img.f, img.lay.batOff, int64(n)); err != nil {
+			return err
 		}
 		if err := img.f.Sync(); err != nil {
 			return err
@@ -156,6 +157,9 @@ func (img *Image) growBAT(blocks int64) error {
 		header := img.header
 		header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
 		return img.writeHeader(header)
+	}
+	if img.lay.batmap {
+		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
 	}
 	a := &img.alloc
 	at := roundUp(a.end+footerSize, dataAlign)
@@ -206,8 +210,12 @@ func (img *Image) writeHeader(h Header) error {
 		return err
 	}
 	img.header = h
-	limit := img.lay.limit
-	img.lay = layoutOf(&img.footer, &h, limit)
+	lay := layoutOf(&img.footer, &h, img.lay.limit)
+	if img.lay.batmap {
+		lay.batmap = true
+		lay.regions = append(lay.regions, img.lay.regions[len(lay.regions):]...)
+	}
+	img.lay = lay
 	return nil
 }
 

@@ -50,7 +50,8 @@ func (r SizeRule) resolve(f *Footer) SizeRule {
 // current size that spans more means that data is missing, and is let pass
 // only for a caller who asked for the geometry.
 func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []Finding) {
-	if c.CurrentSize > uint64(room) && rule != SizeFromGeometry {
+	asked := rule == SizeFromGeometry && rule.resolve(&c.Footer) == SizeFromGeometry
+	if c.CurrentSize > uint64(room) && !asked {
 		f := Finding{
 			ID: "fixed-length", Severity: Error, Offset: c.off + 48, Field: "footer: current size",
 			Got: fmt.Sprint(c.CurrentSize), Want: fmt.Sprintf("at most %d, what stands before the footer", room),

@@ -47,7 +47,10 @@ func WriteStream(w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64)
 	header := h.Encode()
 	s.write(footer[:])
 	s.write(header[:])
-	s.write(table.encode())
+	_ = table.encode(0, func(b []byte, _ int64) error {
+		s.write(b)
+		return s.err
+	})
 	bits := make([]byte, lay.bitmapSize)
 	setBits(bits, 0, lay.blockSize/SectorSize)
 	for _, b := range blocks {

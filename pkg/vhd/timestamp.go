@@ -20,5 +20,17 @@ func TimestampOf(t time.Time) (Timestamp, error) {
 	return Timestamp(s), nil
 }
 
+// NearestTime returns the time that is nearest to t of those that the format can
+// hold.
+func NearestTime(t time.Time) time.Time {
+	switch s := t.Unix() - epoch; {
+	case s < 0:
+		return Timestamp(0).Time()
+	case s > 1<<32-1:
+		return Timestamp(1<<32 - 1).Time()
+	}
+	return t
+}
+
 // Time converts back.
 func (t Timestamp) Time() time.Time { return time.Unix(epoch+int64(t), 0).UTC() }

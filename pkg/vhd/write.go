@@ -221,6 +221,8 @@ func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	img.wrote.Store(true)
+	// A Sync meanwhile may have seen only a part of this write.
+	defer img.wrote.Store(true)
 	if !img.dynamic() {
 		return img.f.WriteAt(p, off)
 	}
@@ -307,6 +309,12 @@ func (img *Image) WriteZeroes(off, n int64) error {
 		return err
 	}
 	img.wrote.Store(true)
+	defer img.wrote.Store(true)
+	return img.zero(off, n)
+}
+
+// zero is WriteZeroes.
+func (img *Image) zero(off, n int64) error {
 	if !img.dynamic() {
 		return sparse.Zero(img.f, off, n)
 	}
@@ -314,8 +322,7 @@ func (img *Image) WriteZeroes(off, n int64) error {
 		block, in := off/img.lay.blockSize, off%img.lay.blockSize
 		piece := min(n, img.lay.blockSize-in)
 		if e := img.bat.load(block); e != unused {
-			// Sectors that are not there read as zeros already, and may become so.
-			if err := sparse.Zero(img.f, int64(e)*SectorSize+img.lay.bitmapSize+in, piece); err != nil {
+			if err := img.zeroInBlock(block, e, in, piece); err != nil {
 				return err
 			}
 		}
@@ -323,6 +330,20 @@ func (img *Image) WriteZeroes(off, n int64) error {
 		n -= piece
 	}
 	return nil
+}
+
+// zeroInBlock zeroes a part of an allocated block. Sectors that are not there
+// read as zeros already, and may become so.
+func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
+	bm, err := img.bitmap(block, e)
+	if err != nil {
+		return err
+	}
+	if bm != nil { // a write beside it may be about to write a whole sector back
+		bm.mu.Lock()
+		defer bm.mu.Unlock()
+	}
+	return sparse.Zero(img.f, int64(e)*SectorSize+img.lay.bitmapSize+in, n)
 }
 
 // Reserve implements [disk.Reserver].
@@ -334,6 +355,7 @@ func (img *Image) Reserve(off, n int64) error {
 		return nil
 	}
 	img.wrote.Store(true)
+	defer img.wrote.Store(true)
 	for block := off / img.lay.blockSize; block*img.lay.blockSize < off+n; block++ {
 		if img.bat.load(block) == unused {
 			if _, err := img.allocate(block); err != nil {
