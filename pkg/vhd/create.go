@@ -145,6 +145,12 @@ func (img *Image) resizeNew(size int64) error {
 		return err
 	}
 	a := &img.alloc
+	blocks := int(header.MaxTableEntries)
+	for i := blocks; i < len(img.bat); i++ {
+		if img.bat[i] != unused {
+			return fmt.Errorf("%w: cutting what was written off a new image", ErrUnsupported)
+		}
+	}
 	if err := img.zeroLost(int64(footer.CurrentSize)); err != nil {
 		return err
 	}
@@ -160,12 +166,6 @@ func (img *Image) resizeNew(size int64) error {
 			return err
 		}
 	} else {
-		blocks := int(header.MaxTableEntries)
-		for i := blocks; i < len(img.bat); i++ {
-			if img.bat[i] != unused {
-				return fmt.Errorf("%w: cutting what was written off a new image", ErrUnsupported)
-			}
-		}
 		for len(img.bat) < blocks {
 			img.bat = append(img.bat, unused)
 		}
