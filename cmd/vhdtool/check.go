@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -115,6 +116,11 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 		return c.openError(ref, err)
 	}
 	defer file.Close()
+	if !ref.share {
+		if err := imagelock.Lock(file, false); err != nil {
+			return c.openError(ref, err)
+		}
+	}
 	f, err := c.formatToCheck(ref, file, size)
 	if err != nil {
 		return err

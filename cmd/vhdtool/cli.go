@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -232,7 +233,14 @@ func (c *cli) openError(ref imageRef, err error) error {
 		return hintFor(fmt.Errorf("%s: %w", ref.name, err))
 	}
 	arg := cmp.Or(ref.arg, ref.name)
+	var locked *imagelock.Error
 	switch {
+	case errors.As(err, &locked):
+		shared := ""
+		if locked.Shared {
+			shared = "shared "
+		}
+		return qemuErrorf("Could not open '%s': Failed to get %s\"%s\" lock\nIs another process using the image [%s]?", arg, shared, locked.Right, ref.name)
 	case isPath:
 		return qemuErrorf("Could not open '%s': Could not open '%s': %s", arg, ref.name, cText(pe.Err))
 	case errors.Is(err, vhd.ErrNotVHD):
@@ -246,6 +254,8 @@ func hintFor(err error) error {
 	switch {
 	case errors.Is(err, vhd.ErrSavedState):
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
+	case errors.Is(err, imagelock.ErrLocked):
+		return &hintError{err, "wait for it to end; -U reads the image all the same"}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}
 	}

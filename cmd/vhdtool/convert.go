@@ -200,7 +200,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
 	}
-	in, err := c.openInputs(&o.source, o.args[:len(o.args)-1])
+	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1])
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	}
 	backup, hasGPT := gpt.BackupLBA(guest)
 	if err := out.commit(v.flush); err != nil {
-		return fmt.Errorf("%s: %w", v.target, err)
+		return fmt.Errorf("%s: %w", v.target, withoutPath(err))
 	}
 	if v.quiet {
 		return nil
@@ -334,13 +334,14 @@ func (c *cli) copyError(source, target string, err error) error {
 		if op.Op == "reading" {
 			name = source
 		}
+		reason := withoutPath(op.Err)
 		if c.likeQEMU {
-			return qemuErrorf("error while %s at byte %d: %w", op.Op, op.Off, op.Err)
+			return qemuErrorf("error while %s at byte %d: %w", op.Op, op.Off, reason)
 		}
-		return fmt.Errorf("%s: error while %s at byte %d: %w", name, op.Op, op.Off, op.Err)
+		return fmt.Errorf("%s: error while %s at byte %d: %w", name, op.Op, op.Off, reason)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", target, err)
+		return fmt.Errorf("%s: %w", target, withoutPath(err))
 	}
 	return nil
 }

@@ -111,10 +111,10 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	}
 	out, err := c.createOutput(name, f, size, opts.set)
 	if err != nil {
-		return inFile(err)
+		return inFile(withoutPath(err))
 	}
 	if err := out.commit(false); err != nil {
-		return inFile(err)
+		return inFile(withoutPath(err))
 	}
 	c.warnSize(o.target.consumer, out.disk.Size())
 	return nil

@@ -210,7 +210,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 		return err
 	}
 	if err := out.commit(false); err != nil {
-		return fmt.Errorf("%s: %w", args.output, err)
+		return fmt.Errorf("%s: %w", args.output, withoutPath(err))
 	}
 	return nil
 }
@@ -238,7 +238,7 @@ func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *
 func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, f *format) error {
 	flags := o.source
 	flags.format = cmp.Or(flags.format, rawFormat.Name) // dd decompresses nothing
-	in, err := c.openStdin(&flags)
+	in, err := c.openStdin(ctx, &flags)
 	if err != nil {
 		return err
 	}

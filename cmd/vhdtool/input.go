@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,7 +64,7 @@ func (in *input) trailer() func([]byte, int64) bool {
 }
 
 // openInputs opens the sources as one disk, or the only one as a stream.
-func (c *cli) openInputs(flags *sourceFlags, args []string) (*input, error) {
+func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
 	var names []string
 	fail := func(err error) (*input, error) {
@@ -71,7 +72,7 @@ func (c *cli) openInputs(flags *sourceFlags, args []string) (*input, error) {
 		return nil, err
 	}
 	for _, arg := range args {
-		in, err := c.openInput(flags, arg)
+		in, err := c.openInput(ctx, flags, arg)
 		if err != nil {
 			return fail(err)
 		}
@@ -93,9 +94,9 @@ func (c *cli) openInputs(flags *sourceFlags, args []string) (*input, error) {
 }
 
 // openInput opens one source.
-func (c *cli) openInput(flags *sourceFlags, arg string) (*input, error) {
+func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*input, error) {
 	if c.isPipe(arg) {
-		return c.openStdin(flags)
+		return c.openStdin(ctx, flags)
 	}
 	ref, err := flags.resolve(arg)
 	if err != nil {
@@ -103,18 +104,18 @@ func (c *cli) openInput(flags *sourceFlags, arg string) (*input, error) {
 	}
 	st, err := os.Stat(ref.name)
 	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		f, err := os.Open(ref.name)
+		f, err := openFIFO(ctx, ref.name)
 		if err != nil {
 			return nil, c.openError(ref, err)
 		}
-		in, err := newStream(f, ref.name, ref.options.Format)
+		in, err := newStream(ctx, f, ref.name, ref.options.Format)
 		if err == nil {
 			in.names = []string{ref.name}
 		}
 		return in, err
 	}
 	if err == nil && st.Mode().IsRegular() && ref.options.Format == "" && !c.likeQEMU {
-		if in, err := c.openCompressed(ref); in != nil || err != nil {
+		if in, err := c.openCompressed(ctx, ref); in != nil || err != nil {
 			return in, err
 		}
 	}
@@ -127,7 +128,7 @@ func (c *cli) openInput(flags *sourceFlags, arg string) (*input, error) {
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil
 // if it is not.
-func (c *cli) openCompressed(ref imageRef) (*input, error) {
+func (c *cli) openCompressed(ctx context.Context, ref imageRef) (*input, error) {
 	f, err := os.Open(ref.name)
 	if err != nil {
 		return nil, c.openError(ref, err)
@@ -138,7 +139,7 @@ func (c *cli) openCompressed(ref imageRef) (*input, error) {
 		f.Close()
 		return nil, nil
 	}
-	in, err := newStream(f, ref.name, "")
+	in, err := newStream(ctx, f, ref.name, "")
 	if err == nil {
 		in.names = []string{ref.name}
 	}
@@ -147,7 +148,7 @@ func (c *cli) openCompressed(ref imageRef) (*input, error) {
 
 // openStdin opens standard input: a file that it was redirected from as a
 // disk, anything else as a stream.
-func (c *cli) openStdin(flags *sourceFlags) (*input, error) {
+func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*input, error) {
 	const name = stdinName
 	if isTerminal(c.stdin) {
 		return nil, fmt.Errorf("%s is a terminal; a disk is expected from a pipe or a file", name)
@@ -161,13 +162,13 @@ func (c *cli) openStdin(flags *sourceFlags) (*input, error) {
 	}
 	pos, err := c.stdin.Seek(0, io.SeekCurrent)
 	if err != nil || pos != 0 || !st.Mode().IsRegular() {
-		return newStream(c.stdin, name, flags.format)
+		return newStream(ctx, c.stdin, name, flags.format)
 	}
 	if flags.format == "" {
 		var magic [decompress.MagicSize]byte
 		n, _ := c.stdin.ReadAt(magic[:], 0)
 		if decompress.Format(magic[:n]) != "" {
-			return newStream(c.stdin, name, "")
+			return newStream(ctx, c.stdin, name, "")
 		}
 	}
 	ref := imageRef{name: name, options: disk.OpenOptions{Format: flags.format}}
@@ -180,7 +181,7 @@ func (c *cli) openStdin(flags *sourceFlags) (*input, error) {
 
 // newStream takes a file as a raw disk that is read in order. Unless a format
 // was given, compressed data is decompressed.
-func newStream(f *os.File, name, format string) (*input, error) {
+func newStream(ctx context.Context, f *os.File, name, format string) (*input, error) {
 	fail := func(err error) (*input, error) {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -190,27 +191,24 @@ func newStream(f *os.File, name, format string) (*input, error) {
 	default:
 		return fail(fmt.Errorf("format %s cannot be read from a pipe, only raw", format))
 	}
+	in := newInterruptible(ctx, f)
 	if format != "" {
-		return &input{stream: f, closer: f.Close}, nil
+		return &input{stream: in, closer: f.Close}, nil
 	}
-	data, _, err := decompress.NewReader(f)
+	data, _, err := decompress.NewReader(in)
 	if err != nil {
 		return fail(err)
 	}
 	r := bufio.NewReaderSize(data, 1<<16)
 	head, err := r.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
-		data.Close()
 		return fail(err)
 	}
 	if err := formatOfStream(head); err != nil {
-		data.Close()
 		return fail(err)
 	}
-	return &input{stream: r, probed: true, closer: func() error {
-		data.Close()
-		return f.Close()
-	}}, nil
+	// The decompressor is not closed: it might wait for data that never comes.
+	return &input{stream: r, probed: true, closer: f.Close}, nil
 }
 
 // formatOfStream refuses a stream that starts like an image which cannot be

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -19,7 +20,7 @@ import (
 type sourceFlags struct {
 	format    string
 	imageOpts bool
-	share     bool // accepted for qemu-img's sake: no lock is taken
+	share     bool // read what another process writes
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
@@ -41,13 +42,14 @@ func (s *sourceFlags) check() error {
 type imageRef struct {
 	arg     string // as typed; "" if that is the name
 	name    string // of the file
+	share   bool   // read it even if another process writes to it
 	options disk.OpenOptions
 }
 
 // resolve reads an image argument: a file's name, perhaps behind "file:", or
 // options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
-	ref := imageRef{arg: arg, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
+	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
 	var opts []optlist.Option
 	var err error
 	text, isJSON := strings.CutPrefix(arg, "json:")
@@ -138,6 +140,9 @@ func (ref *imageRef) jsonName(format string) string {
 func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	o := ref.options
 	o.Write = write
+	if !ref.share || write {
+		o.Lock = imagelock.Lock
+	}
 	d, f, err := disk.Open(ref.name, formats, &o)
 	switch {
 	case errors.Is(err, disk.ErrUnknownFormat):

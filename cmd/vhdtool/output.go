@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/pkg/convert"
@@ -55,6 +56,30 @@ func (c *cli) createError(name string, err error) error {
 		err = pe.Err
 	}
 	return qemuErrorf("Could not create '%s': %s", name, cText(err))
+}
+
+// pathlessError is an error without the path it speaks of.
+type pathlessError struct {
+	error
+	text string
+}
+
+func (e *pathlessError) Error() string { return e.text }
+
+func (e *pathlessError) Unwrap() error { return e.error }
+
+// withoutPath takes the path out of an error's text, because the message names
+// the file already, and the path may be a passing one.
+func withoutPath(err error) error {
+	var pe *fs.PathError
+	var le *os.LinkError
+	switch {
+	case errors.As(err, &pe):
+		return &pathlessError{err, strings.Replace(err.Error(), pe.Error(), pe.Err.Error(), 1)}
+	case errors.As(err, &le):
+		return &pathlessError{err, strings.Replace(err.Error(), le.Error(), le.Err.Error(), 1)}
+	}
+	return err
 }
 
 // creationError is the format's reason not to make such an image.

@@ -42,33 +42,27 @@ func Format(b []byte) string {
 // NewReader returns a reader of the decompressed data, and the name of the
 // compression; data that is not compressed is passed on as it is. Reading fails
 // where the data is damaged, or ends too early.
-func NewReader(r io.Reader) (io.ReadCloser, string, error) {
+func NewReader(r io.Reader) (io.Reader, string, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	magic, err := br.Peek(MagicSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", err
 	}
 	name := Format(magic)
-	var out io.ReadCloser
+	var out io.Reader
 	switch name {
 	case "gzip":
 		out, err = gzip.NewReader(br)
 	case "bzip2":
-		out = io.NopCloser(bzip2.NewReader(br))
+		out = bzip2.NewReader(br)
 	case "zstd":
-		var d *zstd.Decoder
-		if d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2)); err == nil {
-			out = d.IOReadCloser()
-		}
+		out, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 	case "xz":
 		if err = checkXZWindow(br); err == nil {
-			var x *xz.Reader
-			if x, err = xz.NewReader(br); err == nil {
-				out = io.NopCloser(x)
-			}
+			out, err = xz.NewReader(br)
 		}
 	default:
-		return io.NopCloser(br), "", nil
+		return br, "", nil
 	}
 	if err != nil {
 		return nil, name, fmt.Errorf("%s data: %w", name, err)
@@ -103,12 +97,12 @@ func checkXZWindow(br *bufio.Reader) error {
 
 // reader names the compression in errors, and calls an early end by its name.
 type reader struct {
-	io.ReadCloser
+	io.Reader
 	name string
 }
 
 func (r *reader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
+	n, err := r.Reader.Read(p)
 	if err != nil && err != io.EOF { // EOF itself ends the data
 		err = fmt.Errorf("%s data: %w", r.name, err)
 	}

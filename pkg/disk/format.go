@@ -49,6 +49,8 @@ type OpenOptions struct {
 	Format  string  // a name from the list; "" finds it out
 	Write   bool    // open for reading and writing
 	Options Options // the format's own
+	// Lock, if set, is called with the open file before anything is read.
+	Lock func(f *os.File, write bool) error
 }
 
 // Formats is the list of formats a program knows, the fallback last.
@@ -140,6 +142,12 @@ func OpenAs(f *os.File, size int64, formats Formats, o *OpenOptions) (Disk, *For
 
 func openAs(f *os.File, size int64, format *Format, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	var err error
+	if o.Lock != nil {
+		if err := o.Lock(f, o.Write); err != nil {
+			f.Close()
+			return nil, format, err
+		}
+	}
 	if format == nil {
 		if format, err = formats.Probe(f, size); err != nil {
 			f.Close()

@@ -3,6 +3,8 @@ package vhd
 import (
 	"errors"
 	"fmt"
+
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 )
 
 // What a caller may want to decide on, found with [errors.Is].
@@ -17,6 +19,8 @@ var (
 	ErrTooLarge = errors.New("too large for a VHD")
 	// ErrReadOnly: a write to an image that was opened for reading.
 	ErrReadOnly = errors.New("image is open for reading only")
+	// ErrLocked: another process uses the image.
+	ErrLocked = imagelock.ErrLocked
 	// ErrSavedState: a suspended virtual machine depends on the exact contents.
 	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
 )

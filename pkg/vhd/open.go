@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -20,6 +21,9 @@ type OpenOptions struct {
 	// IgnoreChecksums believes a footer and a header whose checksum is wrong,
 	// if nothing else about them is: images changed by hand.
 	IgnoreChecksums bool
+	// NoLock opens the image even if another process uses it. Reading it then may
+	// give a mix of old and new.
+	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
 }
@@ -27,12 +31,21 @@ type OpenOptions struct {
 // Open opens the named image; a nil o means the zero value. Errors are those of
 // the file system, ErrNotVHD, or wrap ErrCorrupt, ErrUnsupported or
 // ErrSavedState. The caller closes the image.
+//
+// On Linux the file is locked while it is open, as qemu locks its images: it can
+// have several readers or one writer, or else ErrLocked is returned.
 func Open(name string, o *OpenOptions) (*Image, error) {
 	f, size, err := disk.OpenFile(name, o != nil && o.Write)
 	if err != nil {
 		return nil, err
 	}
-	img, err := NewImage(f, size, o)
+	if o == nil || !o.NoLock {
+		err = imagelock.Lock(f, o != nil && o.Write)
+	}
+	var img *Image
+	if err == nil {
+		img, err = NewImage(f, size, o)
+	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -15,8 +15,10 @@ import (
 // image, not yet complete, is sized as if it had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
-// afterwards the image opens with the old size or with the new one. Nothing
-// else may use the image meanwhile.
+// afterwards the image has the old size or the new one. (A fixed disk has no copy
+// of its footer: if the file system makes the longer file durable before the
+// footer at its end, the old footer must be looked for where it was.) Nothing else
+// may use the image meanwhile.
 func (img *Image) Resize(size int64) error {
 	if img.f == nil {
 		return ErrReadOnly

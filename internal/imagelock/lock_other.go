@@ -1,0 +1,7 @@
+//go:build !linux
+
+package imagelock
+
+import "os"
+
+func lock(*os.File, bool) error { return nil }

@@ -1,0 +1,104 @@
+package interop
+
+import (
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/internal/oracle"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// An image that qemu-io writes to is not opened here, and the other way round.
+func TestLocks(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("images are locked on Linux only")
+	}
+	oracle.Need(t, "qemu-img", "qemu-io")
+	image := filepath.Join(t.TempDir(), "x.vhd")
+	oracle.QemuImg(t, "create", "-q", "-f", "vpc", image, "10M")
+
+	t.Run("qemu-io has it", func(t *testing.T) {
+		cmd := exec.Command("qemu-io", "-f", "vpc", image)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait() // it is told to quit, or killed with the test
+		defer in.Close()
+		// Its answer shows that it has opened the image.
+		if _, err := io.WriteString(in, "length\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer := make([]byte, 256)
+		for n := 0; !strings.Contains(string(answer[:n]), "MiB"); {
+			k, err := out.Read(answer[n:])
+			if err != nil {
+				t.Fatalf("qemu-io said %q, then %v", answer[:n], err)
+			}
+			n += k
+		}
+		for _, write := range []bool{false, true} {
+			if img, err := vhd.Open(image, &vhd.OpenOptions{Write: write}); !errors.Is(err, vhd.ErrLocked) {
+				t.Errorf("write %t: %v, %v; want ErrLocked", write, img, err)
+			} else if !strings.Contains(err.Error(), image) {
+				t.Errorf("%v: want the file's name in it", err)
+			}
+		}
+		img, err := vhd.Open(image, &vhd.OpenOptions{NoLock: true})
+		if err != nil {
+			t.Fatalf("without a lock: %v", err)
+		}
+		img.Close()
+	})
+
+	t.Run("we write", func(t *testing.T) {
+		img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		if out, code := oracle.Try(t, "qemu-io", "-f", "vpc", "-c", "read 0 512", image); code == 0 || !strings.Contains(out, "lock") {
+			t.Errorf("qemu-io: exit status %d, %q; want it to fail for the lock", code, out)
+		}
+		if out, code := oracle.Try(t, "qemu-img", "info", "-f", "vpc", image); code == 0 || !strings.Contains(out, "lock") {
+			t.Errorf("qemu-img info: exit status %d, %q; want it to fail for the lock", code, out)
+		}
+	})
+
+	t.Run("we read", func(t *testing.T) {
+		img, err := vhd.Open(image, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		oracle.QemuImg(t, "info", "-f", "vpc", image)
+		if out, code := oracle.Try(t, "qemu-io", "-f", "vpc", "-c", "write 0 512", image); code == 0 || !strings.Contains(out, "lock") {
+			t.Errorf("qemu-io: exit status %d, %q; want it to fail for the lock", code, out)
+		}
+	})
+
+	t.Run("nobody has it", func(t *testing.T) {
+		oracle.QemuIO(t, "vpc", image, "write -P 7 0 512")
+		img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		b := make([]byte, 1)
+		if _, err := img.ReadAt(b, 0); err != nil || b[0] != 7 {
+			t.Errorf("byte 0 is %d, %v; want 7", b[0], err)
+		}
+	})
+}

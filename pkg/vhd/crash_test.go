@@ -1,0 +1,390 @@
+package vhd_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// A recorder keeps every change to a file, so that the file can be had as a
+// power cut at any point leaves it.
+type recorder struct {
+	*memFile
+	start []byte
+	log   []change
+}
+
+func record(b []byte) *recorder {
+	r := &recorder{memFile: newMemFile(b), start: slices.Clone(b)}
+	r.before = func(c change) (int, error) {
+		r.log = append(r.log, change{c.op, c.off, slices.Clone(c.data)})
+		return len(c.data), nil
+	}
+	return r
+}
+
+// lastSync is the number of changes up to and with the last flush among the
+// first k.
+func (r *recorder) lastSync(k int) int {
+	for k > 0 && r.log[k-1].op != "sync" {
+		k--
+	}
+	return k
+}
+
+// cut is the file after a power cut behind the first k changes. What was
+// flushed is there. Of the changes since then, each sector, and the file's
+// length, show the state of some moment, which when tells; a sector is never
+// torn.
+func (r *recorder) cut(k int, when func() int) []byte {
+	synced := r.lastSync(k)
+	moments := map[int64]int{}
+	moment := func(s int64) int {
+		if _, ok := moments[s]; !ok {
+			moments[s] = when()
+		}
+		return moments[s]
+	}
+	const ofLength = -1
+	b := slices.Clone(r.start)
+	length := len(b)
+	for i, c := range r.log[:k] {
+		durable := i < synced
+		switch c.op {
+		case "truncate":
+			if durable || i < moment(ofLength) {
+				length = int(c.off)
+			}
+			// What is cut off is gone with the length, if that is durable.
+			if durable && length < len(b) {
+				b = b[:length]
+			}
+		case "write":
+			end := int(c.off) + len(c.data)
+			if end > len(b) {
+				b = append(b, make([]byte, end-len(b))...)
+			}
+			if durable || i < moment(ofLength) {
+				length = max(length, end)
+			}
+			for p, at := c.data, c.off; len(p) > 0; {
+				n := min(int64(len(p)), sector-at%sector)
+				if durable || i < moment(at/sector) {
+					copy(b[at:], p[:n])
+				}
+				p, at = p[n:], at+n
+			}
+		}
+	}
+	if length <= len(b) {
+		return b[:length]
+	}
+	return append(b, make([]byte, length-len(b))...)
+}
+
+// cuts calls f with files as power cuts leave them: at every point with all
+// that was written until then, and with only some of what was not flushed yet.
+func (r *recorder) cuts(rnd *rand.Rand, each int, f func(k int, file []byte)) {
+	for k := range len(r.log) + 1 {
+		synced := r.lastSync(k)
+		f(k, r.cut(k, func() int { return k }))
+		if synced == k {
+			continue
+		}
+		for i := range each {
+			f(k, r.cut(k, func() int {
+				if i%2 == 0 { // all or nothing
+					return []int{synced, k}[rnd.IntN(2)]
+				}
+				return synced + rnd.IntN(k-synced+1)
+			}))
+		}
+	}
+}
+
+// A state is what the guest's disk holds from the given number of changes to
+// the file on.
+type state struct {
+	from     int
+	contents []byte
+}
+
+// history is what a guest did.
+type history struct {
+	states []state
+	synced []int // changes at which Sync had returned
+	held   []int // the state that was there then
+}
+
+// allowed returns the states of which a sector may show any after a power cut
+// behind k changes.
+func (h *history) allowed(k int) []state {
+	first := 0
+	for i, at := range h.synced {
+		if at <= k {
+			first = h.held[i]
+		}
+	}
+	last := first
+	for i := first + 1; i < len(h.states) && h.states[i].from < k; i++ {
+		last = i
+	}
+	return h.states[first : last+1]
+}
+
+// session lets a guest write to the image in the file, sync now and then, and
+// close it.
+func session(t *testing.T, r *recorder, rnd *rand.Rand, steps int) history {
+	t.Helper()
+	img, err := vhd.NewImage(r, r.size(), &vhd.OpenOptions{Write: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := readAll(t, img)
+	h := history{states: []state{{0, slices.Clone(now)}}}
+	next := func(p []byte, off int) {
+		copy(now[off:], p)
+		h.states = append(h.states, state{len(r.log), slices.Clone(now)})
+	}
+	for i := range steps {
+		off := rnd.IntN(len(now))
+		if rnd.IntN(2) == 0 {
+			off = off / sector * sector
+		}
+		n := min(1+rnd.IntN(6*kib), len(now)-off)
+		switch rnd.IntN(6) {
+		case 0, 1:
+			syncImage(t, img)
+			h.synced, h.held = append(h.synced, len(r.log)), append(h.held, len(h.states)-1)
+		case 2:
+			next(make([]byte, n), off)
+			if err := img.WriteZeroes(int64(off), int64(n)); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			p := pattern(n, byte(i))
+			next(p, off)
+			write(t, img, p, int64(off))
+		}
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.synced, h.held = append(h.synced, len(r.log)), append(h.held, len(h.states)-1)
+	return h
+}
+
+// holds shows that every sector has a state that it may have.
+func holds(t tb, got []byte, allowed []state) {
+	t.Helper()
+	if len(got) != len(allowed[0].contents) {
+		t.Fatalf("the disk has %d bytes, want %d", len(got), len(allowed[0].contents))
+	}
+	for at := 0; at < len(got); at += sector {
+		if !slices.ContainsFunc(allowed, func(s state) bool { return bytes.Equal(s.contents[at:at+sector], got[at:at+sector]) }) {
+			t.Fatalf("sector %d has none of the %d contents that it had since the last Sync", at/sector, len(allowed))
+		}
+	}
+}
+
+// The images from which the sessions start.
+func crashStarts(t *testing.T) map[string][]byte {
+	t.Helper()
+	const blockSize = 4 * kib
+	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
+	partial := craft{size: 10*blockSize - 3*sector, blocks: []block{
+		{1, 13, bits(0x0f), pattern(blockSize, 1)},
+		{0, 4, nil, pattern(blockSize, 2)},
+		{5, 22, bits(0xa6), pattern(blockSize, 3)},
+	}}
+	whole := partial.bytes()
+	end := len(whole) - 512
+	stale := slices.Clone(whole)
+	copy(stale, footerBytes(dynamic, partial.size, u32(24, 1)))
+	return map[string][]byte{
+		"new":                     create(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize}).bytes(),
+		"blocks in part":          whole,
+		"leading footer of old":   stale,
+		"leading footer spoilt":   spoil(whole, 0, 512),
+		"trailing footer missing": whole[:end],
+		"trailing footer spoilt":  spoil(whole, end, 512),
+		"footer of 511 bytes":     whole[:len(whole)-1],
+		"torn tail":               append(slices.Clone(whole), pattern(100, 1)...),
+		"table behind the blocks": craft{
+			size: 10 * blockSize, tableAt: 40 * sector, blocks: []block{{3, 3, nil, pattern(blockSize, 1)}},
+		}.bytes(),
+	}
+}
+
+// After a power cut at any point of a session the image opens, holds what was
+// synced, and has no damage; and one can go on with it.
+func TestCrashInPlace(t *testing.T) {
+	for name, start := range crashStarts(t) {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(2) {
+				rnd := rand.New(rand.NewPCG(seed, 7))
+				r := record(start)
+				h := session(t, r, rnd, 25)
+				n := 0
+				r.cuts(rnd, 6, func(k int, file []byte) {
+					img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
+					if err != nil {
+						t.Fatalf("seed %d, cut behind change %d of %d: %v", seed, k, len(r.log), err)
+					}
+					allowed := h.allowed(k)
+					holds(t, readAll(t, img), allowed)
+					noErrors(t, file, "trailing-footer")
+					if n++; n%5 == 0 {
+						goOn(t, file)
+					}
+					if t.Failed() {
+						t.Fatalf("seed %d, cut behind change %d of %d", seed, k, len(r.log))
+					}
+				})
+			}
+		})
+	}
+}
+
+// goOn writes to an image that a power cut has left.
+func goOn(t *testing.T, file []byte) {
+	t.Helper()
+	m := newMemFile(file)
+	img := openMem(t, m)
+	want := readAll(t, img)
+	for off := int64(100); off < img.Size(); off += 8 * kib {
+		p := pattern(300, 99)
+		write(t, img, p, off)
+		copy(want[off:], p)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sameBytes(t, "contents of the image that was gone on with", readAll(t, openBytes(t, m.bytes(), nil)), want)
+	// Where no block needed a place, no footer needed to be written.
+	noErrors(t, m.bytes(), "trailing-footer")
+}
+
+// A new image is nothing, or whole.
+func TestCrashOfCreate(t *testing.T) {
+	const blockSize = 4 * kib
+	for _, o := range []*vhd.CreateOptions{
+		{Size: 6 * blockSize, Exact: true, BlockSize: blockSize},
+		{Size: 6 * blockSize, Exact: true, Type: vhd.Fixed},
+	} {
+		t.Run(fmt.Sprint("type ", o.Type), func(t *testing.T) {
+			r := record(nil)
+			img, err := vhd.CreateIn(r, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make([]byte, o.Size)
+			for off := 1000; off < len(want); off += 9000 {
+				write(t, img, pattern(3000, 1), int64(off))
+				copy(want[off:], pattern(3000, 1))
+			}
+			syncImage(t, img)
+			opened := 0
+			r.cuts(rand.New(rand.NewPCG(1, 1)), 100, func(k int, file []byte) {
+				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
+				if err != nil {
+					if k == len(r.log) {
+						t.Fatalf("after Sync: %v", err)
+					}
+					return
+				}
+				opened++
+				sameBytes(t, fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log)), readAll(t, img), want)
+				noErrors(t, file, "trailing-footer")
+			})
+			if opened < 3 {
+				t.Errorf("the image opened after %d cuts only", opened)
+			}
+		})
+	}
+}
+
+// A disk whose size is being changed has the old size or the new one.
+func TestCrashOfResize(t *testing.T) {
+	const blockSize = 4 * kib
+	many := craft{size: 20 * blockSize}
+	for i := range 10 {
+		many.blocks = append(many.blocks, block{19 - 2*i, int64(4 + 9*i), nil, pattern(blockSize, byte(i))})
+	}
+	holed := craft{size: 8 * blockSize, footer: []edit{u32(24, 5)}, blocks: []block{
+		{0, 200, nil, pattern(blockSize, 1)}, {7, 20, nil, pattern(blockSize, 2)}, {4, 150, nil, pattern(blockSize, 3)},
+	}}
+	staleLeading := holed.bytes()
+	copy(staleLeading, footerBytes(dynamic, holed.size))
+	for _, c := range []struct {
+		name  string
+		start []byte
+		size  int64
+	}{
+		{"dynamic, grow within a block", craft{size: 3*blockSize - 1024, blocks: []block{{2, 4, nil, pattern(blockSize, 1)}}}.bytes(), 3 * blockSize},
+		{"dynamic, grow within the table's sector", many.bytes(), 100 * blockSize},
+		{"dynamic, grow beyond the table's sector", many.bytes(), 300 * blockSize},
+		{"dynamic, shrink", many.bytes(), 7*blockSize + 512},
+		{"dynamic, shrink to nothing", many.bytes(), 0},
+		{"dynamic with holes, shrink", holed.bytes(), 5 * blockSize},
+		{"dynamic with holes, grow", holed.bytes(), 200 * blockSize},
+		{"dynamic, leading footer of old, shrink", staleLeading, 5 * blockSize},
+		{"dynamic, leading footer of old, grow", staleLeading, 200 * blockSize},
+		{"dynamic without trailing footer, grow", many.bytes()[:4*512+90*512], 300 * blockSize},
+		{"dynamic without trailing footer, shrink", many.bytes()[:4*512+90*512], 2 * blockSize},
+		{"fixed, grow", fixedImage(pattern(5*blockSize, 1)), 9 * blockSize},
+		{"fixed, grow by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize + 512},
+		{"fixed, shrink", fixedImage(pattern(5*blockSize, 1)), 2 * blockSize},
+		{"fixed, shrink by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize - 512},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := record(c.start)
+			img, err := vhd.NewImage(r, r.size(), &vhd.OpenOptions{Write: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := readAll(t, img)
+			if err := img.Resize(c.size); err != nil {
+				t.Fatal(err)
+			}
+			want := append(slices.Clone(old), make([]byte, max(0, int(c.size)-len(old)))...)[:c.size]
+			sameBytes(t, "contents", readAll(t, img), want)
+			done := len(r.log)
+			if err := img.Close(); err != nil {
+				t.Fatal(err)
+			}
+			r.cuts(rand.New(rand.NewPCG(1, 1)), 30, func(k int, file []byte) {
+				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
+				if err != nil && len(file) > len(c.start) && bytes.Equal(file[:len(c.start)], c.start) && len(old) == len(c.start)-sector {
+					// The new length of a fixed disk is there, and the footer at its
+					// end is not. Nothing can be done about that, and the old footer
+					// is still where it was.
+					return
+				}
+				if err != nil {
+					t.Fatalf("cut behind change %d of %d: %v", k, len(r.log), err)
+				}
+				what := fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log))
+				got, right := readAll(t, img), want
+				if len(got) == len(old) && k < done {
+					right = slices.Clone(old)
+				}
+				if at := min(len(old), len(want)); img.Type() == vhd.Fixed && k < done && at < len(got) && string(got[at:at+8]) == "conectix" {
+					// There is no other place for the footer: its sector belongs to
+					// the part that the disk gains or loses.
+					right = slices.Clone(right)
+					copy(right[at:], got[at:at+sector])
+				}
+				sameBytes(t, what, got, right)
+				noErrors(t, file, "trailing-footer", "current-size")
+				if t.Failed() {
+					t.Fatal(what)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,8 @@
+package vhd
+
+// What the tests look at from inside.
+var (
+	BitmapRun     = bitmapRun
+	SetBits       = setBits
+	BitmapSizeFor = bitmapSizeFor
+)
