@@ -202,12 +202,29 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 		})
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
-	if err := lay.addBatmap(c.r, &f.Footer, c.size); err != nil {
-		return err
+	if f.Type == Differencing {
+		c.add(h.validateParent(int64(f.DataOffset), c.size)...)
+		for i, l := range h.locators() {
+			if r, ok := l.region(i, c.size); ok {
+				lay.regions = append(lay.regions, r)
+			}
+		}
 	}
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
+	}
+	m, err := readBatmap(c.r, &f.Footer, lay.batEnd(), c.size)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		found, err := m.validate(c.r, t, c.size)
+		if err != nil {
+			return err
+		}
+		c.add(found...)
+		lay.regions = append(lay.regions, m.regions(c.size)...)
 	}
 	t.validate(&lay, func(f Finding) bool {
 		c.add(f)

@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -130,8 +129,13 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	img.lay = layoutOf(&img.footer, &h, limit)
-	if err := img.lay.addBatmap(img.r, &img.footer, size); err != nil {
+	m, err := readBatmap(img.r, &img.footer, img.lay.batEnd(), size)
+	if err != nil {
 		return err
+	}
+	if m != nil {
+		img.lay.batmap = true
+		img.lay.regions = append(img.lay.regions, m.regions(size)...)
 	}
 	blocks := blocksHeld(&img.footer, &h, img.size)
 	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
@@ -213,28 +217,8 @@ func layoutOf(f *Footer, h *Header, limit int64) layout {
 	}
 }
 
-// addBatmap adds XenServer's batmap, if the image has one: a header right behind
-// the BAT, and a map of the blocks that are full. It is not used here, but kept.
-func (l *layout) addBatmap(r io.ReaderAt, f *Footer, size int64) error {
-	at := l.regions[len(l.regions)-1].end
-	if f.Creator != CreatorXenServer || at+SectorSize > size {
-		return nil
-	}
-	var b [SectorSize]byte
-	if err := readFull(r, b[:], at); err != nil {
-		return fmt.Errorf("batmap: %w", err)
-	}
-	if string(b[:8]) != "tdbatmap" {
-		return nil
-	}
-	l.batmap = true
-	l.regions = append(l.regions, region{"batmap header", at, at + SectorSize})
-	start, sectors := binary.BigEndian.Uint64(b[8:]), int64(binary.BigEndian.Uint32(b[16:]))
-	if start < uint64(size) {
-		l.regions = append(l.regions, region{"batmap", int64(start), min(size, int64(start)+sectors*SectorSize)})
-	}
-	return nil
-}
+// batEnd is the first byte behind the BAT.
+func (l *layout) batEnd() int64 { return l.regions[2].end }
 
 // Close ends the use of the image and closes its file. An image that was
 // written is made durable first, as by Sync; a new one is completed, and takes
