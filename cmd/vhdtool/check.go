@@ -5,21 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/internal/undo"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // Exit statuses of check, as qemu-img's.
 const (
-	checkFailed      = 1
 	checkCorrupt     = 2
 	checkLeaks       = 3
 	checkUnsupported = 63
 )
+
+// checkRequest says how to check a file.
+type checkRequest struct {
+	options disk.Options // for opening
+	device  bool         // the file is a device
+	deep    bool         // look into the blocks
+	target  string       // product to check it for
+}
 
 // checkFinding is one thing found wrong.
 type checkFinding struct {
@@ -29,6 +40,7 @@ type checkFinding struct {
 	Field    string `json:"field"`
 	Found    string `json:"found"`
 	Wanted   string `json:"wanted"`
+	Repair   string `json:"repair,omitempty"` // what -r would do
 }
 
 // checkCounts sum a check up, in the order of qemu-img's JSON.
@@ -42,33 +54,47 @@ type checkCounts struct {
 	Fragmented  int64          `json:"fragmented-clusters,omitempty"`
 	Filename    string         `json:"filename"`
 	Format      string         `json:"format"`
+	LeaksFixed  int64          `json:"leaks-fixed,omitempty"`
+	Fixed       int64          `json:"corruptions-fixed,omitempty"`
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
+	Repairs     []string       `json:"repairs,omitempty"`
 
 	warnings int64
 }
 
 type checkCmdOptions struct {
-	source sourceFlags
-	output string
-	quiet  bool
-	repair string
-	target string // product to check the image for
-	args   []string
+	source  sourceFlags
+	output  string
+	quiet   bool
+	deep    bool
+	force   bool
+	repair  string
+	dryRun  bool
+	backup  string
+	restore string
+	target  string // product to check the image for
+	args    []string
 }
 
 func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
 	cmd := &cobra.Command{
-		Use:   "check [-f FORMAT] [--output=human|json] [-q] FILE",
-		Short: "Examine an image for damage",
-		Long: `Examine an image without changing it, and list what is wrong. It works on
-damaged images too.
+		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
+		Short: "Examine an image for damage, and repair it",
+		Long: `Examine an image, and list what is wrong. Nothing is changed without -r, and the
+check works on damaged images too.
+
+With -r leaks, space that nothing refers to is given back; with -r all, footers,
+header and BAT are mended as well, as far as that loses no byte of the disk.
+--dry-run tells what would be done. --backup saves all that is overwritten in a
+new file, and --restore puts it back.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
 made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
-(raw).`,
-		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd",
+(raw). After a repair it is that of what is left.`,
+		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
+			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCheck(cmd.Context(), &o)
@@ -77,10 +103,40 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
 	addConsumerFlag(cmd, &o.target, "also check that this product takes the image")
-	cmd.Flags().StringVarP(&o.repair, "repair", "r", "", "not supported yet: leaks or all")
-	cmd.Flags().StringP("cache", "T", "", "accepted for compatibility")
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl := cmd.Flags()
+	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
+	fl.StringVarP(&o.repair, "repair", "r", "", "repair leaks, or all")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
+	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
+	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
+	fl.BoolVar(&o.force, "force", false, "repair the image of a suspended virtual machine, too")
+	fl.StringP("cache", "T", "", "accepted for compatibility")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// valid finds contradictions between the flags.
+func (o *checkCmdOptions) valid() error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	switch o.repair {
+	case "":
+		if o.dryRun || o.backup != "" || o.force {
+			return usagef("--dry-run, --backup and --force go with -r")
+		}
+	case "leaks", "all":
+	default:
+		return usagef("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
+	}
+	if o.restore != "" && o.repair != "" {
+		return usagef("--restore goes without -r")
+	}
+	if len(o.args) != 1 {
+		return usagef("Expecting one image file name")
+	}
+	return o.source.check()
 }
 
 // keptFindings is how many findings of one rule go into the JSON: a damaged
@@ -91,35 +147,26 @@ const keptFindings = 1000
 const shownFindings = 20
 
 func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
-	if err := checkOutput(o.output); err != nil {
-		return err
-	}
-	switch o.repair {
-	case "":
-	case "leaks", "all":
-		return errors.New("repairing is not supported yet")
-	default:
-		return usagef("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
-	}
-	if len(o.args) != 1 {
-		return usagef("Expecting one image file name")
-	}
-	if err := o.source.check(); err != nil {
+	if err := o.valid(); err != nil {
 		return err
 	}
 	ref, err := o.source.resolve(o.args[0])
 	if err != nil {
 		return err
 	}
-	file, size, err := disk.OpenFile(ref.name, false)
+	write := o.repair != "" && !o.dryRun || o.restore != ""
+	file, size, err := disk.OpenFile(ref.name, write)
 	if err != nil {
 		return c.openError(ref, err)
 	}
 	defer file.Close()
-	if !ref.share {
-		if err := imagelock.Lock(file, false); err != nil {
+	if !ref.share || write {
+		if err := imagelock.Lock(file, write); err != nil {
 			return c.openError(ref, err)
 		}
+	}
+	if o.restore != "" {
+		return c.restore(o, ref.name, file)
 	}
 	f, err := c.formatToCheck(ref, file, size)
 	if err != nil {
@@ -128,47 +175,132 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 	if f.check == nil {
 		return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
 	}
-	if o.target != "" {
-		ref.options.Options[consumerOption] = o.target
+	k := checking{cli: c, o: o, ref: ref, file: file, format: f}
+	counts, err := k.pass(size)
+	if err != nil {
+		return err
 	}
-	if st, err := file.Stat(); err == nil && !st.Mode().IsRegular() {
-		ref.options.Options[deviceOption] = "on"
+	if write {
+		if counts, err = k.repair(counts, size); err != nil {
+			return err
+		}
 	}
-	human := o.output == "human"
-	var findings []checkFinding
+	return k.report(counts)
+}
+
+// restore puts back what a repair has overwritten.
+func (c *cli) restore(o *checkCmdOptions, name string, file *os.File) error {
+	if err := undo.Restore(file, o.restore); err != nil {
+		return fmt.Errorf("%s: %w", name, withoutPath(err))
+	}
+	if !o.quiet {
+		fmt.Fprintf(c.stdout, "%s is as it was before the repair.\n", name)
+	}
+	return nil
+}
+
+// checking is a check of one file.
+type checking struct {
+	*cli
+	o      *checkCmdOptions
+	ref    imageRef
+	file   *os.File
+	format *format
+}
+
+// pass checks once, and prints what it finds for people as it is found.
+func (k *checking) pass(size int64) (checkCounts, error) {
+	human := k.o.output == "human"
+	talk := human && !k.o.quiet && !k.likeQEMU
 	shown := map[string]int{}
-	counts, err := f.check(file, size, ref.options.Options, func(x checkFinding) {
+	var findings []checkFinding
+	q := checkRequest{k.ref.options.Options, disk.IsDevice(k.file), k.o.deep, k.o.target}
+	counts, err := k.format.check(k.file, size, q, func(x checkFinding) {
 		shown[x.Check]++
-		if !human {
-			if shown[x.Check] <= keptFindings {
-				findings = append(findings, x)
+		if !human && shown[x.Check] <= keptFindings {
+			findings = append(findings, x)
+		}
+		if talk && shown[x.Check] <= shownFindings {
+			fmt.Fprintf(k.stdout, "%s: %s: %s at offset %d: found %s, wanted %s\n", x.Severity, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
+			if k.o.dryRun && x.Repair != "" && (k.o.repair == "all" || x.Severity == "leak") {
+				fmt.Fprintf(k.stdout, "  would %s\n", x.Repair)
 			}
-			return
 		}
-		if o.quiet || c.likeQEMU || shown[x.Check] > shownFindings {
-			return
-		}
-		fmt.Fprintf(c.stdout, "%s: %s: %s at offset %d: found %s, wanted %s\n", x.Severity, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
 	})
 	if err != nil {
-		return c.openError(ref, err)
+		return counts, k.openError(k.ref, err)
 	}
-	counts.Filename, counts.Format = ref.name, f.Name
+	for _, id := range slices.Sorted(maps.Keys(shown)) {
+		if n := shown[id] - shownFindings; talk && n > 0 {
+			fmt.Fprintf(k.stdout, "%d more of %s\n", n, id)
+		}
+	}
+	counts.Filename, counts.Format = k.ref.name, k.format.Name
+	if !human && !k.likeQEMU {
+		counts.Warnings, counts.Findings = &counts.warnings, findings
+	}
+	return counts, nil
+}
+
+// repair mends what it can, and checks again if that was anything.
+func (k *checking) repair(before checkCounts, size int64) (checkCounts, error) {
+	var f disk.File = k.file
+	if k.o.backup != "" {
+		saved, err := undo.Create(k.o.backup, k.file, size)
+		if err != nil {
+			return before, fmt.Errorf("%s: %w", k.o.backup, withoutPath(err))
+		}
+		defer saved.Close()
+		f = saved
+	}
+	var done []string
+	err := vhd.Repair(f, size, &vhd.RepairOptions{
+		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
+	}, func(what string) {
+		done = append(done, what)
+		if k.o.output == "human" && !k.o.quiet && !k.likeQEMU {
+			fmt.Fprintf(k.stdout, "repaired: %s\n", what)
+		}
+	})
+	switch err = withoutPath(err); {
+	case errors.Is(err, vhd.ErrSavedState):
+		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--force repairs it all the same"}
+	case errors.Is(err, vhd.ErrOrphans):
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--backup FILE saves it, and then the entries are repaired and the space is given back"})
+	case errors.Is(err, vhd.ErrBeyondRepair):
+		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
+	case err != nil:
+		return before, fmt.Errorf("%s: %w", k.ref.name, err)
+	}
+	if len(done) == 0 {
+		return before, nil
+	}
+	if size, err = k.file.Seek(0, io.SeekEnd); err != nil {
+		return before, err
+	}
+	if k.o.output == "human" && !k.o.quiet {
+		fmt.Fprint(k.stdout, "Double checking the fixed image now...\n")
+	}
+	after, err := k.pass(size)
+	after.Repairs = done
+	after.LeaksFixed, after.Fixed = max(0, before.Leaks-after.Leaks), max(0, before.Corruptions-after.Corruptions)
+	if after.LeaksFixed+after.Fixed > 0 && k.o.output == "human" && !k.o.quiet {
+		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
+	}
+	if k.likeQEMU {
+		after.Repairs = nil
+	}
+	return after, err
+}
+
+// report prints the summary, and gives the exit status.
+func (k *checking) report(counts checkCounts) error {
+	var err error
 	switch {
-	case !human:
-		if !c.likeQEMU {
-			counts.Warnings, counts.Findings = &counts.warnings, findings
-		}
-		err = printJSON(c.stdout, counts)
-	case !o.quiet:
-		if !c.likeQEMU {
-			for id, n := range shown {
-				if n > shownFindings {
-					fmt.Fprintf(c.stdout, "%d more of %s\n", n-shownFindings, id)
-				}
-			}
-		}
-		err = counts.print(c.stdout)
+	case k.o.output == "json":
+		err = printJSON(k.stdout, counts)
+	case !k.o.quiet:
+		err = counts.print(k.stdout)
 	}
 	switch {
 	case err != nil:

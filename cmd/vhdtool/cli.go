@@ -201,7 +201,7 @@ func (c *cli) report(err error) {
 	}
 	all := []error{err}
 	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
+	if errors.As(err, &joined) && errors.Join(joined.Unwrap()...).Error() == err.Error() {
 		all = joined.Unwrap()
 	}
 	for _, err := range all {

@@ -64,7 +64,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 		return &statusError{compareOpenFailed, qemuErrorf("Invalid source cache option: %s", o.cache)}
 	}
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {
-		return qemuErrorf("--image-opts and --format are mutually exclusive")
+		return &statusError{compareOpenFailed, qemuErrorf("--image-opts and --format are mutually exclusive")}
 	}
 	var disks [2]disk.Disk
 	for i, format := range []string{o.source.format, o.second} {

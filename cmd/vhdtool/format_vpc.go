@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -136,18 +135,22 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 	if err != nil {
 		return fileSize{}, err
 	}
+	virtual, err := vo.VirtualSize()
+	if err != nil {
+		return fileSize{}, err
+	}
 	blocks, blockSize, err := vo.Blocks()
-	return fileSize{blocks, blockSize, vo.FileLength}, err
+	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 
 // vpcCreateOptions reads the options of -o, which are of the right kinds.
 func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
 	vo := &vhd.CreateOptions{Type: vhd.Dynamic, Size: size}
-	consumer, err := wantedConsumer(o)
-	if err != nil {
-		return nil, err
-	}
-	if consumer != nil {
+	if name, given := o[consumerOption]; given {
+		consumer, err := vhd.FindConsumer(name)
+		if err != nil {
+			return nil, err
+		}
 		vo = consumer.CreateOptions(size)
 	}
 	switch o["subformat"] {
@@ -309,24 +312,24 @@ func (v *vpcDetails) lines() []string {
 	return out
 }
 
-func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error) {
-	consumer, err := wantedConsumer(o)
+func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error) {
+	vo, err := vpcOpenOptions(&disk.OpenOptions{Options: q.options})
 	if err != nil {
 		return checkCounts{}, err
 	}
-	oo := &disk.OpenOptions{Options: maps.Clone(o)}
-	delete(oo.Options, consumerOption)
-	delete(oo.Options, deviceOption)
-	vo, err := vpcOpenOptions(oo)
-	if err != nil {
-		return checkCounts{}, err
+	var consumer *vhd.Consumer
+	if q.target != "" {
+		if consumer, err = vhd.FindConsumer(q.target); err != nil {
+			return checkCounts{}, err
+		}
 	}
 	add := func(f vhd.Finding) {
 		found(checkFinding{
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+			Repair: f.Repair(),
 		})
 	}
-	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule, Device: o[deviceOption] != ""}, add)
+	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule, Device: q.device, Deep: q.deep}, add)
 	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
@@ -347,13 +350,4 @@ func checkVPC(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding
 	}
 	counts.Corruptions += int64(len(broken))
 	return counts, err
-}
-
-// wantedConsumer is the consumer that the options name, or nil.
-func wantedConsumer(o disk.Options) (*vhd.Consumer, error) {
-	name, given := o[consumerOption]
-	if !given {
-		return nil, nil
-	}
-	return vhd.FindConsumer(name)
 }

@@ -30,11 +30,21 @@ type format struct {
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
 	// check examines a file; nil if the format has nothing to check.
-	check func(r io.ReaderAt, size int64, o disk.Options, found func(checkFinding)) (checkCounts, error)
+	check func(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error)
+}
+
+// virtualSize is the size of the disk that a new image for so many bytes has.
+func (f *format) virtualSize(size int64, o disk.Options) (int64, error) {
+	if f.fileSize == nil {
+		return alignedRawSize(size, o)
+	}
+	fs, err := f.fileSize(size, o)
+	return fs.virtual, err
 }
 
 // fileSize says how the length of a file depends on what is allocated.
 type fileSize struct {
+	virtual           int64 // size of the disk
 	blocks, blockSize int64 // 0 if nothing depends on it
 	length            func(allocated int64) (int64, error)
 }
@@ -102,34 +112,45 @@ var rawFormat = format{
 }
 
 func createRaw(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	if size < 0 && disk.IsDevice(f) {
+		length, err := disk.DeviceSize(f)
+		if err != nil {
+			return nil, err
+		}
+		return raw.Open(f, length), nil
+	}
+	n, err := alignedRawSize(max(size, 0), o)
+	if err != nil {
+		return nil, err
+	}
+	d, err := raw.Create(f, n)
+	return alignedRaw{d, o}, err
+}
+
+// alignedRawSize is the size of a raw disk for so many bytes.
+func alignedRawSize(size int64, o disk.Options) (int64, error) {
 	align := int64(disk.SectorSize)
 	if v, given := o[alignOption.name]; given {
 		align, _ = sizearg.Parse(v)
 	}
-	if align <= 0 || size > math.MaxInt64-align {
-		return nil, qemuErrorf("Parameter 'align' expects a size that a disk can be a multiple of")
+	if align <= 0 || align%disk.SectorSize != 0 || size > math.MaxInt64-align {
+		return 0, qemuErrorf("Parameter 'align' expects a multiple of 512")
 	}
-	known := max(size, 0)
-	if size < 0 && disk.IsDevice(f) {
-		var err error
-		if known, err = disk.DeviceSize(f); err != nil {
-			return nil, err
-		}
-		align = 1
-	}
-	d, err := raw.Create(f, (known+align-1)/align*align)
-	return alignedRaw{d, align}, err
+	return (size + align - 1) / align * align, nil
 }
 
-// alignedRaw is a raw disk whose size is a multiple of align, also when it is
-// found out late.
+// alignedRaw is a raw disk whose size stays aligned when it is found out late.
 type alignedRaw struct {
 	*raw.Disk
-	align int64
+	options disk.Options
 }
 
 func (d alignedRaw) Resize(size int64) error {
-	return d.Disk.Resize((size + d.align - 1) / d.align * d.align)
+	n, err := alignedRawSize(size, d.options)
+	if err != nil {
+		return err
+	}
+	return d.Disk.Resize(n)
 }
 
 // onlyOptions refuses options that the format does not have.

@@ -123,8 +123,8 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 // if src is nil.
 func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options) (m measurement, err error) {
 	if f.fileSize == nil {
-		size = (size + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize
-		return measurement{size, size}, nil
+		size, err := alignedRawSize(size, o)
+		return measurement{size, size}, err
 	}
 	file, err := f.fileSize(size, o)
 	if err != nil {

@@ -40,9 +40,6 @@ var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "R
 // consumerOption is the product that a new image is for; the flag --for sets it.
 const consumerOption = "for"
 
-// deviceOption tells check that the image stands on a device.
-const deviceOption = "device"
-
 // targetFlags are the flags for the target of a new image.
 type targetFlags struct {
 	consumer string

@@ -71,6 +71,9 @@ func (e *pathlessError) Unwrap() error { return e.error }
 // withoutPath takes the path out of an error's text, because the message names
 // the file already, and the path may be a passing one.
 func withoutPath(err error) error {
+	if err == nil {
+		return nil
+	}
 	var pe *fs.PathError
 	var le *os.LinkError
 	switch {

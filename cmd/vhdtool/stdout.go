@@ -4,10 +4,11 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
+	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // dataOut is standard output for a disk's bytes, which do no good to a terminal.
@@ -31,24 +32,45 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	if err := checkValues(v.format, v.options); err != nil {
 		return err
 	}
+	size := in.size()
 	switch {
 	case in.disk != nil && v.format.stream != nil:
 		err = v.format.stream(ctx, w, in.disk, v.options)
 	case in.disk != nil:
 		err = convert.WriteTo(ctx, w, in.disk, &v.copy)
 	default:
-		return v.streamThrough(ctx, w, in)
+		size, err = v.streamThrough(ctx, w, in)
+	}
+	if err == nil && !v.quiet {
+		err = v.warnOf(in.disk, size)
 	}
 	return v.copyError(in.name(), stdoutName, creationError(v.format, err))
 }
 
+// warnOf says what is wrong with a target of so many bytes that has gone out;
+// src is nil if it came from a pipe.
+func (v *conversion) warnOf(src disk.Disk, size int64) error {
+	now, err := v.format.virtualSize(size, v.options)
+	if err != nil {
+		return err
+	}
+	v.warnSize(v.product, now)
+	if src == nil {
+		return nil
+	}
+	if backup, ok := gpt.BackupLBA(src); ok {
+		v.warnGPT(backup, size, now)
+	}
+	return nil
+}
+
 // streamThrough passes a stream on, with what the format puts behind it.
-func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) error {
+func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) (int64, error) {
 	if v.format.streamEnd != nil {
 		// Say what cannot be done before anything is written.
 		if err := v.format.streamEnd(io.Discard, 0, v.options); err != nil {
-			return &hintError{
-				fmt.Errorf("%s: %w", stdoutName, err),
+			return 0, &hintError{
+				err,
 				"write to a file, or read from one, or make a fixed disk with -o subformat=fixed",
 			}
 		}
@@ -61,5 +83,5 @@ func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) 
 	if err == nil {
 		err = out.Flush()
 	}
-	return v.copyError(in.name(), stdoutName, creationError(v.format, err))
+	return n, err
 }

@@ -20,8 +20,8 @@ var (
 
 // Parse reads a size in bytes: decimal or 0x hexadecimal digits, then at most
 // one of the suffixes b, k, M, G, T, P, E in either case, each 1024 times the
-// one before. A decimal number may have a fraction if the suffix is larger
-// than b; the result is rounded to the nearest byte. Blanks and a + before the
+// one before. A decimal number may have a fraction, which must be zero unless the
+// suffix is larger than b; the result is rounded to the nearest byte. Blanks and a + before the
 // number are allowed. (qemu, util/cutils.c.)
 func Parse(s string) (int64, error) {
 	s = strings.TrimPrefix(strings.TrimLeft(s, " \t\n\v\f\r"), "+")
@@ -49,8 +49,8 @@ func Parse(s string) (int64, error) {
 		}
 		shift = 10 * i
 	}
-	if shift == 0 && fraction != "" {
-		return 0, ErrSyntax
+	if shift == 0 && strings.Trim(fraction, "0") != "" {
+		return 0, ErrSyntax // but 4096.0 will do
 	}
 	n.Lsh(n, uint(shift))
 	if fraction != "" {

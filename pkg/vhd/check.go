@@ -13,6 +13,10 @@ import (
 type CheckOptions struct {
 	// SizeRule overrides which field is the disk's size.
 	SizeRule SizeRule
+	// Deep also looks for data under clear bits of sector bitmaps, and for blocks
+	// whose data is not aligned to 4 KiB. It reads all that is not marked as
+	// written.
+	Deep bool
 	// Device says that the image stands on a device, of which the end may be
 	// unused.
 	Device bool
@@ -234,6 +238,47 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 		return err
 	}
 	c.checkPlaces(t, &lay, trailing)
+	if c.o.Deep && f.Type == Dynamic {
+		return c.checkBlocks(t, &lay)
+	}
+	return nil
+}
+
+// checkBlocks looks into the blocks.
+func (c *checker) checkBlocks(t bat, lay *layout) error {
+	bits := make([]byte, lay.bitmapSize)
+	unaligned, first := 0, 0
+	for i, e := range t {
+		start := int64(e) * SectorSize
+		if e == unused || start+lay.stored() > c.size {
+			continue
+		}
+		if (start+lay.bitmapSize)%dataAlign != 0 {
+			if unaligned == 0 {
+				first = i
+			}
+			unaligned++
+		}
+		if err := readFull(c.r, bits, start); err != nil {
+			return fmt.Errorf("sector bitmap of block %d: %w", i, err)
+		}
+		err := hiddenData(c.r, bits, start+lay.bitmapSize, lay.blockSize, func(s int64) bool {
+			c.add(Finding{
+				ID: "bitmap-data", Severity: Warning, Offset: start + lay.bitmapSize + s*SectorSize,
+				Field: fmt.Sprintf("sector %d of block %d, and perhaps others of it", s, i), Got: "data under a clear bit", Want: "zeros",
+			})
+			return false
+		})
+		if err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+	}
+	if unaligned > 0 {
+		c.add(Finding{
+			ID: "alignment", Severity: Warning, Offset: int64(t[first])*SectorSize + lay.bitmapSize,
+			Field: fmt.Sprintf("data of %d blocks", unaligned), Got: "places that are not multiples of 4096", Want: "aligned places",
+		})
+	}
 	return nil
 }
 

@@ -94,7 +94,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		img.bitmaps.init(blocks, false)
 		a.batRoom = batBytes(blocks)
 		if o.Growing {
-			a.batRoom = max(a.batRoom, growingBATRoom)
+			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize))
 		}
 		a.end = img.lay.batOff + a.batRoom
 		a.length = a.end + footerSize
@@ -132,8 +132,8 @@ func (img *Image) clearDevice() error {
 	return sparse.Zero(img.f, 0, img.size)
 }
 
-// growingBATRoom is the room for the BAT of an image of unknown size. It is
-// smaller than a block, so that what is left of it does not count as leaked.
+// growingBATRoom is the room for the BAT of an image of unknown size, or as much
+// as is less than a block, so that what is left of it does not count as leaked.
 const growingBATRoom = 256 << 10
 
 // resizeNew gives a new image, not yet complete, another size.

@@ -43,6 +43,28 @@ type Finding struct {
 	harmless    bool // an error to report, but every byte can be read
 }
 
+// repairs says what Repair does about a finding.
+var repairs = map[string]string{
+	"file-length":       "write a footer behind the end that is torn",
+	"trailing-footer":   "write the footer anew from its copy",
+	"leading-footer":    "write the copy anew from the footer",
+	"footers-differ":    "write the copy anew from the footer",
+	"footer-checksum":   "compute it anew, if nothing else is wrong",
+	"fixed-data-offset": "write all ones",
+	"data-offset":       "look for the header in the first MiB",
+	"header-cookie":     "look for the header in the first MiB",
+	"header-checksum":   "compute it anew, if nothing else is wrong",
+	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",
+	"bat-overlap":       "copy one of the blocks to a place of its own",
+	"bat-excess":        "mark the entries as unused",
+	"bitmap-data":       "set the bits, with --deep",
+	"leak":              "move blocks into it, and cut the file",
+}
+
+// Repair says what [Repair] does about the finding; "" means that it leaves it
+// alone.
+func (f Finding) Repair() string { return repairs[f.ID] }
+
 // String describes the finding in one line.
 func (f Finding) String() string {
 	return fmt.Sprintf("%s at offset %d: found %s, want %s", f.Field, f.Offset, f.Got, f.Want)

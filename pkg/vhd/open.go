@@ -25,6 +25,10 @@ type OpenOptions struct {
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
+
+	// tolerateBAT opens the image although its BAT has entries that cannot be
+	// right, to repair it.
+	tolerateBAT bool
 }
 
 // Open opens the named image; a nil o means the zero value. Errors are those of
@@ -141,10 +145,12 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
 		return err
 	}
-	img.bat.validate(&img.lay, func(f Finding) bool {
-		err = f.err()
-		return false
-	})
+	if !o.tolerateBAT {
+		img.bat.validate(&img.lay, func(f Finding) bool {
+			err = f.err()
+			return false
+		})
+	}
 	img.bitmaps.init(blocks, img.f == nil)
 	return err
 }

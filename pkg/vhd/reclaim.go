@@ -55,7 +55,48 @@ func (img *Image) reclaim() error {
 			return err
 		}
 	}
+	if err := img.closeGapBeforeBAT(); err != nil {
+		return err
+	}
 	return img.cutFile()
+}
+
+// closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
+// of it; where it would stand over itself there, by way of the end of the file.
+func (img *Image) closeGapBeforeBAT() error {
+	if img.lay.batmap {
+		return nil
+	}
+	for _, g := range img.gaps() {
+		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
+			continue
+		}
+		if g[1]-g[0] < batBytes(int64(len(img.bat))) {
+			if err := img.moveBATUp(); err != nil {
+				return err
+			}
+		}
+		return img.moveBATDown()
+	}
+	return nil
+}
+
+// moveBATUp moves the BAT to the end of the file.
+func (img *Image) moveBATUp() error {
+	a := &img.alloc
+	at := roundUp(a.end+footerSize, dataAlign)
+	end := at + batBytes(int64(len(img.bat)))
+	if err := a.moveFooter(img, end); err != nil {
+		return err
+	}
+	a.leaveFooter()
+	a.end = end
+	if err := img.writeBATAt(at); err != nil {
+		return err
+	}
+	old := a.old
+	a.old = -1
+	return img.zeroFooter(old)
 }
 
 // gaps returns the spaces [start, end) of the file that nothing uses, in order.
@@ -85,13 +126,15 @@ func (img *Image) gaps() [][2]int64 {
 }
 
 // freePlaces returns where blocks fit in the gaps, from the start of the file
-// on.
+// on: aligned, unless the gap is too tight for that.
 func (img *Image) freePlaces() []int64 {
 	var free []int64
 	for _, g := range img.gaps() {
 		for at := g[0]; ; at += img.lay.stored() {
-			at = roundUp(at+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
-			if at+img.lay.stored() > g[1] {
+			aligned := roundUp(at+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
+			if aligned+img.lay.stored() <= g[1] {
+				at = aligned
+			} else if at+img.lay.stored() > g[1] {
 				break
 			}
 			free = append(free, at)

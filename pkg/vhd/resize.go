@@ -148,7 +148,20 @@ func (img *Image) growBAT(blocks int64) error {
 		table[i] = unused
 	}
 	img.bitmaps.grow(blocks)
-	if batBytes(blocks) <= img.roomForBAT() {
+	a := &img.alloc
+	room := img.roomForBAT()
+	if end := img.lay.batOff + batBytes(blocks); room < batBytes(blocks) && img.lay.batOff+room == a.end {
+		// Only the footer is in the way.
+		if err := a.moveFooter(img, end); err != nil {
+			return err
+		}
+		if err := img.f.Sync(); err != nil {
+			return err
+		}
+		a.end = end
+		room = batBytes(blocks)
+	}
+	if batBytes(blocks) <= room {
 		if err := table.writeTo(img.f, img.lay.batOff, int64(n)); err != nil {
 			return err
 		}
@@ -163,23 +176,26 @@ func (img *Image) growBAT(blocks int64) error {
 	if img.lay.batmap {
 		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
 	}
-	a := &img.alloc
-	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + batBytes(blocks)
-	if err := a.moveFooter(img, end); err != nil {
-		return err
-	}
-	a.leaveFooter()
-	a.end = end
+	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
 	before := img.bat
 	img.bat = table
-	if err := img.writeBATAt(at); err != nil {
+	if err := img.moveBATUp(); err != nil {
 		img.bat = before
 		return err
 	}
-	old := a.old
-	a.old = -1
-	return img.zeroFooter(old)
+	return img.refill(former)
+}
+
+// refill moves blocks into the place that the BAT has left, where it is large
+// enough for them, and the BAT into theirs. Other space that nothing refers to is
+// not for it to give back: if there is any, it does nothing.
+func (img *Image) refill(former region) error {
+	for _, g := range img.gaps() {
+		if g[1]-g[0] >= img.lay.stored() && (g[0] > former.start || g[1] < former.end) {
+			return nil
+		}
+	}
+	return img.reclaim()
 }
 
 // roomForBAT is how many bytes the BAT can have where it stands.
