@@ -12,7 +12,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 // maxWindow bounds the memory that a stream can ask for: the largest windows
@@ -29,7 +28,8 @@ func Format(b []byte) string {
 	switch {
 	case bytes.HasPrefix(b, []byte{0x1f, 0x8b, 8}):
 		return "gzip"
-	case len(b) >= 10 && bytes.HasPrefix(b, []byte("BZh")) && b[3] >= '1' && b[3] <= '9' && string(b[4:10]) == "1AY&SY":
+	case len(b) >= 10 && bytes.HasPrefix(b, []byte("BZh")) && b[3] >= '1' && b[3] <= '9' &&
+		(string(b[4:10]) == "1AY&SY" || string(b[4:10]) == "\x17\x72\x45\x38\x50\x90"): // a block, or none
 		return "bzip2"
 	case bytes.HasPrefix(b, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return "zstd"
@@ -58,9 +58,7 @@ func NewReader(r io.Reader) (io.Reader, string, error) {
 	case "zstd":
 		out, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 	case "xz":
-		if err = checkXZWindow(br); err == nil {
-			out, err = xz.NewReader(br)
-		}
+		out, err = newXZReader(br)
 	default:
 		return br, "", nil
 	}
@@ -68,31 +66,6 @@ func NewReader(r io.Reader) (io.Reader, string, error) {
 		return nil, name, fmt.Errorf("%s data: %w", name, err)
 	}
 	return &reader{out, name}, name, nil
-}
-
-// checkXZWindow refuses streams whose first block wants a larger dictionary
-// than any preset of xz does: it would be allocated before anything is read.
-// (The .xz File Format, sections 2.1.1, 3.1 and 5.3.1.)
-func checkXZWindow(br *bufio.Reader) error {
-	const streamHeader, lzma2 = 12, 0x21
-	b, err := br.Peek(streamHeader + 2)
-	if err != nil || b[streamHeader] == 0 {
-		return nil // truncated, or without blocks: the decoder will say
-	}
-	b, err = br.Peek(streamHeader + (int(b[streamHeader])+1)*4)
-	if err != nil {
-		return nil // as above
-	}
-	header := b[streamHeader:]
-	i := bytes.Index(header[2:], []byte{lzma2, 1})
-	if i < 0 || 2+i+2 >= len(header) {
-		return nil
-	}
-	bits := header[2+i+2]
-	if size := int64(2|bits&1) << (bits/2 + 11); bits > 40 || size > maxWindow {
-		return fmt.Errorf("dictionary of more than %d MiB", maxWindow>>20)
-	}
-	return nil
 }
 
 // reader names the compression in errors, and calls an early end by its name.

@@ -9,6 +9,7 @@ package imagelock
 import (
 	"errors"
 	"os"
+	"time"
 )
 
 // ErrLocked: another process uses the file.
@@ -25,6 +26,20 @@ func (e *Error) Error() string { return ErrLocked.Error() }
 // Is reports whether target is ErrLocked.
 func (e *Error) Is(target error) bool { return target == ErrLocked }
 
+// patience is how long Lock tries. A process that was just started by another
+// one has its open files, and so its locks, for a moment.
+const (
+	patience = 200 * time.Millisecond
+	pause    = 10 * time.Millisecond
+)
+
 // Lock locks an open image file: against writers, and if it is to be written,
-// against all who rely on its contents. It does not wait.
-func Lock(f *os.File, write bool) error { return lock(f, write) }
+// against all who rely on its contents. It does not wait for others to end.
+func Lock(f *os.File, write bool) error {
+	for start := time.Now(); ; time.Sleep(pause) {
+		err := lock(f, write)
+		if !errors.Is(err, ErrLocked) || time.Since(start) > patience {
+			return err
+		}
+	}
+}

@@ -23,7 +23,13 @@ const (
 
 var rightNames = map[int64]string{consistentRead: "consistent read", write: "write", resize: "resize"}
 
-func lock(f *os.File, writing bool) error {
+func lock(f *os.File, writing bool) (err error) {
+	defer func() {
+		if err != nil { // so that two who try at the same time do not hinder each other
+			all := unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET, Start: usedBase, Len: unsharedBase - usedBase + 8}
+			_ = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &all)
+		}
+	}()
 	used, unshared := []int64{consistentRead}, []int64{write, resize}
 	if writing {
 		used = append(used, write, resize)

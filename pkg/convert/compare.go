@@ -55,8 +55,13 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 	for range workers {
 		group.Go(func() error { return c.work(ctx, pieces) })
 	}
-	err := group.Wait()
-	return c.first, err
+	if err := group.Wait(); err != nil {
+		return -1, err
+	}
+	if c.err != nil && (c.first < 0 || c.errAt <= c.first) {
+		return -1, c.err
+	}
+	return c.first, nil
 }
 
 // comparePiece is a part of both disks; a side that is zero there is not read.
@@ -72,7 +77,19 @@ type comparer struct {
 
 	mu    sync.Mutex
 	first int64 // offset of the first difference found, or -1
+	err   error // of the first piece, at errAt, that could not be read
+	errAt int64
 	done  int64
+}
+
+// failed notes that a piece could not be read. A difference before it counts
+// all the same.
+func (c *comparer) failed(err error, off int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil || off < c.errAt {
+		c.err, c.errAt = err, off
+	}
 }
 
 // found notes a difference.
@@ -84,11 +101,11 @@ func (c *comparer) found(off int64) {
 	}
 }
 
-// settled reports whether a difference before off is known.
+// settled reports whether what comes from off on makes no difference any more.
 func (c *comparer) settled(off int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.first >= 0 && c.first < off
+	return c.first >= 0 && c.first < off || c.err != nil && c.errAt < off
 }
 
 func (c *comparer) progress(n int64) {
@@ -163,7 +180,9 @@ func (c *comparer) work(ctx context.Context, pieces <-chan comparePiece) error {
 				if err == nil || errors.Is(err, io.EOF) {
 					err = io.ErrUnexpectedEOF
 				}
-				return &SideError{i, OpError{"reading", p.off + int64(n), err}}
+				c.failed(&SideError{i, OpError{"reading", p.off + int64(n), err}}, p.off)
+				got = [2][]byte{}
+				break
 			}
 		}
 		if at := firstDifference(got[0], got[1], p.off); at >= 0 {

@@ -94,7 +94,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		img.bitmaps.init(blocks, false)
 		a.batRoom = batBytes(blocks)
 		if o.Growing {
-			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize))
+			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize-dataAlign))
 		}
 		a.end = img.lay.batOff + a.batRoom
 		a.length = a.end + footerSize
