@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install test race interop lint fuzz man bench demo clean help
+.PHONY: build install test race interop lint fuzz torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -30,6 +30,10 @@ lint: ## gofumpt, vet, staticcheck, shellcheck
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
+
+torture: ## the long forms of the tests that kill, cut and damage (several minutes)
+	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m
+	$(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Repair' -rapid.checks=2000 -timeout 30m
 
 man: ## write the man pages, docs/man
 	$(GO) test ./cmd/vhdtool -run '^TestManPages$$' -update-man
