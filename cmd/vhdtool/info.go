@@ -77,17 +77,7 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
-	if len(o.args) != 1 {
-		return usagef("Expecting one image file name")
-	}
-	if err := o.source.check(); err != nil {
-		return err
-	}
-	ref, err := o.source.resolve(o.args[0])
-	if err != nil {
-		return err
-	}
-	d, f, err := c.open(ref, false)
+	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}

@@ -55,17 +55,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return sizeError("max length", err)
 		}
 	}
-	if len(o.args) != 1 {
-		return usagef("Expecting one image file name")
-	}
-	if err := o.source.check(); err != nil {
-		return err
-	}
-	ref, err := o.source.resolve(o.args[0])
-	if err != nil {
-		return err
-	}
-	d, _, err := c.open(ref, false)
+	ref, d, _, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}

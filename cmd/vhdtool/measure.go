@@ -74,14 +74,8 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	}
 	var src disk.Disk
 	if len(o.args) == 1 {
-		if err := o.source.check(); err != nil {
-			return err
-		}
-		ref, err := o.source.resolve(o.args[0])
-		if err != nil {
-			return err
-		}
-		if src, _, err = c.open(ref, false); err != nil {
+		var err error
+		if _, src, _, err = c.openOne(&o.source, o.args); err != nil {
 			return err
 		}
 		defer src.Close()

@@ -156,6 +156,23 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	return d, formatOf(f), nil
 }
 
+// openOne opens the only image that a command line names, for reading.
+func (c *cli) openOne(flags *sourceFlags, args []string) (imageRef, disk.Disk, *format, error) {
+	fail := func(err error) (imageRef, disk.Disk, *format, error) { return imageRef{}, nil, nil, err }
+	if len(args) != 1 {
+		return fail(usagef("Expecting one image file name"))
+	}
+	if err := flags.check(); err != nil {
+		return fail(err)
+	}
+	ref, err := flags.resolve(args[0])
+	if err != nil {
+		return fail(err)
+	}
+	d, f, err := c.open(ref, false)
+	return ref, d, f, err
+}
+
 // warnDamaged says so when what was taken for a raw disk, because nothing else
 // can be proved, ends like a VHD.
 func (c *cli) warnDamaged(name string, d disk.Disk) {

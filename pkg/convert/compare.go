@@ -6,10 +6,7 @@ import (
 	"errors"
 	"io"
 	"iter"
-	"runtime"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -42,20 +39,7 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 		o = &CompareOptions{}
 	}
 	c := comparer{disks: [2]disk.Disk{a, b}, o: *o, total: max(a.Size(), b.Size()), first: -1}
-	workers := o.Workers
-	if workers <= 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	pieces := make(chan comparePiece)
-	group.Go(func() error {
-		defer close(pieces)
-		return c.plan(ctx, pieces)
-	})
-	for range workers {
-		group.Go(func() error { return c.work(ctx, pieces) })
-	}
-	if err := group.Wait(); err != nil {
+	if err := inParallel(ctx, o.Workers, c.plan, c.work); err != nil {
 		return -1, err
 	}
 	if c.err != nil && (c.first < 0 || c.errAt <= c.first) {

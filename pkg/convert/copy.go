@@ -88,18 +88,23 @@ func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 		c.o.TargetIsZero = true
 	}
 	c.reserver, _ = dst.(disk.Reserver)
-	workers := o.Workers
+	return inParallel(ctx, o.Workers, c.plan, c.work)
+}
+
+// inParallel has one goroutine plan pieces of work, and so many others do it;
+// 0 means as many as there are processors.
+func inParallel[P any](ctx context.Context, workers int, plan func(context.Context, chan<- P) error, work func(context.Context, <-chan P) error) error {
 	if workers <= 0 {
 		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	pieces := make(chan piece)
+	pieces := make(chan P)
 	group.Go(func() error {
 		defer close(pieces)
-		return c.plan(ctx, pieces)
+		return plan(ctx, pieces)
 	})
 	for range workers {
-		group.Go(func() error { return c.work(ctx, pieces) })
+		group.Go(func() error { return work(ctx, pieces) })
 	}
 	return group.Wait()
 }
