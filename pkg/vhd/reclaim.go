@@ -117,8 +117,11 @@ func (img *Image) gaps() [][2]int64 {
 	var gaps [][2]int64
 	end := int64(0)
 	for _, s := range spans {
-		if s[0] > end {
-			gaps = append(gaps, [2]int64{end, s[0]})
+		// An entry that is wrong may lead anywhere, and a torn end is not in whole
+		// sectors.
+		start := min(s[0], img.alloc.end, img.alloc.length/SectorSize*SectorSize)
+		if start > end {
+			gaps = append(gaps, [2]int64{end, start})
 		}
 		end = max(end, s[1])
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -181,7 +180,20 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 		}
 		r.did("the header got its right checksum")
 	}
-	for _, x := range lay.regions {
+	inUse := lay.regions
+	for i, l := range h.locators() {
+		if x, ok := l.region(i, r.size); ok {
+			inUse = append(inUse, x)
+		}
+	}
+	m, err := readBatmap(r.f, footer, lay.batEnd(), r.size)
+	if err != nil {
+		return 0, false, err
+	}
+	if m != nil {
+		inUse = append(inUse, m.regions(r.size)...)
+	}
+	for _, x := range inUse {
 		end = max(end, x.end)
 	}
 	for _, e := range t {
@@ -225,7 +237,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64) error {
 	at := fs.trailing.off
 	rest := r.size % SectorSize
 	switch {
-	case rest != 0 && rest != shortFooterSize:
+	case rest != 0 && !(fs.trailing.short && fs.trailing.valid()):
 		// What is torn stays, in front of the footer.
 		at = max(roundUp(r.size, SectorSize), end)
 	case fs.trailing.valid() && fs.trailing.same(footer) && !fs.trailing.short:
@@ -254,7 +266,7 @@ func (r *repairer) blocks() error {
 	}
 	if r.o.All {
 		if !img.sane() && !r.o.Saved && !r.o.Force {
-			orphans, err := img.dataInGaps()
+			orphans, err := img.orphans()
 			if err != nil {
 				return err
 			}
@@ -287,41 +299,94 @@ func (img *Image) sane() bool {
 	return sane
 }
 
-// dataInGaps reports whether there is anything but zeros in spaces, as large as
-// a block, that nothing refers to.
-func (img *Image) dataInGaps() (bool, error) {
-	holes := sparse.NewMap(img.r)
-	buf := make([]byte, 64<<10)
+// orphans reports whether there is data in spaces, as large as a block, that
+// nothing refers to: what entries that are wrong now may have pointed to. A copy
+// of a block that stands over another one, whole or begun, is none: it is what a
+// repair leaves that did not come to its end.
+func (img *Image) orphans() (bool, error) {
+	stored := img.lay.stored()
+	doubtful := img.overlapping()
 	for _, g := range img.gaps() {
-		if g[1]-g[0] < img.lay.stored() {
+		if g[1]-g[0] < stored {
 			continue
 		}
 		for off := g[0]; off < g[1]; {
-			end, data, err := holes.At(off, g[1])
-			if err != nil {
-				return false, err
+			place := roundUp(off+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
+			if place+stored <= g[1] {
+				begun, err := img.holdsCopy(place, doubtful)
+				if err != nil {
+					return false, err
+				}
+				if begun {
+					if data, err := img.holdsData(off, place); data || err != nil {
+						return data, err
+					}
+					off = place + stored
+					continue
+				}
 			}
-			if !data {
-				off = end
-				continue
+			end := min(off+stored, g[1])
+			if data, err := img.holdsData(off, end); data || err != nil {
+				return data, err
 			}
-			b := buf[:min(int64(len(buf)), end-off)]
-			if err := readFull(img.r, b, off); err != nil {
-				return false, err
-			}
-			if len(bytes.TrimLeft(b, "\x00")) > 0 {
-				return true, nil
-			}
-			off += int64(len(b))
+			off = end
 		}
 	}
 	return false, nil
 }
 
-// separate gives blocks that stand over each other places of their own. Each
-// keeps what was read of it until then.
-func (r *repairer) separate(img *Image) error {
-	var move []int64
+// holdsData reports whether [off, end) of the file, in whole sectors, is anything
+// but zeros and footers of this image that others have followed.
+func (img *Image) holdsData(off, end int64) (bool, error) {
+	buf := make([]byte, min(max(end-off, 0), 64<<10))
+	footer := img.footer.Encode()
+	for ; off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if err := readFull(img.r, buf, off); err != nil {
+			return false, err
+		}
+		for b := buf; len(b) >= SectorSize; b = b[SectorSize:] {
+			if s := [SectorSize]byte(b); s != [SectorSize]byte{} && s != footer {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// holdsCopy reports whether each sector of the block at that place is zero, or
+// the same as in one of the blocks.
+func (img *Image) holdsCopy(place int64, blocks []int64) (bool, error) {
+	a, b := make([]byte, SectorSize), make([]byte, SectorSize)
+	for _, block := range blocks {
+		from := int64(img.bat.load(block)) * SectorSize
+		same := true
+		for off := int64(0); off < img.lay.stored() && same; off += SectorSize {
+			if from+off+SectorSize > img.lay.limit {
+				break
+			}
+			if err := readFull(img.r, a, place+off); err != nil {
+				return false, err
+			}
+			if [SectorSize]byte(a) == [SectorSize]byte{} {
+				continue
+			}
+			if err := readFull(img.r, b, from+off); err != nil {
+				return false, err
+			}
+			same = bytes.Equal(a, b)
+		}
+		if same {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// overlapping returns the blocks that stand over the one before them in the
+// file.
+func (img *Image) overlapping() []int64 {
+	var over []int64
 	used := 0
 	for _, e := range img.bat {
 		if e != unused {
@@ -329,9 +394,16 @@ func (r *repairer) separate(img *Image) error {
 		}
 	}
 	img.bat.overlaps(&img.lay, used, func(_, b int) bool {
-		move = append(move, int64(b))
+		over = append(over, int64(b))
 		return true
 	})
+	return over
+}
+
+// separate gives blocks that stand over each other places of their own. Each
+// keeps what was read of it until then.
+func (r *repairer) separate(img *Image) error {
+	move := img.overlapping()
 	if len(move) == 0 {
 		return nil
 	}
@@ -444,7 +516,7 @@ func (r *repairer) setBits(img *Image) error {
 	for i := range img.bat {
 		block := int64(i)
 		e := img.bat.load(block)
-		if e == unused {
+		if e == unused || int64(e)*SectorSize+img.lay.stored() > img.lay.limit {
 			continue
 		}
 		bm, err := img.bitmap(block, e)

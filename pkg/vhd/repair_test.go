@@ -1,0 +1,605 @@
+package vhd_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// A damage is an image with something wrong, and what repair must make of it.
+type damage struct {
+	name     string
+	file     []byte
+	contents []byte // of the disk, as far as the file still has them
+	o        vhd.RepairOptions
+	before   []string // what check finds
+	left     []string // what it finds after the repair
+	err      error
+	same     bool // nothing may be written
+	growth   int  // how much longer the file may be at most
+	header   int  // where the header is found; 0: where it usually is
+}
+
+// noise is n bytes that nothing can be told from, different for every seed.
+func noise(n int, seed byte) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+// A sample is the image that the damages are done to.
+type sample struct {
+	craft
+	contents []byte
+	stored   int // what a block takes
+}
+
+func sampleOf(blockSize int64) *sample {
+	s := &sample{craft: craft{size: 10*blockSize - 3*sector, blockSize: blockSize}}
+	s.stored = int(bitmapBytes(blockSize) + blockSize)
+	for k, entry := range []int{1, 0, 5, 9} {
+		s.blocks = append(s.blocks, block{entry, s.place(k), nil, noise(int(blockSize), byte(entry))})
+	}
+	s.defaults()
+	s.contents = s.disk()
+	return s
+}
+
+// place is the sector of the file at which the block number k starts.
+func (s *sample) place(k int) int64 { return 4 + int64(k)*int64(s.stored)/sector }
+
+// disk is what the disk holds, of blocks that are written whole.
+func (s *sample) disk() []byte {
+	b := make([]byte, s.entries*int(s.blockSize))
+	for _, x := range s.blocks {
+		copy(b[x.entry*int(s.blockSize):], x.data)
+	}
+	return b[:s.size]
+}
+
+// with changes a copy of the sample.
+func (s *sample) with(change func(s *sample)) *sample {
+	c := *s
+	c.blocks = slices.Clone(s.blocks)
+	change(&c)
+	return &c
+}
+
+// guest reads the disk of a dynamic image by the specification alone, whatever
+// else is wrong with it. What the file does not have reads as zeros.
+func guest(file []byte, headerAt int, size int64) []byte {
+	part := func(at, n int64) []byte {
+		b := make([]byte, n)
+		if at < int64(len(file)) {
+			copy(b, file[at:])
+		}
+		return b
+	}
+	header := file[headerAt:]
+	table, blockSize := int64(be.Uint64(header[16:])), int64(be.Uint32(header[32:]))
+	out := make([]byte, 0, size+blockSize)
+	for i := int64(0); i*blockSize < size; i++ {
+		e := be.Uint32(part(table+i*4, 4))
+		data := make([]byte, blockSize)
+		if e != unused {
+			start := int64(e) * sector
+			bits := part(start, bitmapBytes(blockSize))
+			all := part(start+bitmapBytes(blockSize), blockSize)
+			for s := range int(blockSize / sector) {
+				if bits[s/8]&(0x80>>(s%8)) != 0 {
+					copy(data[s*sector:(s+1)*sector], all[s*sector:])
+				}
+			}
+		}
+		out = append(out, data...)
+	}
+	return out[:size]
+}
+
+// holding is what the disk of the damaged or mended image holds.
+func (d *damage) holding(file []byte) []byte {
+	if d.header < 0 {
+		return file[:len(d.contents)]
+	}
+	b := guest(file, max(d.header, 512), int64(len(d.contents)))
+	if d.name == overBAT { // the bits of block 3 are the BAT
+		n := int(be.Uint32(file[512+32:]))
+		clear(b[3*n : 4*n])
+	}
+	return b
+}
+
+const overBAT = "block over the BAT"
+
+// summary lists the rules that a check of the image finds broken.
+func summary(t tb, b []byte, deep bool) []string {
+	t.Helper()
+	ids := []string{}
+	_, err := vhd.Check(bytes.NewReader(b), int64(len(b)), &vhd.CheckOptions{Deep: deep}, func(f vhd.Finding) {
+		if f.ID != "alignment" {
+			ids = append(ids, f.ID)
+		}
+	})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+func dynamicDamages(blockSize int64) []damage {
+	s := sampleOf(blockSize)
+	good := s.bytes()
+	end := len(good) - 512
+	patch := func(file []byte, at int, b ...byte) []byte {
+		file = slices.Clone(file)
+		copy(file[at:], b)
+		return file
+	}
+	all := vhd.RepairOptions{All: true}
+	deep := vhd.RepairOptions{All: true, Deep: true}
+	saved := vhd.RepairOptions{All: true, Saved: true}
+	force := vhd.RepairOptions{All: true, Force: true}
+
+	// The last block in the file is that of entry 9, of which the disk has all
+	// but three sectors.
+	cut := 5 * sector
+	shorter := slices.Clone(s.contents)
+	clear(shorter[9*blockSize+blockSize-int64(cut):])
+	torn := noise(cut, 77)
+
+	wrongSums := patch(patch(good, 64, 1, 2, 3, 4), end+64, 1, 2, 3, 4)
+	wrongType := s.with(func(s *sample) { s.footer = []edit{u32(60, 9)} }).bytes()
+
+	lost := s.with(func(s *sample) { s.footer = []edit{u64(16, 1<<20)} }).bytes()
+	moved := s.with(func(s *sample) { // the header stands behind the table
+		s.headerAt, s.tableAt = 1024, 512
+	})
+	movedLost := moved.with(func(s *sample) { s.footer = []edit{u64(16, 4096)} }).bytes()
+
+	equal := s.with(func(s *sample) { s.bat = map[int]uint32{2: uint32(s.place(1)), 7: uint32(s.place(1))} })
+	equalDisk := slices.Clone(s.contents)
+	for _, i := range []int64{2, 7} {
+		copy(equalDisk[i*blockSize:(i+1)*blockSize], s.contents[:blockSize])
+	}
+	over := func(i int, sector uint32) *sample {
+		return s.with(func(s *sample) { s.bat = map[int]uint32{i: sector} })
+	}
+	// A block that starts inside of another one: its bitmap is that one's data.
+	partial := over(2, uint32(s.place(0))+4)
+	partialDisk := guest(partial.bytes(), 512, s.size)
+
+	overTable := over(3, 3)
+	beyond := over(3, uint32(s.place(40)))
+	reaching := over(3, uint32(s.place(4))-4) // into the footer
+
+	excess := s.with(func(s *sample) {
+		s.entries = 20
+		s.bat = map[int]uint32{12: uint32(s.place(1)), 19: 7}
+	})
+	leaked := s.with(func(s *sample) { s.bat = map[int]uint32{0: unused} }) // block 0 is the second in the file
+	leakedDisk := slices.Clone(s.contents)
+	clear(leakedDisk[:blockSize])
+	gap := s.with(func(s *sample) { s.blocks = slices.Delete(s.blocks, 1, 2) })
+	gapFirst := s.with(func(s *sample) { s.blocks = s.blocks[1:] })
+	gapFirstDisk := gapFirst.disk()
+	gapLast := s.with(func(s *sample) { s.blocks = s.blocks[:3]; s.end = int64(end) })
+
+	nested := leaked.bytes() // a footer of another image in the space
+	copy(nested[int(s.place(1))*sector+sector:], footerBytes(fixed, 1234, text(68, "another image!!!")))
+
+	clearBits := bytes.Repeat([]byte{0xff}, int(bitmapBytes(blockSize)))
+	clearBits[0] = 0x0f
+	hidden := s.with(func(s *sample) { s.blocks[1].bitmap = clearBits })
+	hiddenDisk := slices.Clone(s.contents)
+	clear(hiddenDisk[:4*sector])
+
+	suspended := s.with(func(s *sample) { s.footer = []edit{u8(84, 1)} })
+	suspendedLeak := leaked.with(func(s *sample) { s.footer = []edit{u8(84, 1)} })
+
+	// Entry 0, whose block is in the file, has become a second one of entry 5.
+	orphan := over(0, uint32(s.place(2))).bytes()
+	orphanDisk := slices.Clone(s.contents)
+	copy(orphanDisk[:blockSize], s.contents[5*blockSize:6*blockSize])
+	orphanZero := slices.Clone(orphan) // the lost block is all zeros
+	clear(orphanZero[s.place(1)*sector:][:s.stored])
+
+	odd := 2 * 4096 // for alignment, and footers
+	ids := func(s ...string) []string { return slices.Sorted(slices.Values(s)) }
+	return []damage{
+		{"none", good, s.contents, deep, nil, nil, nil, true, 0, 0},
+		{"trailing footer cut off", good[:end], s.contents, all, ids("trailing-footer"), nil, nil, false, 512, 0},
+		{"trailing footer spoilt", spoil(good, end, 512), s.contents, all, ids("trailing-footer"), nil, nil, false, 0, 0},
+		{"trailing footer with a wrong checksum", patch(good, end+64, 1), s.contents, all, ids("trailing-footer"), nil, nil, false, 0, 0},
+		{"footer of 511 bytes", good[:len(good)-1], s.contents, all, nil, nil, nil, false, 1, 0},
+		{"footer of 511 bytes with a wrong checksum", patch(good[:len(good)-1], end+64, 1), s.contents, all, ids("trailing-footer"), nil, nil, false, 1024, 0},
+		{"torn tail", append(slices.Clone(good), torn[:100]...), s.contents, all, ids("file-length"), nil, nil, false, 1024, 0},
+		{"torn tail of 511 bytes", append(slices.Clone(good), torn[:511]...), s.contents, all, ids("trailing-footer"), nil, nil, false, 1024, 0},
+		{"torn tail without a footer", append(good[:end:end], torn[:300]...), s.contents, all, ids("trailing-footer", "file-length"), nil, nil, false, 1024, 0},
+		{"torn tail of sectors", append(slices.Clone(good), torn...), s.contents, all, ids("trailing-footer"), nil, nil, false, 512, 0},
+		{"cut inside of the last block", good[:end-cut], shorter, all, ids("bat-beyond-end", "trailing-footer"), nil, nil, false, cut + 512, 0},
+		{"cut inside of a sector of the last block", good[: end-cut+100 : end], func() []byte {
+			b := slices.Clone(shorter)
+			copy(b[9*blockSize+blockSize-int64(cut):], good[end-cut:end-cut+100])
+			return b
+		}(), all, ids("bat-beyond-end", "file-length", "trailing-footer"), nil, nil, false, cut + 512, 0},
+		{"cut inside of the last block, 511 bytes into a sector", good[: end-cut-1 : end], func() []byte {
+			b := slices.Clone(shorter)
+			b[9*blockSize+blockSize-int64(cut)-1] = 0
+			return b
+		}(), all, ids("bat-beyond-end", "trailing-footer"), nil, nil, false, cut + 1024, 0},
+		{"leading copy lost", spoil(good, 0, 512), s.contents, all, ids("leading-footer"), nil, nil, false, 0, 0},
+		{"leading copy of other contents", patch(good, 0, footerBytes(dynamic, s.size, u32(24, 99))...), s.contents, all, ids("footers-differ"), nil, nil, false, 0, 0},
+		{"both checksums wrong", wrongSums, s.contents, all, ids("footer-checksum", "leading-footer"), nil, nil, false, 0, 0},
+		{"only a leading copy, with a wrong checksum", patch(good[:end], 64, 1), s.contents, all, ids("footer-checksum", "trailing-footer"), nil, nil, false, 512, 0},
+		{"both types unknown", wrongType, s.contents, all, ids("disk-type"), ids("disk-type"), vhd.ErrBeyondRepair, true, 0, 0},
+		{"header with a wrong checksum", patch(good, 512+36, 1), s.contents, all, ids("header-checksum"), nil, nil, false, 0, 0},
+		{"header and footers with wrong checksums", patch(wrongSums, 512+36, 1), s.contents, all, ids("footer-checksum", "header-checksum", "leading-footer"), nil, nil, false, 0, 0},
+		{
+			"header with a wrong checksum, and a wrong BAT", patch(equal.bytes(), 512+36, 1), equalDisk, saved,
+			ids("bat-overlap", "header-checksum"), ids("bat-overlap", "header-checksum"), nil, true, 0, 0,
+		},
+		{"data offset behind the end", lost, s.contents, all, ids("data-offset"), nil, nil, false, 0, 0},
+		{"data offset into a block", movedLost, s.contents, all, ids("header-cookie"), nil, nil, false, 0, 1024},
+		{"header lost", spoil(good, 512, 1024), nil, all, ids("header-cookie"), ids("header-cookie"), nil, true, 0, 0},
+		{"equal entries", equal.bytes(), equalDisk, all, ids("bat-overlap"), nil, nil, false, 2*s.stored + 2*odd, 0},
+		{"partial overlap", partial.bytes(), partialDisk, all, ids("bat-overlap"), nil, nil, false, s.stored + odd, 0},
+		{overBAT, overTable.bytes(), s.contents, all, ids("bat-over-metadata", "bat-overlap"), ids("bat-over-metadata"), nil, false, s.stored + odd, 0},
+		{"block behind the end", beyond.bytes(), s.contents, all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
+		{"block behind the end, no trailing footer", beyond.bytes()[:end], s.contents, all, ids("bat-beyond-end", "trailing-footer"), ids("bat-beyond-end"), nil, false, 512, 0},
+		{
+			"block behind the end, deep", beyond.bytes(), s.contents,
+			vhd.RepairOptions{All: true, Saved: true, Deep: true},
+			ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0,
+		},
+		{"block over the footer", reaching.bytes(), guest(reaching.bytes(), 512, s.size), all, ids("bat-beyond-end", "bat-overlap"), ids("bat-beyond-end", "bat-overlap"), nil, true, 0, 0},
+		{"entries behind the end of the disk", excess.bytes(), s.contents, all, ids("bat-excess", "max-table-entries"), ids("max-table-entries"), nil, false, 0, 0},
+		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
+		{"leak without data", gap.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
+		{"leak before all blocks", gapFirst.bytes(), gapFirstDisk, all, ids("leak"), nil, nil, false, 0, 0},
+		{"leak behind all blocks", gapLast.bytes(), gapLast.disk(), all, ids("leak"), nil, nil, false, 0, 0},
+		{
+			"leak behind all blocks, and a torn tail without a footer", append(gapLast.bytes()[:end:end], torn[:100]...), gapLast.disk(),
+			vhd.RepairOptions{},
+			ids("file-length", "leak", "trailing-footer"), nil, nil, false, 0, 0,
+		},
+		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, all, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
+		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, all, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
+		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), nil, true, 0, 0},
+		{"leak with the footer of another image, by force", nested, leakedDisk, force, ids("leak"), nil, nil, false, 0, 0},
+		{"leak, and a block behind the end", over(0, uint32(s.place(40))).bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
+		{"data under clear bits", hidden.bytes(), s.contents, deep, ids("bitmap-data"), nil, nil, false, 0, 0},
+		{"data under clear bits, not asked for", hidden.bytes(), hiddenDisk, all, nil, nil, nil, true, 0, 0},
+		{"suspended", patch(suspended.bytes(), 64, 0), s.contents, all, ids("leading-footer", "saved-state"), ids("leading-footer", "saved-state"), vhd.ErrSavedState, true, 0, 0},
+		{"suspended, by force", patch(suspended.bytes(), 64, 0), s.contents, force, ids("leading-footer", "saved-state"), ids("saved-state"), nil, false, 0, 0},
+		{"suspended, and a leak", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{}, ids("leak", "saved-state"), ids("leak", "saved-state"), vhd.ErrSavedState, true, 0, 0},
+		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
+		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("bat-overlap", "leak"), vhd.ErrOrphans, true, 0, 0},
+		{"equal entries, and an orphan that is saved", orphan, orphanDisk, saved, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{"equal entries, and an orphan, by force", orphan, orphanDisk, force, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{"equal entries, and an orphan of zeros", orphanZero, orphanDisk, all, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{
+			"all at once", patch(spoil(hidden.with(func(s *sample) {
+				s.bat = map[int]uint32{2: uint32(s.place(1))}
+				s.blocks = slices.Delete(s.blocks, 0, 1)
+				s.entries = 12
+			}).bytes(), end, 512), 0, footerBytes(dynamic, s.size)...), func() []byte {
+				b := slices.Clone(s.contents)
+				copy(b[2*blockSize:3*blockSize], s.contents[:blockSize])
+				clear(b[blockSize : 2*blockSize])
+				return b
+			}(), deep, ids("bat-overlap", "bitmap-data", "leak", "max-table-entries", "trailing-footer"), ids("max-table-entries"), nil, false, s.stored + odd, 0,
+		},
+	}
+}
+
+// The images whose metadata stands behind everything else: a footer that is
+// written anew must not be written over it.
+func trailingMetadata() []damage {
+	all := vhd.RepairOptions{All: true}
+	s := craft{size: 10 * 4 * kib}
+	s.defaults()
+	empty := make([]byte, s.size)
+
+	x := s
+	x.footer = []edit{creator("tap\x00"), u32(32, 0x00010003)}
+	xen := x.bytes()
+	footer := xen[len(xen)-512:]
+	header := make([]byte, 512)
+	copy(header, "tdbatmap")
+	be.PutUint64(header[8:], 2560)
+	be.PutUint32(header[16:], 2)
+	be.PutUint32(header[20:], 0x00010002)
+	be.PutUint32(header[24:], allOnes&0xffffffff)
+	noFooter := append(append(slices.Clone(xen[:2048]), header...), make([]byte, 1024)...)
+	// A map with a last sector that says something would be seen to change.
+	noFooter = append(noFooter[:len(noFooter)-1], 1)
+	be.PutUint32(noFooter[2048+24:], ^uint32(1))
+	return []damage{
+		{"batmap at the end", append(slices.Clone(noFooter), footer...), empty, all, nil, nil, nil, true, 0, 0},
+		{"batmap at the end, no trailing footer", noFooter, empty, all, []string{"trailing-footer"}, nil, nil, false, 512, 0},
+	}
+}
+
+// differencingWithLocator is an image without blocks, with the parent's path
+// behind the BAT.
+func differencingWithLocator() []byte {
+	c := craft{size: 10 * 4 * kib, footer: []edit{u32(60, differencing)}}
+	path := []byte(".\x00\\\x00p\x00a\x00r\x00e\x00n\x00t\x00.\x00v\x00h\x00d\x00")
+	c.header = []edit{text(40, "fedcba9876543210"), text(64, "\x00p\x00a\x00r\x00e\x00n\x00t\x00.\x00v\x00h\x00d"), func(b []byte) {
+		copy(b[576:], "W2ru")
+		be.PutUint32(b[580:], 512)
+		be.PutUint32(b[584:], uint32(len(path)))
+		be.PutUint64(b[592:], 2048)
+	}}
+	c.end = 2560
+	b := c.bytes()
+	copy(b[2048:], path)
+	return b
+}
+
+func fixedDamages() []damage {
+	all := vhd.RepairOptions{All: true}
+	data := noise(9*kib, 5)
+	good := fixedImage(data)
+	end := len(good) - 512
+	badSum := slices.Clone(good)
+	badSum[end+64] ^= 1
+	offset := fixedImage(data, u64(16, 0))
+	none := append(slices.Clone(data), make([]byte, 512)...)
+	return []damage{
+		{"none", good, data, all, nil, nil, nil, true, 0, -1},
+		{"no leaks", good, data, vhd.RepairOptions{}, nil, nil, nil, true, 0, -1},
+		{"data offset", offset, data, all, []string{"fixed-data-offset"}, nil, nil, false, 0, -1},
+		{"wrong checksum", badSum, data, all, []string{"footer-checksum"}, nil, nil, false, 0, -1},
+		{"511 bytes", good[:len(good)-1], data, all, nil, nil, nil, false, 1, -1},
+		{"torn tail", append(slices.Clone(good), 1, 2, 3), data, all, []string{"file-length"}, []string{"file-length"}, nil, true, 0, -1},
+		{"too short", good[512:], data[512:], all, []string{"fixed-length"}, []string{"fixed-length"}, nil, true, 0, -1},
+		{"suspended", fixedImage(data, u8(84, 1), u64(16, 0)), data, all, []string{"fixed-data-offset", "saved-state"}, []string{"fixed-data-offset", "saved-state"}, vhd.ErrSavedState, true, 0, -1},
+		{"suspended, by force", fixedImage(data, u8(84, 1), u64(16, 0)), data, vhd.RepairOptions{All: true, Force: true}, []string{"fixed-data-offset", "saved-state"}, []string{"saved-state"}, nil, false, 0, -1},
+		{"no footer", none, data, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, -1},
+		{"empty", nil, nil, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, -1},
+	}
+}
+
+// forDamages calls f with all of the damages.
+func forDamages(t *testing.T, f func(t *testing.T, d *damage)) {
+	for group, ds := range map[string][]damage{
+		"blocks of 4 KiB":  dynamicDamages(4 * kib),
+		"blocks of 64 KiB": dynamicDamages(64 * kib),
+		"metadata":         trailingMetadata(),
+		"fixed":            fixedDamages(),
+	} {
+		for _, d := range ds {
+			t.Run(group+"/"+d.name, func(t *testing.T) { f(t, &d) })
+		}
+	}
+}
+
+// writes is how many changes, flushes aside, there were.
+func (r *recorder) writes() int {
+	n := 0
+	for _, c := range r.log {
+		if c.op != "sync" {
+			n++
+		}
+	}
+	return n
+}
+
+// repair repairs the image and returns the file, and what was done.
+func repair(t tb, file []byte, o vhd.RepairOptions, want error) (*recorder, []string) {
+	t.Helper()
+	r := record(file)
+	var done []string
+	err := vhd.Repair(r, r.size(), &o, func(s string) { done = append(done, s) })
+	if !errors.Is(err, want) {
+		t.Fatalf("Repair: %v, want %v", err, want)
+	}
+	return r, done
+}
+
+func TestRepair(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		if got := summary(t, d.file, d.o.Deep); !slices.Equal(got, d.before) {
+			t.Fatalf("before the repair check finds %q, want %q", got, d.before)
+		}
+		r, done := repair(t, d.file, d.o, d.err)
+		file := r.bytes()
+		if got := summary(t, file, d.o.Deep); !slices.Equal(got, d.left) {
+			t.Errorf("after the repair check finds %q, want %q; done: %q", got, d.left, done)
+		}
+		if d.same && (r.writes() > 0 || len(done) > 0) {
+			t.Errorf("%d changes to the file, want none; done: %q", r.writes(), done)
+		}
+		if !d.same && len(done) == 0 {
+			t.Error("nothing was said to be done")
+		}
+		if len(file) > len(d.file)+d.growth {
+			t.Errorf("the file has grown from %d to %d bytes, want at most %d more", len(d.file), len(file), d.growth)
+		}
+		if d.contents != nil {
+			sameBytes(t, "what the disk holds", d.holding(file), d.contents)
+		}
+		if !slices.ContainsFunc(d.left, func(id string) bool { return id != "max-table-entries" }) {
+			sameBytes(t, "what Open reads", readAll(t, openBytes(t, file, nil)), d.contents)
+		}
+		again, done := repair(t, file, d.o, d.err)
+		if again.writes() > 0 || len(done) > 0 {
+			t.Errorf("the second repair changes the file %d times; done: %q", again.writes(), done)
+		}
+		sameBytes(t, "the file after a second repair", again.bytes(), file)
+	})
+}
+
+// A damaged image that could be read can be read, whatever is repaired of it, and
+// holds the same.
+func TestRepairKeepsReadable(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		img, err := vhd.NewImage(bytes.NewReader(d.file), int64(len(d.file)), nil)
+		if err != nil {
+			return
+		}
+		want := readAll(t, img)
+		for i := range 16 {
+			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0}
+			if o.Deep && strings.HasPrefix(d.name, "data under clear bits") {
+				continue // then more is read
+			}
+			m := newMemFile(d.file)
+			_ = vhd.Repair(m, m.size(), &o, func(string) {})
+			sameBytes(t, fmt.Sprintf("contents after a repair with %+v", o), readAll(t, openBytes(t, m.bytes(), nil)), want)
+		}
+	})
+}
+
+// Without All nothing is given back but leaks, and nothing else written.
+func TestRepairLeaksOnly(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		before := summary(t, d.file, false)
+		r := record(d.file)
+		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, Deep: true}
+		err := vhd.Repair(r, r.size(), &o, func(string) {})
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) {
+			t.Fatal(err)
+		}
+		if !slices.Contains(before, "leak") {
+			if r.writes() > 0 {
+				t.Errorf("there is no leak, and the file is changed %d times", r.writes())
+			}
+			return
+		}
+		after := summary(t, r.bytes(), false)
+		for _, id := range before {
+			// A file that is cut has a footer at its end.
+			if id != "leak" && id != "trailing-footer" && id != "file-length" && !slices.Contains(after, id) {
+				t.Errorf("%s was repaired as well", id)
+			}
+		}
+		for _, id := range after {
+			if !slices.Contains(before, id) {
+				t.Errorf("%s is new", id)
+			}
+		}
+		if d.header >= 0 && d.contents != nil && len(d.before) > 0 && !slices.Contains(d.before, "bitmap-data") {
+			sameBytes(t, "what the disk holds", d.holding(r.bytes()), d.contents)
+		}
+	})
+}
+
+// The parent's path stands where the footer is lost from.
+func TestRepairKeepsLocator(t *testing.T) {
+	good := differencingWithLocator()
+	if got := summary(t, good, true); len(got) > 0 {
+		t.Fatalf("check finds %q in the undamaged image", got)
+	}
+	for name, file := range map[string][]byte{
+		"footer cut off": good[:len(good)-512],
+		"footer spoilt":  spoil(good, len(good)-512, 512),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := repair(t, file, vhd.RepairOptions{All: true}, nil)
+			if got := summary(t, r.bytes(), true); len(got) > 0 {
+				t.Errorf("after the repair check finds %q", got)
+			}
+			sameBytes(t, "all but the footer", r.bytes()[:2560], good[:2560])
+		})
+	}
+}
+
+// A repair that a power cut ends at any point can be made again, and nothing that
+// the disk held is lost.
+func TestCrashOfRepair(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		if d.same || d.err != nil {
+			t.Skip("nothing is written")
+		}
+		r, _ := repair(t, d.file, d.o, nil)
+		want := summary(t, r.bytes(), d.o.Deep)
+		rnd := rand.New(rand.NewPCG(3, 4))
+		each := 10
+		if len(d.file) > 256*kib {
+			each = 4
+		}
+		refused, of := 0, 0
+		r.cuts(rnd, each, func(k int, file []byte) {
+			if d.header < 0 || d.header == 0 && !d.o.Deep {
+				holdsNow := d.holding(file)
+				sameBytes(t, fmt.Sprintf("what the disk holds, cut behind change %d of %d", k, len(r.log)), holdsNow, d.contents)
+			}
+			m := newMemFile(file)
+			err := vhd.Repair(m, m.size(), &d.o, func(string) {})
+			of++
+			if errors.Is(err, vhd.ErrOrphans) {
+				refused++
+				o := d.o
+				o.Saved = true
+				err = vhd.Repair(m, m.size(), &o, func(string) {})
+			}
+			if err != nil {
+				t.Fatalf("cut behind change %d of %d: the next repair: %v", k, len(r.log), err)
+			}
+			what := fmt.Sprintf("cut behind change %d of %d, and repaired", k, len(r.log))
+			got := summary(t, m.bytes(), d.o.Deep)
+			if len(d.left) > 0 { // where errors are left, space is not given back
+				got = slices.DeleteFunc(got, func(id string) bool { return id == "leak" })
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%s: check finds %q, want %q", what, got, want)
+			}
+			sameBytes(t, what, d.holding(m.bytes()), d.contents)
+			if len(want) == 0 {
+				sameBytes(t, what+", read", readAll(t, openBytes(t, m.bytes(), nil)), d.contents)
+			}
+		})
+		if refused > 0 {
+			t.Errorf("after %d of %d cuts the next repair takes what the first one has left for lost blocks", refused, of)
+		}
+	})
+}
+
+// An error of the file ends a repair, and does no harm.
+func TestRepairFails(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		if d.same || d.err != nil {
+			t.Skip("nothing is written")
+		}
+		r, _ := repair(t, d.file, d.o, nil)
+		full := errors.New("no space")
+		refused := 0
+		for k := range r.log {
+			m := newMemFile(d.file)
+			n := 0
+			m.before = func(c change) (int, error) {
+				if n++; n > k {
+					return 0, full
+				}
+				return len(c.data), nil
+			}
+			if err := vhd.Repair(m, m.size(), &d.o, func(string) {}); !errors.Is(err, full) {
+				t.Fatalf("change %d fails, and Repair returns %v", k, err)
+			}
+			m.before = nil
+			err := vhd.Repair(m, m.size(), &d.o, func(string) {})
+			if errors.Is(err, vhd.ErrOrphans) {
+				refused++
+				o := d.o
+				o.Saved = true
+				err = vhd.Repair(m, m.size(), &o, func(string) {})
+			}
+			if err != nil {
+				t.Fatalf("change %d has failed: the next repair: %v", k, err)
+			}
+			sameBytes(t, fmt.Sprintf("change %d has failed, and it was repaired", k), d.holding(m.bytes()), d.contents)
+		}
+		if refused > 0 {
+			t.Errorf("after %d of %d failures the next repair takes what is left of the first for lost blocks", refused, len(r.log))
+		}
+	})
+}
