@@ -95,6 +95,9 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	defer func() { progress.finish(err == nil) }()
 	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Progress: progress.update})
 	var side *convert.SideError
+	if errors.As(err, &side) && side.Op == "mapping" {
+		return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", o.args[side.Side], side.Off, side.Err)}
+	}
 	if errors.As(err, &side) {
 		return &statusError{compareReadFailed, fmt.Errorf("error while reading offset %d of %s: %w", side.Off, o.args[side.Side], side.Err)}
 	}

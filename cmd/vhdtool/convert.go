@@ -166,6 +166,7 @@ type conversion struct {
 	flush   bool
 	quiet   bool
 
+	exact     bool   // a pipe gets the bytes of a raw disk only, not whole sectors
 	imageOpts bool   // the target is given as options
 	product   string // that the target is for
 }
@@ -270,6 +271,9 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 // inPlace writes into a target that exists.
 func (v *conversion) inPlace(ctx context.Context, in *input) error {
 	flags := sourceFlags{format: v.named, imageOpts: v.imageOpts}
+	if err := flags.check(); err != nil {
+		return err
+	}
 	ref, err := flags.resolve(v.target)
 	if err != nil {
 		return err

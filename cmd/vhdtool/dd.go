@@ -174,7 +174,7 @@ func (c *cli) ddPipes(args *ddOperands) error {
 // ddPart copies a part of a disk to where the operands say.
 func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
 	if c.isPipe(args.output) {
-		v := conversion{cli: c, target: args.output, format: f}
+		v := conversion{cli: c, target: args.output, format: f, exact: true, quiet: true}
 		return v.toStdout(ctx, &input{disk: part, names: []string{args.input}})
 	}
 	seek := args.seek * args.bs
@@ -254,7 +254,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
 		return fmt.Errorf("%s: %w", stdinName, err)
 	}
-	v := conversion{cli: c, target: args.output, format: f, named: o.format, quiet: true}
+	v := conversion{cli: c, target: args.output, format: f, named: o.format, exact: true, quiet: true}
 	if c.isPipe(args.output) {
 		return v.toStdout(ctx, in)
 	}

@@ -108,6 +108,7 @@ var rawFormat = format{
 		},
 		Create: createRaw,
 	},
+	streamEnd:     endRaw,
 	createOptions: []optionSpec{sizeOption, alignOption},
 }
 
@@ -137,6 +138,17 @@ func alignedRawSize(size int64, o disk.Options) (int64, error) {
 		return 0, qemuErrorf("Parameter 'align' expects a multiple of 512")
 	}
 	return (size + align - 1) / align * align, nil
+}
+
+// endRaw writes the zeros that make a raw disk whole sectors, or as aligned as
+// it is to be.
+func endRaw(w io.Writer, size int64, o disk.Options) error {
+	n, err := alignedRawSize(size, o)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(w, zeroReader{}, n-size)
+	return err
 }
 
 // alignedRaw is a raw disk whose size stays aligned when it is found out late.

@@ -37,7 +37,9 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	case in.disk != nil && v.format.stream != nil:
 		err = v.format.stream(ctx, w, in.disk, v.options)
 	case in.disk != nil:
-		err = convert.WriteTo(ctx, w, in.disk, &v.copy)
+		if err = convert.WriteTo(ctx, w, in.disk, &v.copy); err == nil {
+			err = v.end(w, size)
+		}
 	default:
 		size, err = v.streamThrough(ctx, w, in)
 	}
@@ -64,6 +66,14 @@ func (v *conversion) warnOf(src disk.Disk, size int64) error {
 	return nil
 }
 
+// end writes what the format puts behind the bytes of a disk.
+func (v *conversion) end(w io.Writer, size int64) error {
+	if v.format.streamEnd == nil || v.exact && v.format == &rawFormat {
+		return nil
+	}
+	return v.format.streamEnd(w, size, v.options)
+}
+
 // streamThrough passes a stream on, with what the format puts behind it.
 func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) (int64, error) {
 	if v.format.streamEnd != nil {
@@ -77,8 +87,8 @@ func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) 
 	}
 	out := bufio.NewWriterSize(w, 1<<20)
 	n, err := convert.CopyStream(ctx, out, in.stream, in.trailer())
-	if err == nil && v.format.streamEnd != nil {
-		err = v.format.streamEnd(out, n, v.options)
+	if err == nil {
+		err = v.end(out, n)
 	}
 	if err == nil {
 		err = out.Flush()

@@ -33,7 +33,8 @@ const compareChunk = 256 << 10
 // Compare finds the first sector in which two disks differ. The shorter disk
 // counts as followed by zeros. It returns the sector's offset in bytes, or -1
 // if there is none. What is a hole, or known to be zero, on both sides is not
-// read. An error of reading is a *SideError.
+// read. An error of reading, or of mapping (finding out what is allocated), is a
+// *SideError.
 func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, error) {
 	if o == nil {
 		o = &CompareOptions{}
@@ -119,7 +120,7 @@ func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
 			for s := &sides[i]; s.end <= off; {
 				run, err, _ := s.next()
 				if err != nil {
-					return &SideError{i, OpError{"reading", off, err}}
+					return &SideError{i, OpError{"mapping", off, err}}
 				}
 				s.zeroRun = run
 			}

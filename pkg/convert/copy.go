@@ -57,7 +57,7 @@ type Options struct {
 
 // OpError is an error of one read or write.
 type OpError struct {
-	Op  string // "reading" or "writing"
+	Op  string // "reading", "writing" or "mapping"
 	Off int64  // in the disk, bytes
 	Err error
 }

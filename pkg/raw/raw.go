@@ -105,13 +105,13 @@ func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	return sparse.NewMap(d.f).Extents(0, off, min(n, d.size-off), disk.Unallocated)
 }
 
-// Resize changes the size, rounded up to a whole sector. What the disk gains
-// reads as zeros. A device keeps its size, which must suffice.
+// Resize changes the length of the file to so many bytes, and with it the disk's
+// size, which is that rounded up to a whole sector. What the disk gains reads as
+// zeros. A device keeps its size, which must suffice.
 func (d *Disk) Resize(size int64) error {
 	if size < 0 {
 		return fmt.Errorf("disk size %d is negative", size)
 	}
-	size = roundUp(size)
 	if disk.IsDevice(d.f) {
 		if size > d.size {
 			return fmt.Errorf("a device of %d bytes cannot become larger", d.size)
@@ -121,7 +121,7 @@ func (d *Disk) Resize(size int64) error {
 	if err := d.f.Truncate(size); err != nil {
 		return err
 	}
-	d.size = size
+	d.size = roundUp(size)
 	return nil
 }
 
