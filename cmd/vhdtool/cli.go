@@ -255,7 +255,7 @@ func hintFor(err error) error {
 	case errors.Is(err, vhd.ErrSavedState):
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
 	case errors.Is(err, imagelock.ErrLocked):
-		return &hintError{err, "wait for it to end; -U reads the image all the same"}
+		return &hintError{err, "wait for it to end; what only reads takes -U"}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}
 	}

@@ -35,6 +35,7 @@ type convertOptions struct {
 	compress     bool
 	offload      bool
 	backing      string
+	snapshot     string
 
 	targetImageOpts bool
 	salvage         bool
@@ -74,7 +75,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.StringVarP(&o.workers, "parallel", "m", "", "requests at a time, 1 to 16 (default: one for each processor)")
 	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
 	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: what the file system can do is used anyway")
-	fl.StringP("snapshot", "l", "", "not supported: no format here has snapshots")
+	fl.StringVarP(&o.snapshot, "snapshot", "l", "", "not supported: no format here has snapshots")
 	fl.StringVarP(&o.backing, "backing", "B", "", "not supported: parent of a differencing image")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
 	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
@@ -141,6 +142,12 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 		case o.salvage:
 			return co, false, qemuErrorf("Cannot use copy offloading in salvaging mode")
 		}
+	}
+	if o.snapshot != "" {
+		return co, false, errors.New("-l: no format here has snapshots")
+	}
+	if o.noCreate && o.target != (targetFlags{}) {
+		return co, false, errors.New("--for and --align have no effect when skipping image creation")
 	}
 	if o.backing != "" {
 		return co, false, errors.New("-B: making differencing images is not supported")
@@ -263,7 +270,7 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	}
 	v.warnSize(v.product, out.disk.Size())
 	if hasGPT {
-		v.warnGPT(backup, in.size(), out.disk.Size())
+		v.warnGPT(v.target, backup, in.size(), out.disk.Size())
 	}
 	return nil
 }
@@ -315,12 +322,12 @@ func (c *cli) warnSize(consumer string, size int64) {
 
 // warnGPT says so when padding has moved the end of a disk of size bytes away
 // from the backup of its partition table. A size of -1 is not known.
-func (v *conversion) warnGPT(backup, size, now int64) {
+func (v *conversion) warnGPT(name string, backup, size, now int64) {
 	end := (backup + 1) * disk.SectorSize
 	if v.likeQEMU || end >= now || size >= 0 && end != size {
 		return
 	}
-	v.message("warning: %s: the disk ends %d sectors behind the backup of its GPT, which belongs into the last sector", v.target, (now-end)/disk.SectorSize)
+	v.message("warning: %s: the disk ends %d sectors behind the backup of its GPT, which belongs in the last sector", name, (now-end)/disk.SectorSize)
 	fmt.Fprintln(v.stderr, "hint: in the running system, or on the raw disk made as large before, 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there")
 }
 

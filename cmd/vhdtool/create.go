@@ -116,6 +116,8 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err := out.commit(false); err != nil {
 		return inFile(withoutPath(err))
 	}
-	c.warnSize(o.target.consumer, out.disk.Size())
+	if !o.quiet {
+		c.warnSize(o.target.consumer, out.disk.Size())
+	}
 	return nil
 }

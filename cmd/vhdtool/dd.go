@@ -145,9 +145,14 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err := c.refuseSource(ref.name, args.output, f); err != nil {
 		return err
 	}
+	return c.ddFromDisk(ctx, o, &args, f, src, ref.name)
+}
+
+// ddFromDisk copies the part of a disk that the operands name.
+func (c *cli) ddFromDisk(ctx context.Context, o *ddOptions, args *ddOperands, f *format, src disk.Disk, name string) error {
 	skip := args.skip * args.bs
 	if skip > src.Size() {
-		c.message("%s: cannot skip to specified offset", ref.name)
+		c.message("%s: cannot skip to specified offset", name)
 		skip = src.Size()
 	}
 	n := src.Size() - skip
@@ -158,7 +163,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err != nil {
 		return err
 	}
-	return c.ddPart(ctx, o, &args, f, part)
+	return c.ddPart(ctx, o, args, f, part)
 }
 
 // ddPipes puts standard input and output where an operand is missing.
@@ -244,8 +249,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	}
 	defer in.close()
 	if in.disk != nil { // redirected from a file
-		in.stream = io.NewSectionReader(in.disk, 0, in.disk.Size())
-		in.disk = nil
+		return c.ddFromDisk(ctx, o, args, f, in.disk, stdinName)
 	}
 	count := int64(-1)
 	if args.hasCount {

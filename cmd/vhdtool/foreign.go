@@ -25,8 +25,13 @@ func foreign(name string, offset int64, magics ...string) *format {
 		fmt.Errorf("format %s is not supported", name),
 		fmt.Sprintf("let another program go between: qemu-img convert -f %s -O raw IMAGE disk.raw", name),
 	}
+	making := &hintError{
+		fmt.Errorf("format %s is not supported", name),
+		fmt.Sprintf("make a raw disk or a VHD, and let another program go on: qemu-img convert -f raw -O %s disk.raw IMAGE", name),
+	}
 	return &format{foreign: true, Format: disk.Format{
-		Name: name,
+		Name:     name,
+		Suffixes: []string{"." + name},
 		Probe: func(r io.ReaderAt, _ int64) error {
 			for _, m := range magics {
 				b := make([]byte, len(m))
@@ -37,6 +42,6 @@ func foreign(name string, offset int64, magics ...string) *format {
 			return disk.ErrNotThisFormat
 		},
 		Open:   func(*os.File, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refusal },
-		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) { return nil, refusal },
+		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) { return nil, making },
 	}}
 }

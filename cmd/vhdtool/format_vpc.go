@@ -103,17 +103,21 @@ func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
 // twice.
-func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options) error {
+func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error {
 	vo, err := vpcCreateOptions(src.Size(), o)
 	if err != nil {
 		return err
 	}
-	_, blockSize, err := vo.Blocks()
+	blocks, blockSize, err := vo.Blocks()
 	if err != nil {
 		return err
 	}
 	var used []int64
-	if blockSize > 0 {
+	if all {
+		for b := range blocks {
+			used = append(used, b)
+		}
+	} else if blockSize > 0 {
 		if used, err = convert.UsedBlocks(ctx, src, blockSize); err != nil {
 			return err
 		}

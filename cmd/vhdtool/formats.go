@@ -24,8 +24,9 @@ type format struct {
 	// fileSize says how long the file of a new image will be; nil if as long as
 	// the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
-	// stream writes a new image of src to a pipe; nil if it is the disk's bytes.
-	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options) error
+	// stream writes a new image of src to a pipe, with all of its blocks if so
+	// asked; nil if it is the disk's bytes.
+	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error
 	// streamEnd writes what follows the bytes of a disk that went to a pipe
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
@@ -84,7 +85,7 @@ func formatByName(name string) (*format, error) {
 func (c *cli) outputFormat(name, file string) (*format, error) {
 	if name == "" && !c.likeQEMU {
 		if f := formats.BySuffix(file); f != nil {
-			return formatOf(f), nil
+			return formatOf(f), formatOf(f).refusal()
 		}
 	}
 	if name == "" {
@@ -94,7 +95,7 @@ func (c *cli) outputFormat(name, file string) (*format, error) {
 	if err != nil {
 		return nil, qemuErrorf("Unknown file format '%s'", name)
 	}
-	return f, nil
+	return f, f.refusal()
 }
 
 var rawFormat = format{
@@ -163,6 +164,15 @@ func (d alignedRaw) Resize(size int64) error {
 		return err
 	}
 	return d.Disk.Resize(n)
+}
+
+// refusal is why no image of the format can be made, or nil.
+func (f *format) refusal() error {
+	if !f.foreign {
+		return nil
+	}
+	_, err := f.Create(nil, 0, nil)
+	return err
 }
 
 // onlyOptions refuses options that the format does not have.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -19,6 +20,7 @@ type output struct {
 	name string
 	disk convert.Target
 	file *atomicfile.File // nil for a device
+	old  *os.File         // the file that will be replaced, locked; nil if there is none
 }
 
 // createOutput starts a new disk of size bytes.
@@ -33,9 +35,22 @@ func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (
 		if err != nil {
 			return nil, c.createError(name, err)
 		}
+		if err := imagelock.Lock(dev, true); err != nil {
+			dev.Close()
+			return nil, c.lockError(name, err)
+		}
 		file = dev
 	} else {
+		// Who has the old file open would go on with one that nobody else sees.
+		if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
+			if err := imagelock.Lock(old, true); err != nil {
+				old.Close()
+				return nil, c.lockError(name, err)
+			}
+			out.old = old
+		}
 		if out.file, err = atomicfile.Create(name); err != nil {
+			out.unlock()
 			return nil, c.createError(name, err)
 		}
 		file = out.file.File
@@ -43,10 +58,18 @@ func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (
 	d, err := f.Create(file, size, o)
 	if err != nil {
 		out.discard()
-		return nil, creationError(f, err)
+		return nil, creationError(f, withoutPath(err))
 	}
 	out.disk = d.(convert.Target)
 	return out, nil
+}
+
+// lockError says that a target is in use.
+func (c *cli) lockError(name string, err error) error {
+	if c.likeQEMU {
+		return qemuErrorf("Failed to get \"write\" lock\nIs another process using the image [%s]?", name)
+	}
+	return &hintError{err, "wait for it to end, or write to another name"}
 }
 
 // createError says why a file cannot be made.
@@ -95,6 +118,7 @@ func creationError(f *format, err error) error {
 
 // commit completes the disk; with flush, it is durable then.
 func (o *output) commit(flush bool) error {
+	defer o.unlock()
 	if flush {
 		if err := makeDurable(o.disk); err != nil {
 			o.discard()
@@ -121,8 +145,16 @@ func makeDurable(d disk.Disk) error {
 
 // discard gives the disk up; no new file is left.
 func (o *output) discard() {
+	defer o.unlock()
 	if o.file != nil {
 		o.file.Discard()
+	}
+}
+
+// unlock lets go of the file that was to be replaced.
+func (o *output) unlock() {
+	if o.old != nil {
+		o.old.Close()
 	}
 }
 

@@ -111,7 +111,7 @@ func (c *cli) runResize(_ context.Context, o *resizeOptions) (err error) {
 		return qemuErrorf("Image format driver does not support resize")
 	}
 	if err := r.Resize(size); err != nil {
-		return fmt.Errorf("%s: %w", ref.name, creationError(f, err))
+		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}
 	if o.quiet {
 		return nil

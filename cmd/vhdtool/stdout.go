@@ -12,17 +12,30 @@ import (
 )
 
 // dataOut is standard output for a disk's bytes, which do no good to a terminal.
-func (c *cli) dataOut() (io.Writer, error) {
+func (c *cli) dataOut(ctx context.Context) (io.Writer, error) {
 	if isTerminal(c.stdout) {
 		return nil, &hintError{errors.New("standard output is a terminal; it is not given a disk"), "redirect it to a file or into a pipe"}
 	}
-	return c.stdout, nil
+	return contextWriter{ctx, c.stdout}, nil
+}
+
+// contextWriter writes until a context is done.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (w contextWriter) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
 }
 
 // toStdout writes a new target to standard output, from its first byte to its
 // last.
 func (v *conversion) toStdout(ctx context.Context, in *input) error {
-	w, err := v.dataOut()
+	w, err := v.dataOut(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,7 +48,7 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	size := in.size()
 	switch {
 	case in.disk != nil && v.format.stream != nil:
-		err = v.format.stream(ctx, w, in.disk, v.options)
+		err = v.format.stream(ctx, w, in.disk, v.options, v.copy.Allocate)
 	case in.disk != nil:
 		if err = convert.WriteTo(ctx, w, in.disk, &v.copy); err == nil {
 			err = v.end(w, size)
@@ -61,7 +74,7 @@ func (v *conversion) warnOf(src disk.Disk, size int64) error {
 		return nil
 	}
 	if backup, ok := gpt.BackupLBA(src); ok {
-		v.warnGPT(backup, size, now)
+		v.warnGPT(stdoutName, backup, size, now)
 	}
 	return nil
 }

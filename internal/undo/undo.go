@@ -1,9 +1,9 @@
 // Package undo keeps what is about to be overwritten in a file, so that it can
 // be put back.
 //
-// An undo file is a header (a magic, and the length of the file it is for) and
-// records: a kind, offset and length, the bytes that stood there if they were
-// not all zero, and a checksum. Integers are big-endian. A record is durable
+// An undo file is a header (a magic, the length of the file it is for, and a
+// checksum) and records: a kind, offset and length, and a checksum of these; the
+// bytes that stood there if they were not all zero; and a checksum of all. Integers are big-endian. A record is durable
 // before what it saves is overwritten.
 package undo
 
@@ -22,8 +22,8 @@ import (
 
 const (
 	magic        = "vhdtool undo 1\n\x00"
-	headerSize   = len(magic) + 8
-	recordHeader = 1 + 8 + 8
+	headerSize   = len(magic) + 8 + 4
+	recordHeader = 1 + 8 + 8 + 4
 	// chunk bounds what is read at a time, and so the length of a record.
 	chunk = 1 << 20
 
@@ -45,7 +45,7 @@ func Create(name string, f disk.File, length int64) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := binary.BigEndian.AppendUint64([]byte(magic), uint64(length))
+	header := withChecksum(binary.BigEndian.AppendUint64([]byte(magic), uint64(length)))
 	if _, err := log.Write(header); err != nil {
 		log.Close()
 		os.Remove(name)
@@ -90,16 +90,31 @@ func (f *File) save(off, end int64) error {
 		rec := []byte{kindZeros}
 		rec = binary.BigEndian.AppendUint64(rec, uint64(off))
 		rec = binary.BigEndian.AppendUint64(rec, uint64(len(buf)))
-		if len(bytes.TrimLeft(buf, "\x00")) > 0 {
+		data := len(bytes.TrimLeft(buf, "\x00")) > 0
+		if data {
 			rec[0] = kindData
+		}
+		rec = withChecksum(rec)
+		if data {
 			rec = append(rec, buf...)
 		}
-		rec = binary.BigEndian.AppendUint32(rec, crc32.ChecksumIEEE(rec))
+		rec = withChecksum(rec)
 		if _, err := f.log.Write(rec); err != nil {
 			return fmt.Errorf("%s: %w", f.log.Name(), err)
 		}
 	}
 	return f.log.Sync()
+}
+
+// withChecksum appends the checksum of all that is before it.
+func withChecksum(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+}
+
+// checked reports whether b ends in its checksum.
+func checked(b []byte) bool {
+	n := len(b) - 4
+	return crc32.ChecksumIEEE(b[:n]) == binary.BigEndian.Uint32(b[n:])
 }
 
 // Close closes the undo file; the file it is for stays open.
@@ -121,6 +136,9 @@ func Restore(f disk.File, name string) error {
 	header := make([]byte, headerSize)
 	if _, err := io.ReadFull(log, header); err != nil || string(header[:len(magic)]) != magic {
 		return fmt.Errorf("%s: not an undo file", name)
+	}
+	if !checked(header) {
+		return fmt.Errorf("%s: damaged: the checksum of its header is wrong", name)
 	}
 	length := int64(binary.BigEndian.Uint64(header[len(magic):]))
 	if length < 0 {
@@ -174,6 +192,9 @@ func readRecord(r io.Reader) (record, error) {
 	b := make([]byte, recordHeader)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return record{}, io.ErrUnexpectedEOF
+	}
+	if !checked(b) {
+		return record{}, errors.New("damaged: its checksum is wrong")
 	}
 	off, n := int64(binary.BigEndian.Uint64(b[1:])), binary.BigEndian.Uint64(b[9:])
 	if off < 0 || n > chunk || b[0] > kindZeros {

@@ -115,11 +115,7 @@ var consumers = []Consumer{
 		Name: "virtualbox", Title: "VirtualBox",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules: []consumerRule{
-			typeRule(Fixed, Dynamic),
-			currentSizeRule,
-			trailingRule,
-		},
+		rules:    anyVHD,
 	},
 	{
 		Name: "virtualpc", Title: "Virtual PC",
@@ -140,13 +136,12 @@ var consumers = []Consumer{
 		Name: "aws", Title: "AWS VM Import",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules: []consumerRule{
-			typeRule(Fixed, Dynamic),
-			currentSizeRule,
-			trailingRule,
-		},
+		rules:    anyVHD,
 	},
 }
+
+// anyVHD are the rules of products that take what the format allows.
+var anyVHD = []consumerRule{typeRule(Fixed, Dynamic), currentSizeRule, trailingRule}
 
 func typeRule(types ...DiskType) consumerRule {
 	want := types[0].String()

@@ -140,12 +140,12 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 	if err != nil {
 		return 0, false, err
 	}
-	if refusal(found, true) != nil {
-		at, err := r.scanForHeader()
+	lost := refusal(found, true) != nil
+	if lost {
+		at, err := r.scanForHeader(footer)
 		if err != nil || at < 0 {
 			return 0, false, err
 		}
-		r.did("the header was found at offset %d, where the footer did not look for it", at)
 		footer.DataOffset = uint64(at)
 		moved := *c
 		moved.DataOffset = uint64(at)
@@ -203,25 +203,51 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 			end = max(end, start+lay.stored())
 		}
 	}
+	if lost {
+		r.did("the header was found at offset %d, where the footer did not look for it", footer.DataOffset)
+	}
 	return end, true, nil
 }
 
 // headerScan is how far from the start of the file a lost header is looked for.
 const headerScan = 1 << 20
 
-// scanForHeader returns where a header with a right checksum stands, or -1.
-func (r *repairer) scanForHeader() (int64, error) {
+// scanForHeader returns where the header must be, or -1 if there is no place, or
+// more than one, that it can be: with a right checksum, and a BAT of which all
+// entries are possible and at least one is used. A header inside a block is the
+// guest's.
+func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
+	found := int64(-1)
 	var b [headerSize]byte
 	for at := int64(footerSize); at <= min(headerScan, r.size-headerSize); at += SectorSize {
 		if err := readFull(r.f, b[:], at); err != nil {
 			return -1, err
 		}
 		h := DecodeHeader(&b)
-		if h.Cookie == headerCookie && refusal(h.validate(at, Dynamic), false) == nil {
-			return at, nil
+		if h.Cookie != headerCookie || refusal(h.validate(at, Dynamic), false) != nil || len(h.validateTable(uint64(at), r.size)) > 0 {
+			continue
 		}
+		moved := *footer
+		moved.DataOffset = uint64(at)
+		lay := layoutOf(&moved, &h, math.MaxInt64)
+		t, err := readBAT(r.f, lay.batOff, blocksHeld(&moved, &h, 0))
+		if err != nil {
+			return -1, err
+		}
+		sane := t.end(lay.stored()) > 0
+		t.validate(&lay, func(Finding) bool {
+			sane = false
+			return false
+		})
+		if !sane {
+			continue
+		}
+		if found >= 0 {
+			return -1, nil
+		}
+		found = at
 	}
-	return -1, nil
+	return found, nil
 }
 
 // footers writes the footer to where it belongs and is not: first at the start,
@@ -280,7 +306,7 @@ func (r *repairer) blocks() error {
 		if err := r.excess(img); err != nil {
 			return err
 		}
-		if r.o.Deep {
+		if r.o.Deep && img.sane() {
 			if err := r.setBits(img); err != nil {
 				return err
 			}

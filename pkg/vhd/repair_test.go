@@ -176,6 +176,13 @@ func dynamicDamages(blockSize int64) []damage {
 	partialDisk := guest(partial.bytes(), 512, s.size)
 
 	overTable := over(3, 3)
+	// The copy of the footer is the block's bitmap, and the header its first data.
+	overFooter := s.with(func(s *sample) {
+		for i := range s.blocks {
+			s.blocks[i].sector += int64(s.stored) / sector
+		}
+		s.bat = map[int]uint32{3: 0}
+	})
 	beyond := over(3, uint32(s.place(40)))
 	reaching := over(3, uint32(s.place(4))-4) // into the footer
 
@@ -251,6 +258,11 @@ func dynamicDamages(blockSize int64) []damage {
 		{"equal entries", equal.bytes(), equalDisk, all, ids("bat-overlap"), nil, nil, false, 2*s.stored + 2*odd, 0},
 		{"partial overlap", partial.bytes(), partialDisk, all, ids("bat-overlap"), nil, nil, false, s.stored + odd, 0},
 		{overBAT, overTable.bytes(), s.contents, all, ids("bat-over-metadata", "bat-overlap"), ids("bat-over-metadata"), nil, false, s.stored + odd, 0},
+		{
+			"block over the copy of the footer, deep", overFooter.bytes(), guest(overFooter.bytes(), 512, s.size),
+			vhd.RepairOptions{All: true, Saved: true, Deep: true},
+			ids("bat-over-metadata", "bitmap-data"), ids("bat-over-metadata", "bitmap-data"), nil, true, 0, 0,
+		},
 		{"block behind the end", beyond.bytes(), s.contents, all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
 		{"block behind the end, no trailing footer", beyond.bytes()[:end], s.contents, all, ids("bat-beyond-end", "trailing-footer"), ids("bat-beyond-end"), nil, false, 512, 0},
 		{
@@ -602,4 +614,25 @@ func TestRepairFails(t *testing.T) {
 			t.Errorf("after %d of %d failures the next repair takes what is left of the first for lost blocks", refused, len(r.log))
 		}
 	})
+}
+
+// A header in the guest's data, of an image in the image, is not the one that is
+// lost: by its BAT nothing in the file would be in use.
+func TestRepairNestedHeader(t *testing.T) {
+	for name, tableAt := range map[string]int64{"BAT at its usual place": 0, "BAT where a sector bitmap is": 2048} {
+		t.Run(name, func(t *testing.T) {
+			inner := craft{size: 640 * kib, blockSize: 16 * kib, tableAt: tableAt}.bytes()
+			s := sampleOf(64 * kib).with(func(s *sample) { s.blocks[0].data = inner })
+			good := s.bytes()
+			r := record(spoil(good, 512, 1024))
+			err := vhd.Repair(r, r.size(), &vhd.RepairOptions{All: true}, func(what string) { t.Log("done: ", what) })
+			if err != nil && !errors.Is(err, vhd.ErrOrphans) {
+				t.Fatal(err)
+			}
+			if len(r.bytes()) < len(good) {
+				t.Fatalf("the file was cut from %d to %d bytes", len(good), len(r.bytes()))
+			}
+			sameBytes(t, "all that follows the header", r.bytes()[1536:len(good)-512], good[1536:len(good)-512])
+		})
+	}
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // Resize changes the virtual size in place; what the disk gains reads as
-// zeros, and what it loses is gone. The size is rounded up to a whole sector,
+// zeros, and what it loses is gone. (Where the current size was larger than the
+// geometry that gave the size, what stood between the two is gained as it is.) The size is rounded up to a whole sector,
 // and further to the next geometry where the image's size is that of its
 // geometry (creators "qemu" and "vpc "). The original size stays as it is. A new
 // image, not yet complete, is sized as if it had been created so.
@@ -259,6 +260,9 @@ func (img *Image) writeFooters(f Footer) error {
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {
+	if img.lay.batmap {
+		return fmt.Errorf("%w: shrinking an image with a batmap of XenServer", ErrUnsupported)
+	}
 	if err := img.writeFooters(f); err != nil {
 		return err
 	}

@@ -1,0 +1,244 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// A torture is an image beside what its disk must hold.
+type torture struct {
+	t     *testing.T
+	rnd   *rand.Rand
+	image string
+	want  []byte
+	usual map[string]time.Duration // what a command took that was not killed
+}
+
+const (
+	tortureBlock = 64 << 10
+	tortureMost  = 4 << 20 // of the disk
+)
+
+// TestKill kills commands that change an image at any moment. Afterwards the
+// image opens, check -r all mends what is left of the command, and the disk
+// holds all that was there. VHDTOOL_TORTURE is the number of rounds.
+func TestKill(t *testing.T) {
+	rounds := 60
+	if s := os.Getenv("VHDTOOL_TORTURE"); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatalf("VHDTOOL_TORTURE: %v", err)
+		}
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	k := &torture{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 0)),
+		image: filepath.Join(t.TempDir(), "disk.vhd"), want: make([]byte, tortureMost/2), usual: map[string]time.Duration{},
+	}
+	img, err := vhd.Create(k.image, &vhd.CreateOptions{Size: int64(len(k.want)), Exact: true, BlockSize: tortureBlock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	killed := map[string]int{}
+	for i := range rounds {
+		name, done := "", false
+		switch k.rnd.IntN(4) {
+		case 0:
+			name, done = "resize", k.resize()
+		case 1:
+			name, done = "check", k.repair()
+		default:
+			name, done = "dd", k.write()
+		}
+		if !done {
+			killed[name]++
+		}
+		k.verify(fmt.Sprintf("round %d (%s, killed: %v)", i, name, !done))
+		if out, err := exec.Command("vhdtool", "check", "-r", "all", k.image).CombinedOutput(); err != nil {
+			t.Fatalf("round %d (%s, killed: %v): check -r all: %v\n%s", i, name, !done, err, out)
+		}
+		k.verify(fmt.Sprintf("round %d (%s, killed: %v), and repaired", i, name, !done))
+	}
+	t.Logf("killed: %v of %d rounds", killed, rounds)
+	if len(killed) == 0 {
+		t.Error("no command was killed")
+	}
+}
+
+// run runs a command and kills it after a random time, more often than not
+// before its end. It reports whether the command came to its end.
+func (k *torture) run(args ...string) bool {
+	k.t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command("vhdtool", args...)
+	cmd.Stderr = &stderr
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	usual, known := k.usual[args[0]]
+	if known {
+		select {
+		case err := <-ended:
+			return k.ended(args, err, &stderr)
+		case <-time.After(time.Duration(k.rnd.Float64() * 1.3 * float64(usual))):
+			_ = cmd.Process.Kill()
+		}
+	}
+	err := <-ended
+	if cmd.ProcessState.ExitCode() < 0 {
+		return false
+	}
+	k.usual[args[0]] = time.Since(start)
+	return k.ended(args, err, &stderr)
+}
+
+func (k *torture) ended(args []string, err error, stderr *bytes.Buffer) bool {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatalf("%q: %v\n%s", args, err, stderr)
+	}
+	return true
+}
+
+// write writes random data with dd. Of a write that was killed each sector is
+// old or new.
+func (k *torture) write() bool {
+	sectors := len(k.want) / vhd.SectorSize
+	at := k.rnd.IntN(sectors)
+	data := make([]byte, min(1+k.rnd.IntN(2048), sectors-at)*vhd.SectorSize)
+	for i := 0; i < len(data); i += 8 {
+		binary.NativeEndian.PutUint64(data[i:], k.rnd.Uint64())
+	}
+	source := k.image + ".raw"
+	if err := os.WriteFile(source, data, 0o666); err != nil {
+		k.t.Fatal(err)
+	}
+	done := k.run("dd", "-f", "raw", "if="+source, "of="+k.image, "conv=notrunc", "seek="+strconv.Itoa(at))
+	at *= vhd.SectorSize
+	old := k.want[at : at+len(data)]
+	if done {
+		copy(old, data)
+		return true
+	}
+	now := k.read("after dd was killed")
+	if len(now) != len(k.want) {
+		k.t.Fatalf("after dd was killed the disk has %d bytes, want %d", len(now), len(k.want))
+	}
+	now = now[at:]
+	for i := 0; i < len(data); i += vhd.SectorSize {
+		s := now[i : i+vhd.SectorSize]
+		if !bytes.Equal(s, old[i:i+vhd.SectorSize]) && !bytes.Equal(s, data[i:i+vhd.SectorSize]) {
+			k.t.Fatalf("after dd was killed sector %d, which it was to write, is neither old nor new", (at+i)/vhd.SectorSize)
+		}
+		copy(old[i:], s)
+	}
+	return false
+}
+
+// resize changes the size of the disk, or, if it is killed, does not.
+func (k *torture) resize() bool {
+	size := (1 + k.rnd.IntN(tortureMost/vhd.SectorSize)) * vhd.SectorSize
+	args := []string{"resize", k.image, strconv.Itoa(size)}
+	if size < len(k.want) {
+		args = []string{"resize", "--shrink", k.image, strconv.Itoa(size)}
+	}
+	done := k.run(args...)
+	resized := make([]byte, size)
+	copy(resized, k.want)
+	if done {
+		k.want = resized
+		return true
+	}
+	switch now := len(k.read("after resize was killed")); now {
+	case len(k.want):
+	case size:
+		k.want = resized
+	default:
+		k.t.Fatalf("after resize was killed the disk has %d bytes, want %d or %d", now, len(k.want), size)
+	}
+	return false
+}
+
+// repair damages the image, and repairs it.
+func (k *torture) repair() bool {
+	b, err := os.ReadFile(k.image)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	be := binary.BigEndian
+	table := int(be.Uint64(b[512+16:]))
+	for i := range len(k.want) / tortureBlock {
+		if be.Uint32(b[table+4*i:]) != 0xffffffff && k.rnd.IntN(4) == 0 {
+			be.PutUint32(b[table+4*i:], 0xffffffff)
+			clear(k.want[i*tortureBlock : (i+1)*tortureBlock])
+		}
+	}
+	switch k.rnd.IntN(4) {
+	case 0:
+		clear(b[:512])
+	case 1:
+		b = b[:len(b)-512]
+	case 2:
+		b[512+36] ^= 1
+	}
+	if err := os.WriteFile(k.image, b, 0o666); err != nil {
+		k.t.Fatal(err)
+	}
+	if k.run("check", "-r", "all", k.image) {
+		return true
+	}
+	// What the damage was may still be there.
+	out, err := exec.Command("vhdtool", "check", "-r", "all", k.image).CombinedOutput()
+	if err != nil {
+		k.t.Fatalf("after check -r all was killed, the next one: %v\n%s", err, out)
+	}
+	return false
+}
+
+func (k *torture) read(what string) []byte {
+	k.t.Helper()
+	img, err := vhd.Open(k.image, nil)
+	if err != nil {
+		k.t.Fatalf("%s: %v", what, err)
+	}
+	defer img.Close()
+	b := make([]byte, img.Size())
+	if n, err := img.ReadAt(b, 0); n < len(b) || err != nil && err != io.EOF {
+		k.t.Fatalf("%s: %v", what, err)
+	}
+	return b
+}
+
+// verify compares the disk.
+func (k *torture) verify(what string) {
+	k.t.Helper()
+	b := k.read(what)
+	if len(b) != len(k.want) {
+		k.t.Fatalf("%s: the disk has %d bytes, want %d", what, len(b), len(k.want))
+	}
+	for i := 0; i < len(b); i += vhd.SectorSize {
+		if !bytes.Equal(b[i:i+vhd.SectorSize], k.want[i:i+vhd.SectorSize]) {
+			k.t.Fatalf("%s: sector %d is not what it was", what, i/vhd.SectorSize)
+		}
+	}
+}

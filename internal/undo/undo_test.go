@@ -1,0 +1,296 @@
+package undo_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/internal/undo"
+)
+
+// A counted file counts what changes it. No power cut ends these tests, so it
+// does not wait for the storage.
+type counted struct {
+	*os.File
+	changes int
+}
+
+func (c *counted) WriteAt(p []byte, off int64) (int, error) {
+	c.changes++
+	return c.File.WriteAt(p, off)
+}
+
+func (c *counted) Truncate(n int64) error {
+	c.changes++
+	return c.File.Truncate(n)
+}
+
+func (c *counted) Sync() error { return nil }
+
+func write(t *testing.T, name string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// set gives a file contents, in place: one that is replaced would be waited for.
+func set(t *testing.T, f *os.File, b []byte) {
+	t.Helper()
+	if err := f.Truncate(int64(len(b))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func open(t *testing.T, name string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// random is bytes of which some stretches are zeros.
+func random(rnd *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i < n; {
+		end := min(n, i+1+rnd.IntN(700))
+		if rnd.IntN(3) > 0 {
+			for j := i; j < end; j++ {
+				b[j] = byte(rnd.Uint32())
+			}
+		}
+		i = end
+	}
+	return b
+}
+
+// A change is what a file was before it, and how long the undo file was then.
+type change struct {
+	contents []byte
+	logged   int64
+}
+
+// session changes a file of the name at random, and returns what it was before
+// each change, and at the end.
+func session(t *testing.T, rnd *rand.Rand, name, undoName string, original []byte, steps int) []change {
+	t.Helper()
+	write(t, name, original)
+	f, err := undo.Create(undoName, &counted{File: open(t, name)}, int64(len(original)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var states []change
+	note := func() {
+		st, err := os.Stat(undoName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, change{read(t, name), st.Size()})
+	}
+	for range steps {
+		note()
+		length := len(states[len(states)-1].contents)
+		switch rnd.IntN(5) {
+		case 0:
+			if err := f.Truncate(int64(rnd.IntN(length + 2000))); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			off := rnd.IntN(length + 500) // behind the end as well
+			p := random(rnd, 1+rnd.IntN(1500))
+			if n, err := f.WriteAt(p, int64(off)); err != nil || n != len(p) {
+				t.Fatalf("WriteAt of %d bytes: %d, %v", len(p), n, err)
+			}
+		}
+	}
+	note()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return states
+}
+
+func TestRestore(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	for seed := range uint64(10) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		original := random(rnd, rnd.IntN(5000))
+		session(t, rnd, name, saved, original, 15)
+		for range 2 { // it can be done again
+			f := &counted{File: open(t, name)}
+			if err := undo.Restore(f, saved); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			f.Close()
+			if !bytes.Equal(read(t, name), original) {
+				t.Fatalf("seed %d: the file is not what it was", seed)
+			}
+		}
+		if err := os.Remove(saved); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is saved may be longer than a record can be.
+func TestRestoreLarge(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	original := random(rand.New(rand.NewPCG(1, 2)), 3<<20+777)
+	write(t, name, original)
+	f, err := undo.Create(saved, open(t, name), int64(len(original)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 2<<20+99), 1234); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(17); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := undo.Restore(open(t, name), saved); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(read(t, name), original) {
+		t.Error("the file is not what it was")
+	}
+}
+
+// An undo file that a power cut has ended anywhere belongs to a file to which
+// no more was done than it has saved.
+func TestRestoreCut(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	rnd := rand.New(rand.NewPCG(5, 5))
+	original := random(rnd, 3000)
+	states := session(t, rnd, name, saved, original, 10)
+	whole := read(t, saved)
+	start := states[0].logged // what is no record
+	log, f := open(t, saved), &counted{File: open(t, name)}
+	for n := len(whole); n >= 0; n-- {
+		if err := log.Truncate(int64(n)); err != nil {
+			t.Fatal(err)
+		}
+		// The last change that was durably saved may have been made.
+		i, _ := slices.BinarySearchFunc(states, int64(n), func(c change, n int64) int {
+			if c.logged <= n {
+				return -1
+			}
+			return 1
+		})
+		now := original
+		if i > 0 {
+			now = states[i-1].contents
+		}
+		set(t, f.File, now)
+		f.changes = 0
+		err := undo.Restore(f, saved)
+		switch {
+		case int64(n) < start:
+			if err == nil || f.changes > 0 {
+				t.Fatalf("%d bytes: %v, %d changes; want an error, and none", n, err, f.changes)
+			}
+		case err != nil:
+			t.Fatalf("%d bytes: %v", n, err)
+		case !bytes.Equal(read(t, name), original):
+			t.Fatalf("%d bytes: the file is not what it was", n)
+		}
+	}
+}
+
+// A byte that has changed is noticed before anything is written.
+func TestRestoreDamaged(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	rnd := rand.New(rand.NewPCG(6, 6))
+	original := random(rnd, 2000)
+	states := session(t, rnd, name, saved, original, 6)
+	whole := read(t, saved)
+	var missed []int
+	log, f := open(t, saved), &counted{File: open(t, name)}
+	for i := range whole {
+		for _, bit := range []byte{1, 0x80} {
+			set(t, log, whole)
+			if _, err := log.WriteAt([]byte{whole[i] ^ bit}, int64(i)); err != nil {
+				t.Fatal(err)
+			}
+			set(t, f.File, states[len(states)-1].contents)
+			f.changes = 0
+			err := undo.Restore(f, saved)
+			if err == nil || f.changes > 0 {
+				missed = append(missed, i)
+				break
+			}
+		}
+	}
+	if len(missed) > 0 {
+		var starts []int64
+		for _, c := range states {
+			starts = append(starts, c.logged)
+		}
+		t.Errorf("damage of %d of %d bytes is not noticed before something is written: %v; the records start and end at %v",
+			len(missed), len(whole), missed, slices.Compact(starts))
+	}
+}
+
+func TestCreateRefusesExisting(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	write(t, name, []byte("data"))
+	write(t, saved, []byte("something of value"))
+	if _, err := undo.Create(saved, open(t, name), 4); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create over a file: %v, want that it exists", err)
+	}
+	if got := read(t, saved); string(got) != "something of value" {
+		t.Errorf("the file that exists holds %q", got)
+	}
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	dir := t.TempDir()
+	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
+	write(t, name, []byte("data"))
+	for what, b := range map[string][]byte{
+		"nothing":            nil,
+		"text":               []byte(strings.Repeat("text ", 100)),
+		"a cut header":       []byte("vhdtool undo 1\n\x00\x00\x00"),
+		"another version":    []byte("vhdtool undo 2\n\x00\x00\x00\x00\x00\x00\x00\x00\x04"),
+		"an absurd length":   []byte("vhdtool undo 1\n\x00\xff\x00\x00\x00\x00\x00\x00\x04"),
+		"a wrong record":     []byte("vhdtool undo 1\n\x00\x00\x00\x00\x00\x00\x00\x00\x04" + strings.Repeat("\x01", 40)),
+		"a record of no end": []byte("vhdtool undo 1\n\x00\x00\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff1234"),
+	} {
+		write(t, saved, b)
+		f := &counted{File: open(t, name)}
+		if err := undo.Restore(f, saved); err == nil || f.changes > 0 {
+			t.Errorf("%s: %v, %d changes; want an error, and none", what, err, f.changes)
+		}
+	}
+	if err := undo.Restore(open(t, name), filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing undo file: %v", err)
+	}
+}
