@@ -18,5 +18,5 @@ func BackupLBA(disk io.ReaderAt) (lba int64, ok bool) {
 		return 0, false
 	}
 	v := binary.LittleEndian.Uint64(b[32:])
-	return int64(v), v < 1<<53
+	return int64(v), v < 1<<54-1 // so that its end has a place, in bytes
 }

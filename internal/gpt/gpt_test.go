@@ -29,8 +29,8 @@ func TestBackupLBA(t *testing.T) {
 		ok   bool
 	}{
 		"table":               {table("EFI PART", 0x0102030405), 0x0102030405, true},
-		"largest":             {table("EFI PART", 1<<54-1), 1<<54 - 1, true},
-		"beyond any disk":     {table("EFI PART", 1<<54), 0, false},
+		"largest":             {table("EFI PART", 1<<54-2), 1<<54 - 2, true},
+		"beyond any disk":     {table("EFI PART", 1<<54-1), 0, false},
 		"all ones":            {table("EFI PART", ^uint64(0)), 0, false},
 		"just long enough":    {table("EFI PART", 77)[:512+40], 77, true},
 		"cut":                 {table("EFI PART", 77)[:512+39], 0, false},

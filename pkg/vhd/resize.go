@@ -39,11 +39,7 @@ func (img *Image) Resize(size int64) error {
 	} else {
 		err = img.resizeFixed(footer)
 	}
-	if err != nil {
-		return err
-	}
-	img.size = int64(footer.CurrentSize)
-	return nil
+	return err
 }
 
 // resizedFooter is the footer that goes with a new size.
@@ -73,6 +69,13 @@ func (img *Image) resizeFixed(f Footer) error {
 	if img.footerAt%SectorSize != 0 {
 		return fmt.Errorf("%w: resizing a fixed disk whose file is not in whole sectors", ErrUnsupported)
 	}
+	a := &img.alloc
+	if at := img.stale - 1; at >= 0 { // an earlier try did not come so far
+		if err := sparse.Zero(img.f, at, min(footerSize, img.size-at)); err != nil {
+			return err
+		}
+		img.stale = 0
+	}
 	old, end := img.footerAt, int64(f.CurrentSize)
 	b := f.Encode()
 	if hidden := img.hiddenFrom(); hidden < min(old, end) {
@@ -90,13 +93,15 @@ func (img *Image) resizeFixed(f Footer) error {
 	if err := img.f.Sync(); err != nil {
 		return err
 	}
-	img.footer, img.footerAt = f, end
+	img.footer, img.footerAt, img.size = f, end, end
 	switch {
 	case end > old: // its sector is the guest's now, and so is what followed it
+		img.stale = old + 1
 		if err := sparse.Zero(img.f, old, min(max(img.alloc.length, old+footerSize), end)-old); err != nil {
 			return err
 		}
-	case end < old:
+		img.stale = 0
+	case a.length > end+footerSize:
 		if err := img.f.Truncate(end + footerSize); err != nil {
 			return err
 		}
@@ -107,7 +112,7 @@ func (img *Image) resizeFixed(f Footer) error {
 
 func (img *Image) resizeDynamic(f Footer) error {
 	blocks := (int64(f.CurrentSize) + img.lay.blockSize - 1) / img.lay.blockSize
-	if int64(f.CurrentSize) < img.size {
+	if int64(f.CurrentSize) < img.size || blocks < int64(len(img.bat)) {
 		return img.shrink(f, blocks)
 	}
 	if err := img.zeroHidden(int64(f.CurrentSize)); err != nil {
@@ -169,10 +174,13 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := img.f.Sync(); err != nil {
 			return err
 		}
-		img.bat = table
 		header := img.header
 		header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
-		return img.writeHeader(header)
+		if err := img.writeHeader(header); err != nil {
+			return err
+		}
+		img.bat = table
+		return nil
 	}
 	if img.lay.batmap {
 		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
@@ -254,6 +262,7 @@ func (img *Image) writeFooters(f Footer) error {
 	a.mendLeading = false
 	a.length = max(a.length, a.footerAt()+footerSize)
 	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
+	img.size = int64(f.CurrentSize)
 	return nil
 }
 
@@ -268,10 +277,8 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	}
 	var lost []int64
 	for i := blocks; i < int64(len(img.bat)); i++ {
-		if img.bat.load(i) != unused {
-			img.bat.store(i, unused)
-			lost = append(lost, i)
-		}
+		img.bat.store(i, unused)
+		lost = append(lost, i)
 	}
 	if err := img.writeEntries(lost); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package vhd_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -95,5 +96,71 @@ func TestRefusedResizeChangesNothing(t *testing.T) {
 			}
 			sameBytes(t, fmt.Sprintf("in place: %t: contents after a refused size of %d", inPlace, size), readAll(t, img), data)
 		}
+	}
+}
+
+// An error of the file ends a resize. What was there can be read all the same,
+// by this image and by others, and the next try succeeds.
+func TestResizeFails(t *testing.T) {
+	const size = 64 * kib
+	data := pattern(size, 3)
+	full := errors.New("no space")
+	for _, c := range []struct {
+		name string
+		typ  vhd.DiskType
+		to   int64
+	}{
+		{"fixed, larger", vhd.Fixed, 2 * size},
+		{"fixed, smaller", vhd.Fixed, size / 2},
+		{"dynamic, larger in the room of the BAT", vhd.Dynamic, size + 8*kib},
+		{"dynamic, larger than the room of the BAT", vhd.Dynamic, 8 * mib},
+		{"dynamic, smaller", vhd.Dynamic, size / 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			start := newMemFile(nil)
+			o := &vhd.CreateOptions{Type: c.typ, Size: size, Exact: true}
+			if c.typ == vhd.Dynamic {
+				o.BlockSize = 4 * kib
+			}
+			img, err := vhd.CreateIn(start, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, img, data, 0)
+			syncImage(t, img)
+			kept := data[:min(size, c.to)]
+			for k, done := 0, false; !done; k++ {
+				m := newMemFile(start.bytes())
+				img := openMem(t, m)
+				n := 0
+				m.before = func(ch change) (int, error) {
+					if n++; n > k {
+						return 0, full
+					}
+					return len(ch.data), nil
+				}
+				err := img.Resize(c.to)
+				m.before = nil
+				if done = err == nil; !done && !errors.Is(err, full) {
+					t.Fatalf("change %d fails: %v", k, err)
+				}
+				sameBytes(t, fmt.Sprintf("change %d failed, this image", k), readAll(t, img)[:len(kept)], kept)
+				sameBytes(t, fmt.Sprintf("change %d failed, another reader", k), readAll(t, openBytes(t, m.bytes(), nil))[:len(kept)], kept)
+				if err := img.Resize(c.to); err != nil {
+					t.Fatalf("change %d failed, and the next try: %v", k, err)
+				}
+				if err := img.Close(); err != nil {
+					t.Fatal(err)
+				}
+				again := openBytes(t, m.bytes(), nil)
+				if again.Size() != c.to {
+					t.Fatalf("change %d failed: after the next try the size is %d, want %d", k, again.Size(), c.to)
+				}
+				got := readAll(t, again)
+				sameBytes(t, fmt.Sprintf("change %d failed, after the next try", k), got[:len(kept)], kept)
+				sameBytes(t, fmt.Sprintf("change %d failed, what was gained", k), got[len(kept):], make([]byte, len(got)-len(kept)))
+				noErrors(t, m.bytes())
+			}
+		})
 	}
 }
