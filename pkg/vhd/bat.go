@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -128,6 +129,33 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 		return bad("bat-overlap", b, fmt.Sprintf("sector %d, a block over that of entry %d at sector %d", t[b], a, t[a]),
 			"a place of its own")
 	})
+}
+
+// sane reports whether all entries are possible.
+func (t bat) sane(l *layout) bool {
+	sane := true
+	t.validate(l, func(Finding) bool {
+		sane = false
+		return false
+	})
+	return sane
+}
+
+// spans returns what metadata and blocks take of the file, [start, end), in the
+// order of their starts. They may overlap.
+func (t bat) spans(l *layout) [][2]int64 {
+	var spans [][2]int64
+	for _, r := range l.regions {
+		spans = append(spans, [2]int64{r.start, r.end})
+	}
+	for _, e := range t {
+		if e != unused {
+			start := int64(e) * SectorSize
+			spans = append(spans, [2]int64{start, start + l.stored()})
+		}
+	}
+	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+	return spans
 }
 
 // overlaps reports pairs of entries (in the order of their places) whose blocks

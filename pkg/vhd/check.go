@@ -1,11 +1,9 @@
 package vhd
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 )
 
@@ -314,11 +312,7 @@ func (c *checker) checkExcess(lay *layout, blocks, entries int64) error {
 // checkPlaces counts blocks, and the unused spaces between them.
 func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 	stored := lay.stored()
-	var spans [][2]int64
-	for _, r := range lay.regions {
-		spans = append(spans, [2]int64{r.start, r.end})
-	}
-	last := int64(-1) // sector of the block before
+	last := int64(-1) // place of the block before, bytes
 	for _, e := range t {
 		if e == unused {
 			continue
@@ -332,9 +326,8 @@ func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 			}
 		}
 		last = start
-		spans = append(spans, [2]int64{start, start + stored})
 	}
-	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
+	spans := t.spans(lay)
 	end := int64(0)
 	if !c.o.Device {
 		spans = append(spans, [2]int64{lay.limit, lay.limit})

@@ -101,22 +101,9 @@ func (img *Image) moveBATUp() error {
 
 // gaps returns the spaces [start, end) of the file that nothing uses, in order.
 func (img *Image) gaps() [][2]int64 {
-	stored := img.lay.stored()
-	var spans [][2]int64
-	for _, r := range img.lay.regions {
-		spans = append(spans, [2]int64{r.start, r.end})
-	}
-	for _, e := range img.bat {
-		if e != unused {
-			start := int64(e) * SectorSize
-			spans = append(spans, [2]int64{start, start + stored})
-		}
-	}
-	spans = append(spans, [2]int64{img.alloc.end, img.alloc.end})
-	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
 	var gaps [][2]int64
 	end := int64(0)
-	for _, s := range spans {
+	for _, s := range append(img.bat.spans(&img.lay), [2]int64{img.alloc.end, img.alloc.end}) {
 		// An entry that is wrong may lead anywhere, and a torn end is not in whole
 		// sectors.
 		start := min(s[0], img.alloc.end, img.alloc.length/SectorSize*SectorSize)

@@ -165,13 +165,8 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 	if err != nil {
 		return 0, false, err
 	}
-	sane := true
-	t.validate(&lay, func(Finding) bool {
-		sane = false
-		return false
-	})
 	if h.Checksum != h.checksumWanted() {
-		if !sane {
+		if !t.sane(&lay) {
 			return 0, false, nil // then nothing says that the header is right
 		}
 		b := h.Encode()
@@ -234,12 +229,7 @@ func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
 		if err != nil {
 			return -1, err
 		}
-		sane := t.end(lay.stored()) > 0
-		t.validate(&lay, func(Finding) bool {
-			sane = false
-			return false
-		})
-		if !sane {
+		if t.end(lay.stored()) == 0 || !t.sane(&lay) {
 			continue
 		}
 		if found >= 0 {
@@ -291,7 +281,7 @@ func (r *repairer) blocks() error {
 		return nil // what Open refuses even so is beyond this
 	}
 	if r.o.All {
-		if !img.sane() && !r.o.Saved && !r.o.Force {
+		if !img.bat.sane(&img.lay) && !r.o.Saved && !r.o.Force {
 			orphans, err := img.orphans()
 			if err != nil {
 				return err
@@ -306,23 +296,13 @@ func (r *repairer) blocks() error {
 		if err := r.excess(img); err != nil {
 			return err
 		}
-		if r.o.Deep && img.sane() {
+		if r.o.Deep && img.bat.sane(&img.lay) {
 			if err := r.setBits(img); err != nil {
 				return err
 			}
 		}
 	}
 	return r.leaks(img)
-}
-
-// sane reports whether all BAT entries are possible.
-func (img *Image) sane() bool {
-	sane := true
-	img.bat.validate(&img.lay, func(Finding) bool {
-		sane = false
-		return false
-	})
-	return sane
 }
 
 // orphans reports whether there is data in spaces, as large as a block, that
@@ -603,7 +583,7 @@ func (r *repairer) leaks(img *Image) error {
 	if err != nil || counts.Leaked == 0 || counts.Type != Dynamic {
 		return err
 	}
-	if !img.sane() {
+	if !img.bat.sane(&img.lay) {
 		return nil // what is in use is not certain
 	}
 	if !r.o.Force {
