@@ -123,7 +123,7 @@ func (img *Image) clearDevice() error {
 			return err
 		}
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	if img.dynamic() {
@@ -363,7 +363,7 @@ func (img *Image) complete(flush bool) error {
 	defer a.mu.Unlock()
 	sync := func() error {
 		if flush {
-			return img.f.Sync()
+			return img.flush()
 		}
 		return nil
 	}

@@ -34,10 +34,11 @@ type Image struct {
 	bat     bat
 	bitmaps bitmaps
 
-	plan    CreateOptions // of a new image
-	stale   int64         // where the guest has an old footer of a fixed disk still, and 1; or 0
-	wrote   atomic.Bool   // something was written since Sync
-	syncing sync.Mutex    // one Sync at a time
+	plan    CreateOptions         // of a new image
+	stale   int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
+	wrote   atomic.Bool           // something was written since Sync
+	syncing sync.Mutex            // one Sync at a time
+	lost    atomic.Pointer[error] // flushing the file failed once
 	alloc   allocator
 }
 

@@ -42,7 +42,7 @@ func (img *Image) reclaim() error {
 			entries = append(entries, uint32(free[0]/SectorSize))
 			free, blocks = free[1:], blocks[1:]
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		for i, block := range moved {
@@ -51,7 +51,7 @@ func (img *Image) reclaim() error {
 		if err := img.writeEntries(moved); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -156,7 +156,7 @@ func (img *Image) writeBATAt(at int64) error {
 	if err := img.bat.writeTo(img.f, at, 0); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	header := img.header
@@ -213,7 +213,7 @@ func (img *Image) cutFile() error {
 	if _, err := img.f.WriteAt(footer[:], end); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	if err := img.f.Truncate(end + footerSize); err != nil {
@@ -221,5 +221,5 @@ func (img *Image) cutFile() error {
 	}
 	a.end, a.length, a.old = end, end+footerSize, -1
 	img.footerAt = end
-	return img.f.Sync()
+	return img.flush()
 }

@@ -429,14 +429,14 @@ func (r *repairer) separate(img *Image) error {
 		if err := img.copyBlock(to, from); err != nil {
 			return fmt.Errorf("moving block %d: %w", block, err)
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		img.bat.store(block, uint32(to/SectorSize))
 		if err := img.writeEntries([]int64{block}); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		r.did("block %d was copied away from the block it stood over", block)
@@ -473,7 +473,7 @@ func (img *Image) movePlace() (int64, error) {
 
 // settle zeroes the footer that others have followed, when those are durable.
 func (img *Image) settle() error {
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	old := img.alloc.old
@@ -482,7 +482,7 @@ func (img *Image) settle() error {
 		return err
 	}
 	img.lay.limit = img.alloc.footerAt()
-	return img.f.Sync()
+	return img.flush()
 }
 
 // excess marks BAT entries behind the disk's end as unused.

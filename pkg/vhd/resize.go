@@ -84,14 +84,15 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	// The footer has no copy: the new one is durable before the old one goes.
-	if _, err := img.f.WriteAt(b[:], end); err != nil {
+	_, err := img.f.WriteAt(b[:], end)
+	if err == nil {
+		err = img.flush()
+	}
+	if err != nil {
 		if end > old {
 			_ = img.f.Truncate(img.alloc.length)
 		}
 		return fmt.Errorf("footer: %w", err)
-	}
-	if err := img.f.Sync(); err != nil {
-		return err
 	}
 	img.footer, img.footerAt, img.size = f, end, end
 	switch {
@@ -107,7 +108,7 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	img.alloc.length = end + footerSize
-	return img.f.Sync()
+	return img.flush()
 }
 
 func (img *Image) resizeDynamic(f Footer) error {
@@ -139,7 +140,7 @@ func (img *Image) zeroHidden(size int64) error {
 		if err := sparse.Zero(img.f, at, end-hidden); err != nil {
 			return err
 		}
-		return img.f.Sync()
+		return img.flush()
 	}
 	return nil
 }
@@ -161,7 +162,7 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := a.moveFooter(img, end); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		a.end = end
@@ -171,7 +172,7 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := table.writeTo(img.f, img.lay.batOff, int64(n)); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		header := img.header
@@ -233,7 +234,7 @@ func (img *Image) writeHeader(h Header) error {
 	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
 		return fmt.Errorf("dynamic disk header: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	img.header = h
@@ -254,7 +255,7 @@ func (img *Image) writeFooters(f Footer) error {
 		if _, err := img.f.WriteAt(b[:], at); err != nil {
 			return fmt.Errorf("footer: %w", err)
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -283,7 +284,7 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	if err := img.writeEntries(lost); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	h := img.header

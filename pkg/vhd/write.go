@@ -197,7 +197,7 @@ func (a *allocator) moveFooter(img *Image, end int64) error {
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		a.mendLeading = false
@@ -243,6 +243,9 @@ func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 func (img *Image) writable(off, n int64) error {
 	if img.f == nil {
 		return ErrReadOnly
+	}
+	if lost := img.lost.Load(); lost != nil {
+		return *lost
 	}
 	if off < 0 || n < 0 || off > img.size || n > img.size-off {
 		return fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", n, off, img.size)
@@ -368,7 +371,8 @@ func (img *Image) Reserve(off, n int64) error {
 
 // Sync implements [disk.Syncer]: it makes everything durable that was written
 // before it was called, in an order that a crash at any point does not harm. A
-// new image is completed by it. After an error it can be called again.
+// new image is completed by it. After an error it can be called again, unless that
+// was ErrNotDurable, which stays.
 func (img *Image) Sync() error {
 	if img.f == nil {
 		return nil
@@ -382,6 +386,22 @@ func (img *Image) Sync() error {
 	err := img.commit()
 	if err != nil {
 		img.wrote.Store(true)
+	}
+	return err
+}
+
+// flush has the file made durable. Where that fails once, what was written may
+// be lost, and a system that dropped it (Linux does) finds nothing to complain of
+// the next time. So after an error nothing is committed any more: the image is as
+// it was at the last Sync.
+func (img *Image) flush() error {
+	if lost := img.lost.Load(); lost != nil {
+		return *lost
+	}
+	err := img.f.Sync()
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNotDurable, err)
+		img.lost.Store(&err)
 	}
 	return err
 }
@@ -413,7 +433,7 @@ func (img *Image) commit() error {
 		bm.dirty = false
 		bm.mu.Unlock()
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return putBack(err)
 	}
 	if len(dirty) == 0 && len(bits) == 0 {
@@ -427,7 +447,7 @@ func (img *Image) commit() error {
 	if err := img.writeEntries(dirty); err != nil {
 		return putBack(err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return putBack(err)
 	}
 	return img.zeroFooter(old)
