@@ -416,8 +416,8 @@ func TestDriver2013Correct(t *testing.T) {
 	})
 	t.Run("correct 25 differencing is not taken for dynamic", func(t *testing.T) {
 		b := craft{size: 8 * kib, footer: []edit{u32(60, differencing)}, header: []edit{text(40, "id of the parent")}}.bytes()
-		if _, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil); !errors.Is(err, vhd.ErrUnsupported) {
-			t.Errorf("%v, want ErrUnsupported", err)
+		if _, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil); !errors.Is(err, vhd.ErrParentNotFound) {
+			t.Errorf("%v, want ErrParentNotFound", err)
 		}
 	})
 	t.Run("correct 26 fixed images are found by their end", func(t *testing.T) {

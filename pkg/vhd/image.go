@@ -33,6 +33,12 @@ type Image struct {
 	lay     layout
 	bat     bat
 	bitmaps bitmaps
+	batmap  *batmap // XenServer's, or nil
+
+	// Of differencing images only:
+	parentage  Parentage
+	parent     disk.Disk // nil if the image was opened without it
+	parentFile string    // the path by which it was found
 
 	plan    CreateOptions         // of a new image
 	stale   int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
@@ -71,6 +77,9 @@ func (img *Image) Blocks() (total, allocated int64) {
 	}
 	return int64(len(img.bat)), allocated
 }
+
+// differencing reports whether what the image does not have is its parent's.
+func (img *Image) differencing() bool { return img.footer.Type == Differencing }
 
 // dynamic reports whether the disk has blocks.
 func (img *Image) dynamic() bool { return img.footer.Type != Fixed }

@@ -64,7 +64,7 @@ func (img *Image) reclaim() error {
 // closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
 // of it; where it would stand over itself there, by way of the end of the file.
 func (img *Image) closeGapBeforeBAT() error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return nil
 	}
 	for _, g := range img.gaps() {
@@ -135,7 +135,7 @@ func (img *Image) freePlaces() []int64 {
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return nil // it must follow the BAT
 	}
 	n := batBytes(int64(len(img.bat)))
@@ -200,7 +200,7 @@ func (img *Image) copyBlock(to, from int64) error {
 func (img *Image) cutFile() error {
 	a := &img.alloc
 	end := img.bat.end(img.lay.stored())
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		end = max(end, r.end)
 	}
 	if end >= a.end {

@@ -124,7 +124,11 @@ func (img *Image) resizeDynamic(f Footer) error {
 			return err
 		}
 	}
-	return img.writeFooters(f)
+	if err := img.writeFooters(f); err != nil {
+		return err
+	}
+	img.size = int64(f.CurrentSize)
+	return nil
 }
 
 // zeroHidden zeroes what the disk gains of a block that it has already.
@@ -183,7 +187,7 @@ func (img *Image) growBAT(blocks int64) error {
 		img.bat = table
 		return nil
 	}
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
 	}
 	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
@@ -216,7 +220,7 @@ func (img *Image) roomForBAT() int64 {
 			end = start
 		}
 	}
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		closer(r.start)
 	}
 	for _, e := range img.bat {
@@ -239,10 +243,7 @@ func (img *Image) writeHeader(h Header) error {
 	}
 	img.header = h
 	lay := layoutOf(&img.footer, &h, img.lay.limit)
-	if img.lay.batmap {
-		lay.batmap = true
-		lay.regions = append(lay.regions, img.lay.regions[len(lay.regions):]...)
-	}
+	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
 	img.lay = lay
 	return nil
 }
@@ -263,19 +264,19 @@ func (img *Image) writeFooters(f Footer) error {
 	a.mendLeading = false
 	a.length = max(a.length, a.footerAt()+footerSize)
 	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
-	img.size = int64(f.CurrentSize)
 	return nil
 }
 
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return fmt.Errorf("%w: shrinking an image with a batmap of XenServer", ErrUnsupported)
 	}
 	if err := img.writeFooters(f); err != nil {
 		return err
 	}
+	img.size = int64(f.CurrentSize)
 	var lost []int64
 	for i := blocks; i < int64(len(img.bat)); i++ {
 		img.bat.store(i, unused)
