@@ -47,6 +47,9 @@ type Options struct {
 	// TargetIsZero says that the target reads as zeros already. A target that
 	// implements [disk.Zeroed] says so itself.
 	TargetIsZero bool
+	// Only, if set, chooses what is copied: extents of the source that it says no
+	// to are left as they are in the target.
+	Only func(disk.Extent) bool
 	// Progress is told, by one goroutine at a time, how much of the source is
 	// done.
 	Progress func(done, total int64)
@@ -166,7 +169,7 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		return send(off, n, true)
 	}
 	off := int64(0)
-	for r, err := range zeroRuns(c.src) {
+	for r, err := range zeroRuns(c.src, c.o.Only) {
 		if err != nil {
 			return &OpError{"reading", off, err}
 		}
@@ -174,9 +177,12 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		if n == 0 {
 			continue
 		}
-		if r.zero {
+		switch {
+		case r.skip:
+			c.progress(n)
+		case r.zero:
 			err = zeros(off, n)
-		} else {
+		default:
 			err = data(off, n)
 		}
 		if err != nil {

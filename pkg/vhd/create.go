@@ -89,7 +89,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	}
 	if o.Parent != nil {
 		img.parentage = o.parentage()
-		if err := img.adopt(o.Parent, ""); err != nil {
+		if err := img.adopt(o.Parent); err != nil {
 			return nil, err
 		}
 	}

@@ -131,7 +131,7 @@ func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
 	}
 	switch {
 	case o.Parent != nil:
-		return img.adopt(o.Parent, "the disk that was given")
+		return img.adopt(o.Parent)
 	case o.Parents.None:
 		return nil
 	}
