@@ -31,7 +31,8 @@ func (c *cli) newInfoCmd() *cobra.Command {
 		Short: "Tell what an image is",
 		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
 by its footer, where qemu-img takes it for a raw disk.`,
-		Example: "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runInfo(cmd.Context(), &o)
