@@ -65,11 +65,11 @@ func (m *batmap) validate(r io.ReaderAt, t bat, size int64) ([]Finding, error) {
 	if m.encrypted {
 		odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none")
 	}
-	need := (int64(len(t)) + 7) / 8
+	need := (t.len() + 7) / 8
 	length := int64(m.sectors) * SectorSize
 	if m.offset > uint64(size) || length > size-int64(m.offset) || length < need {
 		odd("batmap-place", Warning, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors", m.offset, m.sectors),
-			fmt.Sprintf("a place in the file with room for %d blocks", len(t)))
+			fmt.Sprintf("a place in the file with room for %d blocks", t.len()))
 		return fs, nil
 	}
 	var sum uint32
@@ -83,7 +83,7 @@ func (m *batmap) validate(r io.ReaderAt, t bat, size int64) ([]Finding, error) {
 			sum += uint32(c)
 			for bit := range 8 {
 				block := (off+int64(i))*8 + int64(bit)
-				if c&(0x80>>bit) != 0 && block < int64(len(t)) && t[block] == unused {
+				if c&(0x80>>bit) != 0 && block < t.len() && t.load(block) == unused {
 					odd("batmap-bit", Error, int64(m.offset)-m.at+off+int64(i), fmt.Sprintf("bit of block %d", block), "set", "clear: the block has no place in the file")
 				}
 			}
