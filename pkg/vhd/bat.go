@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math/bits"
 	"slices"
 	"sync/atomic"
 )
@@ -16,57 +17,70 @@ const unused = 0xffffffff
 
 // bat is the block allocation table ("Block Allocation Table and Data
 // Blocks"): for each block of the disk the sector of the file in which its
-// sector bitmap starts. Sectors of the table without a used entry are not held in
-// memory, and are passed over: the table of a large disk is mostly empty, and
-// may have half a billion entries. Entries are read and set atomically.
+// sector bitmap starts. The table of a large disk is mostly empty, and may have
+// half a billion entries: it is held in pieces, of which those without a used
+// entry are not there, and scans pass over what is unused. Entries are read and
+// set atomically.
 type bat struct {
-	n       int64                       // entries
-	sectors []atomic.Pointer[batSector] // nil: all unused, as are entries behind the last
+	n      int64                      // entries
+	pieces []atomic.Pointer[batPiece] // nil: all unused, as are entries behind the last
 }
 
-// batSector is a sector of the table.
-type batSector [SectorSize / 4]uint32
+// batPieceLen is the number of entries of a piece.
+const batPieceLen = 64
 
-func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batSector], batBytes(n)/SectorSize)} }
+type batPiece struct {
+	used    uint64 // bit i: entry i is used
+	entries [batPieceLen]uint32
+}
+
+func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batPiece], batPieces(n))} }
+
+func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
 
 func (t bat) len() int64 { return t.n }
 
 func (t bat) load(block int64) uint32 {
-	s := t.sectors[block/int64(len(batSector{}))].Load()
-	if s == nil {
+	p := t.pieces[block/batPieceLen].Load()
+	if p == nil {
 		return unused
 	}
-	return atomic.LoadUint32(&s[block%int64(len(batSector{}))])
+	return atomic.LoadUint32(&p.entries[block%batPieceLen])
 }
 
 func (t bat) store(block int64, entry uint32) {
-	p := &t.sectors[block/int64(len(batSector{}))]
-	s := p.Load()
-	if s == nil {
+	at := &t.pieces[block/batPieceLen]
+	p := at.Load()
+	if p == nil {
 		if entry == unused {
 			return
 		}
-		s = new(batSector)
-		for i := range s {
-			s[i] = unused
-		}
-		if !p.CompareAndSwap(nil, s) {
-			s = p.Load()
+		p = new(batPiece)
+		p.decode(nil)
+		if !at.CompareAndSwap(nil, p) {
+			p = at.Load()
 		}
 	}
-	atomic.StoreUint32(&s[block%int64(len(batSector{}))], entry)
+	i := block % batPieceLen
+	atomic.StoreUint32(&p.entries[i], entry)
+	if entry == unused {
+		atomic.AndUint64(&p.used, ^(1 << i))
+	} else {
+		atomic.OrUint64(&p.used, 1<<i)
+	}
 }
 
 // used yields the blocks that have a place, in order, and their entries.
 func (t bat) used() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
-		for i := range t.sectors {
-			s := t.sectors[i].Load()
-			if s == nil {
+		for k := range t.pieces {
+			p := t.pieces[k].Load()
+			if p == nil {
 				continue
 			}
-			for k := range s {
-				if e := atomic.LoadUint32(&s[k]); e != unused && !yield(int64(i*len(s)+k), e) {
+			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
+				i := bits.TrailingZeros64(used)
+				if e := atomic.LoadUint32(&p.entries[i]); e != unused && !yield(int64(k*batPieceLen+i), e) {
 					return
 				}
 			}
@@ -76,58 +90,62 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 
 // count is how many blocks have a place.
 func (t bat) count() int64 {
-	n := int64(0)
-	for range t.used() {
-		n++
+	n := 0
+	for k := range t.pieces {
+		if p := t.pieces[k].Load(); p != nil {
+			n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+		}
 	}
-	return n
+	return int64(n)
 }
 
 // resized is the table with n entries: the new ones are unused, as those that are
 // cut off must be.
 func (t bat) resized(n int64) bat {
-	sectors := int(batBytes(n) / SectorSize)
-	if more := sectors - len(t.sectors); more > 0 {
-		return bat{n, slices.Concat(t.sectors, make([]atomic.Pointer[batSector], more))}
+	have, want := int64(len(t.pieces)), batPieces(n)
+	if want > have {
+		return bat{n, slices.Concat(t.pieces, make([]atomic.Pointer[batPiece], want-have))}
 	}
-	return bat{n, t.sectors[:sectors]}
+	return bat{n, t.pieces[:want]}
 }
 
 // readBAT reads n entries at off. The caller has made sure that the file is
 // that long.
 func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
-	ones := bytes.Repeat([]byte{0xff}, SectorSize)
+	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
 	buf := make([]byte, min(n*4, 64<<10))
-	var fresh []batSector // allocated some at a time
-	for i := int64(0); i < n; {
-		b := buf[:min(int64(len(buf)), (n-i)*4)]
-		if err := readFull(r, b, off+i*4); err != nil {
+	var fresh []batPiece // made some at a time
+	for k := int64(0); k < batPieces(n); {
+		b := buf[:min(int64(len(buf)), (n-k*batPieceLen)*4)]
+		if err := readFull(r, b, off+k*batPieceLen*4); err != nil {
 			return bat{}, fmt.Errorf("BAT: %w", err)
 		}
-		for len(b) > 0 {
-			sector := b[:min(len(b), SectorSize)]
-			if !bytes.Equal(sector, ones[:len(sector)]) {
-				if len(fresh) == 0 {
-					fresh = make([]batSector, min(16, (n-i+127)/128))
-				}
-				fresh[0].decode(sector)
-				t.sectors[i/int64(len(batSector{}))].Store(&fresh[0])
-				fresh = fresh[1:]
+		for ; len(b) > 0; k++ {
+			piece := b[:min(len(b), len(ones))]
+			if b = b[len(piece):]; bytes.Equal(piece, ones[:len(piece)]) {
+				continue
 			}
-			i += int64(len(sector) / 4)
-			b = b[len(sector):]
+			if len(fresh) == 0 {
+				fresh = make([]batPiece, min(batPieces(n)-k, 15)) // what fits 4 KiB
+			}
+			fresh[0].decode(piece)
+			t.pieces[k].Store(&fresh[0])
+			fresh = fresh[1:]
 		}
 	}
 	return t, nil
 }
 
-// decode reads entries, and marks those that b is too short for as unused.
-func (s *batSector) decode(b []byte) {
-	for k := range s {
-		s[k] = unused
+// decode reads the entries of a piece; those that b is too short for are unused.
+func (p *batPiece) decode(b []byte) {
+	p.used = 0
+	for i := range p.entries {
+		p.entries[i] = unused
 		if len(b) >= 4 {
-			s[k] = binary.BigEndian.Uint32(b)
+			if p.entries[i] = binary.BigEndian.Uint32(b); p.entries[i] != unused {
+				p.used |= 1 << i
+			}
 			b = b[4:]
 		}
 	}
@@ -140,25 +158,26 @@ func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * Sect
 // file, padded with ones to a whole sector, in pieces. off counts from the start
 // of the table.
 func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
-	off, end := first*4, batBytes(t.n)
-	ones := bytes.Repeat([]byte{0xff}, SectorSize)
-	buf := make([]byte, 0, min(end-off, 256<<10))
-	for off < end {
+	end := batBytes(t.n)
+	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	buf := make([]byte, 0, min(end-first*4, 256<<10))
+	for off := first * 4; off < end; off += int64(len(buf)) {
 		buf = buf[:0]
 		for at := off; at < end && len(buf) < cap(buf); at = off + int64(len(buf)) {
-			n := min(int(SectorSize-at%SectorSize), cap(buf)-len(buf))
-			if t.sectors[at/SectorSize].Load() == nil {
-				buf = append(buf, ones[:n]...)
+			i := at / 4
+			n := min(batPieceLen-int(i%batPieceLen), (cap(buf)-len(buf))/4)
+			if k := i / batPieceLen; k >= int64(len(t.pieces)) || t.pieces[k].Load() == nil {
+				buf = append(buf, ones[:n*4]...)
 				continue
 			}
-			for i := at / 4; i < (at+int64(n))/4; i++ {
+			for ; n > 0; n-- {
 				buf = binary.BigEndian.AppendUint32(buf, t.load(i))
+				i++
 			}
 		}
 		if err := write(buf, off); err != nil {
 			return fmt.Errorf("BAT: %w", err)
 		}
-		off += int64(len(buf))
 	}
 	return nil
 }
