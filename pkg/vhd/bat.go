@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"math/bits"
 	"slices"
 	"sync/atomic"
@@ -29,9 +30,46 @@ type bat struct {
 // batPieceLen is the number of entries of a piece.
 const batPieceLen = 64
 
+// batPiece has a bit in used for each of its entries that is used. With
+// batPieceLen entries it has all of them, else only those that are used, and
+// their number stays.
 type batPiece struct {
-	used    uint64 // bit i: entry i is used
-	entries [batPieceLen]uint32
+	used    uint64
+	entries []uint32
+}
+
+// newBATPiece returns a piece with room for all entries, and those of p, if not
+// nil.
+func newBATPiece(p *batPiece) *batPiece {
+	all := &batPiece{entries: make([]uint32, batPieceLen)}
+	for i := range all.entries {
+		all.entries[i] = unused
+		if p != nil {
+			all.entries[i] = p.load(i)
+		}
+	}
+	if p != nil {
+		all.used = p.used
+	}
+	return all
+}
+
+// entry is where entry i stands, or nil if it is unused and has no place.
+func (p *batPiece) entry(i int) *uint32 {
+	if len(p.entries) == batPieceLen {
+		return &p.entries[i]
+	}
+	if p.used>>i&1 == 0 {
+		return nil
+	}
+	return &p.entries[bits.OnesCount64(p.used&(1<<i-1))]
+}
+
+func (p *batPiece) load(i int) uint32 {
+	if e := p.entry(i); e != nil {
+		return atomic.LoadUint32(e)
+	}
+	return unused
 }
 
 func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batPiece], batPieces(n))} }
@@ -41,33 +79,29 @@ func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
 func (t bat) len() int64 { return t.n }
 
 func (t bat) load(block int64) uint32 {
-	p := t.pieces[block/batPieceLen].Load()
-	if p == nil {
-		return unused
+	if p := t.pieces[block/batPieceLen].Load(); p != nil {
+		return p.load(int(block % batPieceLen))
 	}
-	return atomic.LoadUint32(&p.entries[block%batPieceLen])
+	return unused
 }
 
+// store sets an entry. It is for one goroutine at a time.
 func (t bat) store(block int64, entry uint32) {
-	at := &t.pieces[block/batPieceLen]
+	at, i := &t.pieces[block/batPieceLen], int(block%batPieceLen)
 	p := at.Load()
-	if p == nil {
-		if entry == unused {
-			return
-		}
-		p = new(batPiece)
-		p.decode(nil)
-		if !at.CompareAndSwap(nil, p) {
-			p = at.Load()
-		}
+	if (p == nil || p.entry(i) == nil) && entry == unused {
+		return
 	}
-	i := block % batPieceLen
+	if p == nil || len(p.entries) < batPieceLen {
+		p = newBATPiece(p)
+	}
 	atomic.StoreUint32(&p.entries[i], entry)
 	if entry == unused {
 		atomic.AndUint64(&p.used, ^(1 << i))
 	} else {
 		atomic.OrUint64(&p.used, 1<<i)
 	}
+	at.Store(p)
 }
 
 // used yields the blocks that have a place, in order, and their entries.
@@ -80,7 +114,7 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 			}
 			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
 				i := bits.TrailingZeros64(used)
-				if e := atomic.LoadUint32(&p.entries[i]); e != unused && !yield(int64(k*batPieceLen+i), e) {
+				if e := p.load(i); e != unused && !yield(int64(k*batPieceLen+i), e) {
 					return
 				}
 			}
@@ -115,7 +149,7 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
 	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
 	buf := make([]byte, min(n*4, 64<<10))
-	var fresh []batPiece // made some at a time
+	var d batDecoder
 	for k := int64(0); k < batPieces(n); {
 		b := buf[:min(int64(len(buf)), (n-k*batPieceLen)*4)]
 		if err := readFull(r, b, off+k*batPieceLen*4); err != nil {
@@ -123,32 +157,52 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 		}
 		for ; len(b) > 0; k++ {
 			piece := b[:min(len(b), len(ones))]
-			if b = b[len(piece):]; bytes.Equal(piece, ones[:len(piece)]) {
-				continue
+			if b = b[len(piece):]; !bytes.Equal(piece, ones[:len(piece)]) {
+				t.pieces[k].Store(d.decode(piece))
 			}
-			if len(fresh) == 0 {
-				fresh = make([]batPiece, min(batPieces(n)-k, 15)) // what fits 4 KiB
-			}
-			fresh[0].decode(piece)
-			t.pieces[k].Store(&fresh[0])
-			fresh = fresh[1:]
 		}
 	}
 	return t, nil
 }
 
+// batDecoder decodes pieces. It makes room for several at a time.
+type batDecoder struct {
+	pieces  []batPiece
+	entries []uint32
+}
+
 // decode reads the entries of a piece; those that b is too short for are unused.
-func (p *batPiece) decode(b []byte) {
-	p.used = 0
-	for i := range p.entries {
-		p.entries[i] = unused
-		if len(b) >= 4 {
-			if p.entries[i] = binary.BigEndian.Uint32(b); p.entries[i] != unused {
-				p.used |= 1 << i
-			}
-			b = b[4:]
+func (d *batDecoder) decode(b []byte) *batPiece {
+	used := uint64(0)
+	for i := 0; i < len(b); i += 4 {
+		if i+8 <= len(b) && binary.NativeEndian.Uint64(b[i:]) == math.MaxUint64 {
+			i += 4 // two at a time: most are unused
+		} else if binary.BigEndian.Uint32(b[i:]) != unused {
+			used |= 1 << (i / 4)
 		}
 	}
+	n := bits.OnesCount64(used)
+	if n > batPieceLen/2 { // the next one that is set would want room
+		p := newBATPiece(nil)
+		p.used = used
+		for i := 0; i < len(b); i += 4 {
+			p.entries[i/4] = binary.BigEndian.Uint32(b[i:])
+		}
+		return p
+	}
+	if len(d.entries) < n {
+		d.entries = make([]uint32, 1024)
+	}
+	if len(d.pieces) == 0 {
+		d.pieces = make([]batPiece, 128)
+	}
+	p := &d.pieces[0]
+	p.used, p.entries = used, d.entries[:0:n]
+	d.pieces, d.entries = d.pieces[1:], d.entries[n:]
+	for ; used != 0; used &= used - 1 {
+		p.entries = append(p.entries, binary.BigEndian.Uint32(b[bits.TrailingZeros64(used)*4:]))
+	}
+	return p
 }
 
 // batBytes is the size of a BAT of n entries in the file, in whole sectors.
@@ -264,7 +318,12 @@ func (t bat) spans(l *layout) [][2]int64 {
 	for _, r := range l.regions {
 		spans = append(spans, [2]int64{r.start, r.end})
 	}
+	places := make([]uint32, 0, t.count())
 	for _, e := range t.used() {
+		places = append(places, e)
+	}
+	slices.Sort(places) // numbers are sorted faster, and what is sorted is left alone
+	for _, e := range places {
 		start := int64(e) * SectorSize
 		spans = append(spans, [2]int64{start, start + l.stored()})
 	}
