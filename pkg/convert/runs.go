@@ -3,15 +3,19 @@ package convert
 import (
 	"iter"
 	"math"
+	"os"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// zeroRun is a part of a disk up to end, and whether it is known to be zero.
+// zeroRun is a part of a disk up to end, and whether it is known to be zero. What
+// is not stands in the file, from fileOff on, if there is one.
 type zeroRun struct {
-	end  int64
-	zero bool
+	end     int64
+	zero    bool
+	file    *os.File
+	fileOff int64
 }
 
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
@@ -26,7 +30,7 @@ func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
 				return
 			}
 			if e.State != disk.Data || e.File == nil {
-				if !yield(zeroRun{e.End(), e.State != disk.Data}, nil) {
+				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data}, nil) {
 					return
 				}
 				continue
@@ -35,11 +39,12 @@ func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
 				holes = sparse.NewMap(e.File)
 			}
 			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
-				if !yield(zeroRun{x.End(), x.State != disk.Data}, err) || err != nil {
+				file, _ := x.File.(*os.File)
+				if !yield(zeroRun{x.End(), x.State != disk.Data, file, x.FileOff}, err) || err != nil {
 					return
 				}
 			}
 		}
-		yield(zeroRun{math.MaxInt64, true}, nil)
+		yield(zeroRun{end: math.MaxInt64, zero: true}, nil)
 	}
 }
