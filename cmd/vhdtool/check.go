@@ -103,6 +103,7 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 (raw). After a repair it is that of what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
+		Annotations: onlyReads, // but for -r and --restore
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCheck(cmd.Context(), &o)
@@ -156,7 +157,7 @@ const keptFindings = 1000
 // shownFindings is how many findings of one rule are printed for people.
 const shownFindings = 20
 
-func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
+func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err := o.valid(); err != nil {
 		return err
 	}
@@ -165,6 +166,10 @@ func (c *cli) runCheck(_ context.Context, o *checkCmdOptions) error {
 		return err
 	}
 	write := o.repair != "" && !o.dryRun || o.restore != ""
+	if write { // to its end, unless there is a second signal
+		_, stop := untilSignal(ctx)
+		defer stop()
+	}
 	file, size, err := disk.OpenFile(ref.name, write)
 	if err != nil {
 		return c.openError(ref, err)

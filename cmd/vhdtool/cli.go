@@ -37,7 +37,7 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) { // nothing but a signal does
 		err = errors.New("interrupted")
 	}
 	c.report(err)
@@ -47,6 +47,11 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	}
 	return 1
 }
+
+// onlyReads marks a command that leaves nothing behind when a signal ends it.
+var onlyReads = map[string]string{onlyReadsKey: "yes"}
+
+const onlyReadsKey = "only-reads"
 
 // newRootCmd returns the command with all subcommands.
 func (c *cli) newRootCmd() *cobra.Command {
@@ -59,6 +64,13 @@ func (c *cli) newRootCmd() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
+		Annotations:   onlyReads,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if cmd.Annotations[onlyReadsKey] == "" {
+				ctx, _ := untilSignal(cmd.Context()) // to the end of the program
+				cmd.SetContext(ctx)
+			}
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch {
 			case version:

@@ -34,7 +34,8 @@ func (c *cli) newInfoCmd() *cobra.Command {
 by its footer, where qemu-img takes it for a raw disk. What a differencing image
 records of its parent is told without opening that, unless --backing-chain is
 given.`,
-		Example: "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runInfo(cmd.Context(), &o)

@@ -28,7 +28,8 @@ func (c *cli) newMapCmd() *cobra.Command {
 		Short: "Tell where a disk's contents stand in the file",
 		Long: `List what is allocated of a disk, and where in the file it stands. For people it
 lists data only; as JSON also zeros and what is not allocated.`,
-		Example: "  vhdtool map --output=json disk.vhd",
+		Example:     "  vhdtool map --output=json disk.vhd",
+		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runMap(cmd.Context(), &o)

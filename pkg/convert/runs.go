@@ -3,16 +3,20 @@ package convert
 import (
 	"iter"
 	"math"
+	"os"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// zeroRun is a part of a disk up to end, and whether it is known to be zero.
+// zeroRun is a part of a disk up to end, and whether it is known to be zero. What
+// is not stands in the file, from fileOff on, if there is one.
 type zeroRun struct {
-	end  int64
-	zero bool
-	skip bool // not wanted
+	end     int64
+	zero    bool
+	skip    bool // not wanted
+	file    *os.File
+	fileOff int64
 }
 
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
@@ -43,7 +47,8 @@ func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error
 				holes = sparse.NewMap(e.File)
 			}
 			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
-				if !yield(zeroRun{end: x.End(), zero: x.State != disk.Data}, err) || err != nil {
+				file, _ := x.File.(*os.File)
+				if !yield(zeroRun{end: x.End(), zero: x.State != disk.Data, file: file, fileOff: x.FileOff}, err) || err != nil {
 					return
 				}
 			}

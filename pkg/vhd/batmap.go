@@ -101,7 +101,7 @@ func (m *batmap) validate(r io.ReaderAt, t bat, size int64) (bits []byte, fs []F
 	if m.encrypted {
 		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
 	}
-	blocks := int64(len(t))
+	blocks := t.len()
 	if !m.inPlace(blocks, size) {
 		return nil, append(fs, m.odd("batmap-place", Warning, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors", m.offset, m.sectors),
 			fmt.Sprintf("a place in the file with room for %d blocks", blocks))), nil
@@ -109,9 +109,9 @@ func (m *batmap) validate(r io.ReaderAt, t bat, size int64) (bits []byte, fs []F
 	if bits, err = m.read(r, blocks); err != nil {
 		return nil, fs, err
 	}
-	for i := range t {
-		if t[i] == unused && bits[i/8]&(0x80>>(i%8)) != 0 {
-			fs = append(fs, m.odd("batmap-bit", Error, int64(m.offset)-m.at+int64(i/8), fmt.Sprintf("bit of block %d", i), "set", "clear: the block has no place in the file"))
+	for i := range blocks {
+		if bits[i/8]&(0x80>>(i%8)) != 0 && t.load(i) == unused {
+			fs = append(fs, m.odd("batmap-bit", Error, int64(m.offset)-m.at+i/8, fmt.Sprintf("bit of block %d", i), "set", "clear: the block has no place in the file"))
 		}
 	}
 	if want := m.sum(bits); want != m.checksum {
@@ -137,10 +137,10 @@ func (m *batmap) write(w io.WriterAt, bits []byte) error {
 // clearBatmap clears the map: its blocks are about to lose their places.
 func (img *Image) clearBatmap() error {
 	m := img.batmap
-	if m == nil || !m.inPlace(int64(len(img.bat)), img.alloc.length) {
+	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
 		return nil
 	}
-	if err := m.write(img.f, make([]byte, m.counted(int64(len(img.bat))))); err != nil {
+	if err := m.write(img.f, make([]byte, m.counted(img.bat.len()))); err != nil {
 		return err
 	}
 	return img.flush()
@@ -150,13 +150,13 @@ func (img *Image) clearBatmap() error {
 // false if it is right already. It is nil if the map cannot be mended.
 func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 	m := img.batmap
-	if m == nil || !m.inPlace(int64(len(img.bat)), img.alloc.length) {
+	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
 		return nil, false, nil
 	}
-	if bits, err = m.read(img.r, int64(len(img.bat))); err != nil {
+	if bits, err = m.read(img.r, img.bat.len()); err != nil {
 		return nil, false, err
 	}
-	for i := range int64(len(img.bat)) {
+	for i := range img.bat.len() {
 		if bits[i/8]&(0x80>>(i%8)) == 0 {
 			continue
 		}

@@ -255,10 +255,10 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 // all sectors must be written.
 func (c *checker) checkBlocks(typ DiskType, t bat, lay *layout, m *batmap, whole []byte) error {
 	bits := make([]byte, lay.bitmapSize)
-	unaligned, first := 0, 0
-	for i, e := range t {
+	unaligned, first := 0, int64(0)
+	for i, e := range t.used() {
 		start := int64(e) * SectorSize
-		if e == unused || start+lay.stored() > c.size {
+		if start+lay.stored() > c.size {
 			continue
 		}
 		if (start+lay.bitmapSize)%dataAlign != 0 {
@@ -290,7 +290,7 @@ func (c *checker) checkBlocks(typ DiskType, t bat, lay *layout, m *batmap, whole
 	}
 	if unaligned > 0 {
 		c.add(Finding{
-			ID: "alignment", Severity: Warning, Offset: int64(t[first])*SectorSize + lay.bitmapSize,
+			ID: "alignment", Severity: Warning, Offset: int64(t.load(first))*SectorSize + lay.bitmapSize,
 			Field: fmt.Sprintf("data of %d blocks", unaligned), Got: "places that are not multiples of 4096", Want: "aligned places",
 		})
 	}
@@ -330,10 +330,7 @@ func (c *checker) checkExcess(lay *layout, blocks, entries int64) error {
 func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 	stored := lay.stored()
 	last := int64(-1) // place of the block before, bytes
-	for _, e := range t {
-		if e == unused {
-			continue
-		}
+	for _, e := range t.used() {
 		start := int64(e) * SectorSize
 		c.n.Allocated++
 		if last >= 0 {

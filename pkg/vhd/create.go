@@ -104,10 +104,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	} else {
 		img.lay = layoutOf(&footer, &header, 0)
 		blocks := int64(header.MaxTableEntries)
-		img.bat = make(bat, blocks)
-		for i := range img.bat {
-			img.bat[i] = unused
-		}
+		img.bat = newBAT(blocks)
 		img.bitmaps.init(blocks, false)
 		a.batRoom = batBytes(blocks)
 		if o.Growing {
@@ -169,9 +166,9 @@ func (img *Image) resizeNew(size int64) error {
 		return err
 	}
 	a := &img.alloc
-	blocks := int(header.MaxTableEntries)
-	for i := blocks; i < len(img.bat); i++ {
-		if img.bat[i] != unused {
+	blocks := int64(header.MaxTableEntries)
+	for block := range img.bat.used() {
+		if block >= blocks {
 			return fmt.Errorf("%w: cutting what was written off a new image", ErrUnsupported)
 		}
 	}
@@ -190,11 +187,8 @@ func (img *Image) resizeNew(size int64) error {
 			return err
 		}
 	} else {
-		for len(img.bat) < blocks {
-			img.bat = append(img.bat, unused)
-		}
-		img.bat = img.bat[:blocks]
-		img.bitmaps.grow(int64(blocks))
+		img.bat = img.bat.resized(blocks)
+		img.bitmaps.grow(blocks)
 	}
 	img.footer, img.header, img.size = footer, header, int64(footer.CurrentSize)
 	return nil
@@ -220,7 +214,7 @@ func (img *Image) placeBAT() {
 	if img.differencing() {
 		return // its size was known, and locators stand behind the BAT
 	}
-	switch n := batBytes(int64(len(img.bat))); {
+	switch n := batBytes(img.bat.len()); {
 	case a.end == img.lay.batOff+a.batRoom: // there are no blocks
 		a.end = img.lay.batOff + n
 	case n > a.batRoom:

@@ -70,12 +70,7 @@ func (img *Image) BlockSize() int64 { return img.lay.blockSize }
 // Blocks returns how many blocks the disk has, and how many of them have a
 // place in the file; both are 0 for a fixed disk.
 func (img *Image) Blocks() (total, allocated int64) {
-	for i := range img.bat {
-		if img.bat.load(int64(i)) != unused {
-			allocated++
-		}
-	}
-	return int64(len(img.bat)), allocated
+	return img.bat.len(), img.bat.count()
 }
 
 // differencing reports whether what the image does not have is its parent's.

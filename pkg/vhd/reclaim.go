@@ -25,10 +25,8 @@ func (img *Image) reclaim() error {
 	free := img.freePlaces()
 	type placed struct{ block, start int64 }
 	var blocks []placed
-	for i, e := range img.bat {
-		if e != unused {
-			blocks = append(blocks, placed{int64(i), int64(e) * SectorSize})
-		}
+	for i, e := range img.bat.used() {
+		blocks = append(blocks, placed{i, int64(e) * SectorSize})
 	}
 	slices.SortFunc(blocks, func(a, b placed) int { return cmp.Compare(b.start, a.start) })
 	for len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
@@ -71,7 +69,7 @@ func (img *Image) closeGapBeforeBAT() error {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
 			continue
 		}
-		if g[1]-g[0] < batBytes(int64(len(img.bat))) {
+		if g[1]-g[0] < batBytes(img.bat.len()) {
 			if err := img.moveBATUp(); err != nil {
 				return err
 			}
@@ -85,7 +83,7 @@ func (img *Image) closeGapBeforeBAT() error {
 func (img *Image) moveBATUp() error {
 	a := &img.alloc
 	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + batBytes(int64(len(img.bat)))
+	end := at + batBytes(img.bat.len())
 	if err := a.moveFooter(img, end); err != nil {
 		return err
 	}
@@ -138,7 +136,7 @@ func (img *Image) moveBATDown() error {
 	if img.lay.batmap != nil {
 		return nil // it must follow the BAT
 	}
-	n := batBytes(int64(len(img.bat)))
+	n := batBytes(img.bat.len())
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
 			break
@@ -161,7 +159,7 @@ func (img *Image) writeBATAt(at int64) error {
 	}
 	header := img.header
 	header.TableOffset = uint64(at)
-	header.MaxTableEntries = uint32(len(img.bat))
+	header.MaxTableEntries = uint32(img.bat.len())
 	return img.writeHeader(header)
 }
 

@@ -97,7 +97,7 @@ func (img *Image) Detach() error {
 // has under a clear bit.
 func (img *Image) takeInherited() error {
 	buf := make([]byte, min(img.lay.blockSize, 1<<20))
-	for block := range int64(len(img.bat)) {
+	for block := range img.bat.len() {
 		start := block * img.lay.blockSize
 		end := min(start+img.lay.blockSize, img.size)
 		if img.bat.load(block) == unused && img.inheritsZeros(start, end-start) {
@@ -187,11 +187,11 @@ func (img *Image) Empty() error {
 		return err
 	}
 	var lost []int64
-	for i := range img.bat {
-		if block := int64(i); img.bat.load(block) != unused {
-			img.bat.store(block, unused)
-			lost = append(lost, block)
-		}
+	for block := range img.bat.used() {
+		lost = append(lost, block)
+	}
+	for _, block := range lost {
+		img.bat.store(block, unused)
 	}
 	if err := img.writeEntries(lost); err != nil {
 		return err

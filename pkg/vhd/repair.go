@@ -190,10 +190,10 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
-	for _, e := range t {
+	for _, e := range t.used() {
 		// A block that begins in the file may have lost its tail. One that begins
 		// behind it tells nothing.
-		if start := int64(e) * SectorSize; e != unused && start+lay.bitmapSize <= r.size {
+		if start := int64(e) * SectorSize; start+lay.bitmapSize <= r.size {
 			end = max(end, start+lay.stored())
 		}
 	}
@@ -395,14 +395,8 @@ func (img *Image) holdsCopy(place int64, blocks []int64) (bool, error) {
 // file.
 func (img *Image) overlapping() []int64 {
 	var over []int64
-	used := 0
-	for _, e := range img.bat {
-		if e != unused {
-			used++
-		}
-	}
-	img.bat.overlaps(&img.lay, used, func(_, b int) bool {
-		over = append(over, int64(b))
+	img.bat.overlaps(&img.lay, img.bat.count(), func(_, b int64) bool {
+		over = append(over, b)
 		return true
 	})
 	return over
@@ -489,7 +483,7 @@ func (img *Image) settle() error {
 
 // excess marks BAT entries behind the disk's end as unused.
 func (r *repairer) excess(img *Image) error {
-	first := int64(len(img.bat))
+	first := img.bat.len()
 	n := int64(img.header.MaxTableEntries) - first
 	if n <= 0 {
 		return nil
@@ -498,13 +492,7 @@ func (r *repairer) excess(img *Image) error {
 	if err != nil {
 		return err
 	}
-	count := 0
-	for i := range t {
-		if t[i] != unused {
-			t[i] = unused
-			count++
-		}
-	}
+	count := t.count()
 	if count == 0 {
 		return nil
 	}
@@ -534,10 +522,8 @@ func (r *repairer) batmap(img *Image) error {
 
 // setBits has the data be read that stands under clear bits.
 func (r *repairer) setBits(img *Image) error {
-	for i := range img.bat {
-		block := int64(i)
-		e := img.bat.load(block)
-		if e == unused || int64(e)*SectorSize+img.lay.stored() > img.lay.limit {
+	for block, e := range img.bat.used() {
+		if int64(e)*SectorSize+img.lay.stored() > img.lay.limit {
 			continue
 		}
 		bm, err := img.bitmap(block, e)

@@ -2,7 +2,6 @@ package vhd
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -113,13 +112,13 @@ func (img *Image) resizeFixed(f Footer) error {
 
 func (img *Image) resizeDynamic(f Footer) error {
 	blocks := (int64(f.CurrentSize) + img.lay.blockSize - 1) / img.lay.blockSize
-	if int64(f.CurrentSize) < img.size || blocks < int64(len(img.bat)) {
+	if int64(f.CurrentSize) < img.size || blocks < img.bat.len() {
 		return img.shrink(f, blocks)
 	}
 	if err := img.zeroHidden(int64(f.CurrentSize)); err != nil {
 		return err
 	}
-	if blocks > int64(len(img.bat)) {
+	if blocks > img.bat.len() {
 		if err := img.growBAT(blocks); err != nil {
 			return err
 		}
@@ -136,7 +135,7 @@ func (img *Image) zeroHidden(size int64) error {
 	hidden := img.hiddenFrom()
 	block := hidden / img.lay.blockSize
 	end := min(size, (block+1)*img.lay.blockSize)
-	if hidden >= end || block >= int64(len(img.bat)) {
+	if hidden >= end || block >= img.bat.len() {
 		return nil
 	}
 	if e := img.bat.load(block); e != unused {
@@ -153,11 +152,8 @@ func (img *Image) zeroHidden(size int64) error {
 // as unused: behind the others where there is room, else in a new place at the
 // end of the file.
 func (img *Image) growBAT(blocks int64) error {
-	n := len(img.bat)
-	table := append(slices.Clone(img.bat), make(bat, blocks-int64(n))...)
-	for i := n; i < len(table); i++ {
-		table[i] = unused
-	}
+	n := img.bat.len()
+	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
 	a := &img.alloc
 	room := img.roomForBAT()
@@ -173,7 +169,7 @@ func (img *Image) growBAT(blocks int64) error {
 		room = batBytes(blocks)
 	}
 	if batBytes(blocks) <= room {
-		if err := table.writeTo(img.f, img.lay.batOff, int64(n)); err != nil {
+		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
 			return err
 		}
 		if err := img.flush(); err != nil {
@@ -223,10 +219,8 @@ func (img *Image) roomForBAT() int64 {
 	for _, r := range img.lay.metadata() {
 		closer(r.start)
 	}
-	for _, e := range img.bat {
-		if e != unused {
-			closer(int64(e) * SectorSize)
-		}
+	for _, e := range img.bat.used() {
+		closer(int64(e) * SectorSize)
 	}
 	return end - img.lay.batOff
 }
@@ -278,7 +272,7 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	}
 	img.size = int64(f.CurrentSize)
 	var lost []int64
-	for i := blocks; i < int64(len(img.bat)); i++ {
+	for i := blocks; i < img.bat.len(); i++ {
 		img.bat.store(i, unused)
 		lost = append(lost, i)
 	}
@@ -293,7 +287,7 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	if err := img.writeHeader(h); err != nil {
 		return err
 	}
-	img.bat = img.bat[:blocks]
+	img.bat = img.bat.resized(blocks)
 	img.bitmaps.forgetFrom(blocks)
 	return img.reclaim()
 }
