@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 status=0
-unformatted=$(go tool gofumpt -l cmd internal pkg scripts)
+unformatted=$(go tool gofumpt -l cmd examples internal pkg scripts)
 if [ -n "$unformatted" ]; then
 	echo "gofumpt: not formatted:" >&2
 	echo "$unformatted" >&2
