@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install test race interop portable platforms lint dist dist-check deb-check fuzz torture man bench demo clean help
+.PHONY: build install test race interop portable platforms lint api api-check dist dist-check deb-check fuzz torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -33,6 +33,12 @@ platforms: ## compile and vet for every platform of a release
 
 lint: ## gofumpt, vet, staticcheck, shellcheck
 	scripts/lint.sh
+
+api: ## keep the library's interface as it is now, in api
+	scripts/api.sh --update
+
+api-check: ## fail if programs written for the interface kept in api would not compile
+	scripts/api.sh
 
 dist: ## build the archives and packages of a release, in dist
 	rm -rf dist
