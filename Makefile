@@ -57,8 +57,8 @@ torture: ## the long forms of the tests that kill, cut and damage (several minut
 	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m
 	$(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Repair' -rapid.checks=2000 -timeout 30m
 
-man: ## write the man pages, docs/man, and the README's picture, docs/img
-	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands)$$' -update-man
+man: ## write the man pages, the README's picture and that of the packages
+	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture)$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
