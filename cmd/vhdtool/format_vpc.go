@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/vhdtool/vhdtool/internal/picture"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -51,6 +53,8 @@ var vpcFormat = format{
 	streamEnd: endVPC,
 	check:     checkVPC,
 	parent:    parentVPC,
+	subformat: func(d disk.Disk) string { return d.(*vhd.Image).Type().String() },
+	fileParts: partsOfVPC,
 }
 
 func openVPC(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
@@ -442,4 +446,32 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	}
 	counts.Corruptions += int64(len(broken))
 	return counts, err
+}
+
+// partKinds are how pictures show the uses of a file's parts.
+var partKinds = map[vhd.FileUse]picture.Kind{
+	vhd.UseBitmap: picture.Bitmap, vhd.UseData: picture.Data, vhd.UsePadding: picture.Padding, vhd.UseLeak: picture.Leak,
+}
+
+func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
+	img := d.(*vhd.Image)
+	return func(yield func(filePart, error) bool) {
+		for e, err := range img.FileMap(length) {
+			if e.Use == vhd.UseData && e.Block < 0 { // of a fixed disk, which knows the file's holes
+				for p, err := range plainParts(d, length) {
+					if !yield(p, err) || err != nil {
+						return
+					}
+				}
+				continue
+			}
+			p := filePart{e.Off, e.Len, picture.Metadata, e.Block * img.BlockSize()}
+			if kind, ok := partKinds[e.Use]; ok {
+				p.kind = kind
+			}
+			if !yield(p, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -18,17 +18,24 @@ type mapOptions struct {
 	output    string
 	start     string
 	maxLength string
+	plot      string // draw into this file
+	draw      bool   // draw in letters
 	args      []string
 }
 
 func (c *cli) newMapCmd() *cobra.Command {
 	var o mapOptions
 	cmd := &cobra.Command{
-		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] FILE",
+		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] [--draw] [--plot PICTURE] FILE",
 		Short: "Tell where a disk's contents stand in the file",
 		Long: `List what is allocated of a disk, and where in the file it stands. For people it
-lists data only; as JSON also zeros and what is not allocated.`,
-		Example:     "  vhdtool map --output=json disk.vhd",
+lists data only; as JSON also zeros and what is not allocated.
+
+--draw and --plot draw two strips instead: the disk from its start to its end, and
+the file, with metadata, data, padding, and leaks, which is space that nothing
+refers to. Data has the colour, or in letters the tenth, of its place on the disk:
+a file in which they run as on the disk is not fragmented.`,
+		Example:     "  vhdtool map --output=json disk.vhd\n  vhdtool map --draw disk.vhd\n  vhdtool map --plot disk.svg disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -39,12 +46,18 @@ lists data only; as JSON also zeros and what is not allocated.`,
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
 	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
+	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters")
+	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into a picture, .svg or .png")
+	_ = cmd.MarkFlagFilename("plot", "svg", "png")
 	return cmd
 }
 
 func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
+	}
+	if o.draw || o.plot != "" {
+		return c.runMapPicture(ctx, o)
 	}
 	start, length := int64(0), int64(-1)
 	var err error
@@ -154,4 +167,34 @@ func jsonString(s string) string {
 		return `""`
 	}
 	return string(b)
+}
+
+// runMapPicture draws instead of listing.
+func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
+	if o.output != "human" || o.start != "" || o.maxLength != "" {
+		return usagef("--draw and --plot show the whole disk, and go without --output, -s and -l")
+	}
+	if o.plot != "" {
+		if _, err := pictureWriter(o.plot); err != nil {
+			return err
+		}
+	}
+	ref, d, f, err := c.openOne(&o.source, o.args)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	p, err := drawDisk(ctx, ref, d, f)
+	if err != nil {
+		return c.openError(ref, err)
+	}
+	if o.draw {
+		if err := p.Text(c.stdout); err != nil {
+			return err
+		}
+	}
+	if o.plot != "" {
+		return c.plot(p, o.plot)
+	}
+	return nil
 }

@@ -1,6 +1,3 @@
-// Package convert copies and compares disks. It knows no format: it sees disks
-// through the interfaces of package disk, plans over their extents, and never
-// reads what is known to be zero nor writes zeros that a hole can say.
 package convert
 
 import (
