@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -93,10 +94,7 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
 	} else {
-		length := st.Size()
-		if !st.Mode().IsRegular() {
-			length = d.Size()
-		}
+		length := fileLength(st, d)
 		info.FileLength = &length
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
@@ -109,6 +107,14 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		return printJSON(c.stdout, info)
 	}
 	return info.print(c.stdout)
+}
+
+// fileLength is the length of a disk's file; a device is as long as its disk.
+func fileLength(st fs.FileInfo, d disk.Disk) int64 {
+	if !st.Mode().IsRegular() {
+		return d.Size()
+	}
+	return st.Size()
 }
 
 // print writes the lines for people.
