@@ -15,25 +15,29 @@ func main() {
 	os.Exit(runMain())
 }
 
-// runMain is main with an exit status. The first signal asks the command to
-// stop and clean up; the second one ends the program at once.
+// runMain is main with an exit status.
 func runMain() int {
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe is a write error, and cleaned up after
+	return newCLI(os.Args[0]).execute(context.Background(), os.Args[1:])
+}
+
+// untilSignal returns a context for a command that has something to clean up:
+// the first signal asks it to stop and do so; the second one ends the program at
+// once. Listening takes a thread, so commands that only read and print do
+// without.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	var signals []os.Signal
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) { // as nohup and shells do for what runs in the background
 			signals = append(signals, s)
 		}
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	if len(signals) > 0 { // none would mean all
-		ctx, stop = signal.NotifyContext(ctx, signals...)
+	if len(signals) == 0 { // none would mean all
+		return context.WithCancel(ctx)
 	}
-	defer stop()
+	ctx, stop := signal.NotifyContext(ctx, signals...)
 	context.AfterFunc(ctx, stop)
-	signal.Ignore(syscall.SIGPIPE) // a closed pipe is a write error, and cleaned up after
-
-	c := newCLI(os.Args[0])
-	return c.execute(ctx, os.Args[1:])
+	return ctx, stop
 }
 
 // newCLI returns the program as called by this path.

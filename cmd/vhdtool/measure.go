@@ -29,7 +29,8 @@ func (c *cli) newMeasureCmd() *cobra.Command {
 		Short: "Tell how large the file of a new image will be",
 		Long: `Tell the length of the file that convert would make of FILE, or create of SIZE,
 and its length once all of the disk has been written.`,
-		Example: "  vhdtool measure -O vpc disk.raw\n  vhdtool measure -O vpc --size 40G",
+		Example:     "  vhdtool measure -O vpc disk.raw\n  vhdtool measure -O vpc --size 40G",
+		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runMeasure(cmd.Context(), &o)

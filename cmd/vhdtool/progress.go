@@ -6,11 +6,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
@@ -120,50 +119,77 @@ func (p *askedProgress) finish(complete bool) {
 	p.progress.finish(complete)
 }
 
-// barDelay is how long a command may take before a bar is worth showing.
-const barDelay = time.Second
+// barDelay is how long a command may take before a bar is worth showing, and
+// barPause how long one is shown as it is.
+const (
+	barDelay = time.Second
+	barPause = 100 * time.Millisecond
+)
 
-// barProgress shows a bar with the rate and the time left.
+// barProgress shows a bar with the rate and the time left. It is drawn by hand
+// because the libraries for it cost every command, at its start, more than all
+// other packages: they bring regular expressions and tables of Unicode.
 type barProgress struct {
 	w     io.Writer
 	start time.Time
-	bars  *mpb.Progress // nil until the delay is over
-	bar   *mpb.Bar
+	drawn time.Time // zero until the delay is over
+	width int       // of what was drawn
+
+	done, total int64
 }
 
 func (p *barProgress) update(done, total int64) {
-	if p.bars == nil {
-		if time.Since(p.start) < barDelay || done == total {
+	p.done, p.total = done, total
+	now := time.Now()
+	if p.drawn.IsZero() {
+		if now.Sub(p.start) < barDelay || done == total {
 			return
 		}
-		p.show(total)
-	}
-	p.bar.SetCurrent(done)
-}
-
-// show draws the bar for the first time. The size of a stream is not known.
-func (p *barProgress) show(total int64) {
-	p.bars = mpb.New(mpb.WithOutput(p.w), mpb.WithWidth(48))
-	rate := decor.NewAverageSpeed(decor.SizeB1024(0), " % .1f ", p.start)
-	if total <= 0 {
-		p.bar = p.bars.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(2), mpb.AppendDecorators(decor.CurrentKibiByte("% .1f "), rate))
+	} else if now.Sub(p.drawn) < barPause {
 		return
 	}
-	p.bar = p.bars.AddBar(total,
-		mpb.PrependDecorators(decor.NewPercentage("%d ")),
-		mpb.AppendDecorators(rate, decor.NewAverageETA(decor.ET_STYLE_GO, p.start, nil, decor.WCSyncWidth), decor.Name(" left")))
+	p.drawn = now
+	p.draw(now, "\r")
+}
+
+// draw writes the line over the one before, ended by a new line or, if another
+// is to follow, a return.
+func (p *barProgress) draw(now time.Time, end string) {
+	line := barLine(p.done, p.total, now.Sub(p.start))
+	fmt.Fprintf(p.w, "%-*s%s", p.width, line, end)
+	p.width = len(line)
+}
+
+// barLine is the bar after some time. The total of a stream is not known, and
+// then it is only how much is done.
+func barLine(done, total int64, elapsed time.Duration) string {
+	rate := float64(done) / max(elapsed.Seconds(), 1e-9)
+	speed := sizearg.Format(int64(rate)) + "/s"
+	if total <= 0 {
+		return sizearg.Format(done) + " " + speed
+	}
+	const width = 40
+	share := float64(done) / float64(total)
+	full := strings.Repeat("=", int(share*width))
+	if len(full) < width {
+		full += ">"
+	}
+	line := fmt.Sprintf("%-4s [%s%s] %s ", fmt.Sprintf("%d%%", int(100*share)), full, strings.Repeat("-", width-len(full)), speed)
+	if rate > 0 {
+		left := time.Duration(float64(total-done) / rate * float64(time.Second))
+		line += left.Round(time.Second).String() + " left"
+	}
+	return line
 }
 
 func (p *barProgress) finish(complete bool) {
-	if p.bars == nil {
+	if p.drawn.IsZero() {
 		return
 	}
-	if complete {
-		p.bar.SetTotal(-1, true)
-	} else {
-		p.bar.Abort(false)
+	if complete && p.total > 0 {
+		p.done = p.total
 	}
-	p.bars.Wait()
+	p.draw(time.Now(), "\n")
 }
 
 // percentProgress prints qemu-img's -p: a percentage that is written over,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"sync"
 
@@ -44,6 +45,9 @@ type Options struct {
 	// TargetIsZero says that the target reads as zeros already. A target that
 	// implements [disk.Zeroed] says so itself.
 	TargetIsZero bool
+	// Only, if set, chooses what is copied: extents of the source that it says no
+	// to are left as they are in the target.
+	Only func(disk.Extent) bool
 	// Progress is told, by one goroutine at a time, how much of the source is
 	// done.
 	Progress func(done, total int64)
@@ -70,11 +74,19 @@ func (e *OpError) Unwrap() error { return e.Err }
 // The places that a [disk.Reserver] gives to the data are in the order of the
 // source, however many workers there are.
 func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
+	c, err := newCopier(dst, src, o)
+	if err != nil {
+		return err
+	}
+	return inParallel(ctx, c.o.Workers, c.plan, c.work)
+}
+
+func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	if o == nil {
 		o = &Options{}
 	}
 	if dst.Size() < src.Size() {
-		return fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
+		return nil, fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
 	}
 	c := copier{dst: dst, src: src, o: *o, step: o.SparseSize}
 	if c.step <= 0 {
@@ -85,7 +97,8 @@ func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 		c.o.TargetIsZero = true
 	}
 	c.reserver, _ = dst.(disk.Reserver)
-	return inParallel(ctx, o.Workers, c.plan, c.work)
+	c.sharer.placer, _ = dst.(disk.Placer)
+	return &c, nil
 }
 
 // inParallel has one goroutine plan pieces of work, and so many others do it;
@@ -107,10 +120,15 @@ func inParallel[P any](ctx context.Context, workers int, plan func(context.Conte
 }
 
 // piece is a part of the source that one worker deals with: within one chunk
-// if it is data, of any length if it is zeros to be made.
+// if it is data to be read, of any length if it is zeros to be made.
 type piece struct {
 	off, n int64
 	zero   bool
+	unread bool // data that need not be read if the target can share it
+
+	file    *os.File // in which the data stands, at fileOff; may be nil
+	fileOff int64
+
 	// before is closed when all pieces before this one have their places in the
 	// target; placed is for this piece to close.
 	before <-chan struct{}
@@ -122,6 +140,7 @@ type copier struct {
 	src      disk.Disk
 	o        Options
 	reserver disk.Reserver
+	sharer   sharer
 	step     int64
 
 	mu   sync.Mutex
@@ -132,8 +151,8 @@ type copier struct {
 func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 	before := make(chan struct{})
 	close(before)
-	send := func(off, n int64, zero bool) error {
-		p := piece{off: off, n: n, zero: zero, before: before, placed: make(chan struct{})}
+	send := func(p piece) error {
+		p.before, p.placed = before, make(chan struct{})
 		before = p.placed
 		select {
 		case pieces <- p:
@@ -142,28 +161,39 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 			return ctx.Err()
 		}
 	}
-	data := func(off, n int64) error {
+	data := func(off, n int64, file *os.File, fileOff int64) error {
 		for n > 0 {
-			k := min(n, chunk-off%chunk)
-			if err := send(off, k, false); err != nil {
+			p := piece{off: off, file: file, fileOff: fileOff}
+			limit := int64(chunk)
+			if c.o.Allocate && c.o.Salvage == nil { // nothing asks what is in it
+				switch c.sharer.way(file) {
+				case cloned:
+					limit = shareChunk
+					p.unread = true
+				case untried:
+					p.unread = true
+				}
+			}
+			p.n = min(n, limit-off%limit)
+			if err := send(p); err != nil {
 				return err
 			}
-			off, n = off+k, n-k
+			off, n, fileOff = off+p.n, n-p.n, fileOff+p.n
 		}
 		return nil
 	}
 	zeros := func(off, n int64) error {
 		switch {
 		case c.o.Allocate:
-			return data(off, n) // read as zeros, and written
+			return data(off, n, nil, 0) // read as zeros, and written
 		case c.o.TargetIsZero:
 			c.progress(n)
 			return ctx.Err()
 		}
-		return send(off, n, true)
+		return send(piece{off: off, n: n, zero: true})
 	}
 	off := int64(0)
-	for r, err := range zeroRuns(c.src) {
+	for r, err := range zeroRuns(c.src, c.o.Only) {
 		if err != nil {
 			return &OpError{"reading", off, err}
 		}
@@ -171,10 +201,13 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		if n == 0 {
 			continue
 		}
-		if r.zero {
+		switch {
+		case r.skip:
+			c.progress(n)
+		case r.zero:
 			err = zeros(off, n)
-		} else {
-			err = data(off, n)
+		default:
+			err = data(off, n, r.file, r.fileOff)
 		}
 		if err != nil {
 			return err
@@ -200,7 +233,11 @@ func (c *copier) work(ctx context.Context, pieces <-chan piece) error {
 
 func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 	var runs []run
-	if !p.zero {
+	switch {
+	case p.zero:
+	case p.unread:
+		runs = []run{{0, p.n}}
+	default:
 		if err := c.read(buf, p.off); err != nil {
 			return err
 		}
@@ -228,12 +265,45 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		if err := c.zero(p.off+at, r.start-at); err != nil {
 			return err
 		}
-		if _, err := c.dst.WriteAt(buf[r.start:r.end], p.off+r.start); err != nil {
-			return &OpError{"writing", p.off + r.start, err}
+		if err := c.put(p, r, buf); err != nil {
+			return err
 		}
 		at = r.end
 	}
 	return c.zero(p.off+at, p.n-at)
+}
+
+// put makes a run of a piece stand in the target: it shares the storage of what
+// it can, and writes the rest.
+func (c *copier) put(p piece, r run, buf []byte) error {
+	for at := r.start; at < r.end; {
+		apart, shared := c.sharer.share(p.off+at, r.end-at, p.file, p.fileOff+at)
+		if err := c.write(p, run{at, at + apart}, buf); err != nil {
+			return err
+		}
+		at += apart + shared
+	}
+	return nil
+}
+
+// write writes a run of a piece, which is in buf, or has still to be read.
+func (c *copier) write(p piece, r run, buf []byte) error {
+	for at := r.start; at < r.end; {
+		var b []byte
+		if p.unread {
+			b = buf[:min(r.end-at, int64(len(buf)))]
+			if err := c.read(b, p.off+at); err != nil {
+				return err
+			}
+		} else {
+			b = buf[at:r.end]
+		}
+		if _, err := c.dst.WriteAt(b, p.off+at); err != nil {
+			return &OpError{"writing", p.off + at, err}
+		}
+		at += int64(len(b))
+	}
+	return nil
 }
 
 // zero makes a part of the target read as zeros, unless it does.

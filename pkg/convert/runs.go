@@ -3,21 +3,27 @@ package convert
 import (
 	"iter"
 	"math"
+	"os"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// zeroRun is a part of a disk up to end, and whether it is known to be zero.
+// zeroRun is a part of a disk up to end, and whether it is known to be zero. What
+// is not stands in the file, from fileOff on, if there is one.
 type zeroRun struct {
-	end  int64
-	zero bool
+	end     int64
+	zero    bool
+	skip    bool // not wanted
+	file    *os.File
+	fileOff int64
 }
 
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
 // its end zeros without end. It also looks for holes of the file under extents
-// of data: a block of an image may be allocated and still be mostly hole.
-func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
+// of data: a block of an image may be allocated and still be mostly hole. Parts
+// that want says no to are marked; a nil want takes all.
+func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
 		var holes *sparse.Map // kept from extent to extent: see there
 		for e, err := range d.Extents(0, d.Size()) {
@@ -25,8 +31,14 @@ func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
 				yield(zeroRun{}, err)
 				return
 			}
+			if want != nil && !want(e) {
+				if !yield(zeroRun{end: e.End(), skip: true}, nil) {
+					return
+				}
+				continue
+			}
 			if e.State != disk.Data || e.File == nil {
-				if !yield(zeroRun{e.End(), e.State != disk.Data}, nil) {
+				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data}, nil) {
 					return
 				}
 				continue
@@ -35,11 +47,12 @@ func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
 				holes = sparse.NewMap(e.File)
 			}
 			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
-				if !yield(zeroRun{x.End(), x.State != disk.Data}, err) || err != nil {
+				file, _ := x.File.(*os.File)
+				if !yield(zeroRun{end: x.End(), zero: x.State != disk.Data, file: file, fileOff: x.FileOff}, err) || err != nil {
 					return
 				}
 			}
 		}
-		yield(zeroRun{math.MaxInt64, true}, nil)
+		yield(zeroRun{end: math.MaxInt64, zero: true}, nil)
 	}
 }

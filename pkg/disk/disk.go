@@ -4,7 +4,7 @@
 //
 // A format (packages raw and vhd) implements [Disk]. What not every disk can
 // do is a small interface of its own, found by type assertion: [io.WriterAt],
-// [Syncer], [Zeroer], [Blocker], [Reserver]. Code that copies, compares or
+// [Syncer], [Zeroer], [Blocker], [Reserver], [Placer]. Code that copies, compares or
 // draws disks sees these interfaces only.
 package disk
 
@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"os"
 )
 
 // SectorSize is the unit of every disk and of the VHD format, in bytes.
@@ -65,8 +66,18 @@ type Blocker interface {
 // the file does not depend on which of them was first.
 type Reserver interface {
 	// Reserve gives every block that [off, off+n) touches its place in the
-	// file. A reserved block reads as zeros until it is written.
+	// file. A reserved block reads as before until it is written.
 	Reserve(off, n int64) error
+}
+
+// Placer is a disk whose bytes stand plainly in a file, so that they can come to
+// stand there in other ways than by WriteAt.
+type Placer interface {
+	// Place returns where in which file the first n0 of the n bytes at off stand,
+	// which were reserved before if the disk is a [Reserver], and whatever is put
+	// there is the disk's from then on. n0 is 0 where only WriteAt will do. The
+	// call counts as a write.
+	Place(off, n int64) (f *os.File, fileOff, n0 int64)
 }
 
 // Zeroed is a disk that knows whether it is new: whether all of it reads as

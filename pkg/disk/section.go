@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 )
 
 // Section is a part of a disk, seen as a disk. What the whole disk can do, the
@@ -51,6 +52,15 @@ func (s *Section) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return w.WriteAt(p, s.off+off)
+}
+
+// Place implements [Placer], if the disk does.
+func (s *Section) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
+	p, ok := s.disk.(Placer)
+	if !ok || s.within(off, n) != nil {
+		return nil, 0, 0
+	}
+	return p.Place(s.off+off, n)
 }
 
 // WriteZeroes implements [Zeroer], by writing zeros if the disk does not.

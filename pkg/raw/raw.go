@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"sync/atomic"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -89,6 +90,16 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 		d.zero.Store(false)
 	}
 	return d.f.WriteAt(p, off)
+}
+
+// Place implements [disk.Placer].
+func (d *Disk) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
+	f, ok := d.f.(*os.File)
+	if !ok || off < 0 || n < 0 || off > d.size || n > d.size-off {
+		return nil, 0, 0
+	}
+	d.zero.Store(false)
+	return f, off, n
 }
 
 // WriteZeroes makes [off, off+n) read as zeros, as a hole where possible.

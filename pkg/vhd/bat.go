@@ -1,10 +1,14 @@
 package vhd
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"iter"
+	"math"
+	"math/bits"
 	"slices"
 	"sync/atomic"
 )
@@ -14,28 +18,191 @@ const unused = 0xffffffff
 
 // bat is the block allocation table ("Block Allocation Table and Data
 // Blocks"): for each block of the disk the sector of the file in which its
-// sector bitmap starts. Entries are read and set atomically.
-type bat []uint32
+// sector bitmap starts. The table of a large disk is mostly empty, and may have
+// half a billion entries: it is held in pieces, of which those without a used
+// entry are not there, and scans pass over what is unused. Entries are read and
+// set atomically.
+type bat struct {
+	n      int64                      // entries
+	pieces []atomic.Pointer[batPiece] // nil: all unused, as are entries behind the last
+}
 
-func (t bat) load(block int64) uint32         { return atomic.LoadUint32(&t[block]) }
-func (t bat) store(block int64, entry uint32) { atomic.StoreUint32(&t[block], entry) }
+// batPieceLen is the number of entries of a piece.
+const batPieceLen = 64
+
+// batPiece has a bit in used for each of its entries that is used. With
+// batPieceLen entries it has all of them, else only those that are used, and
+// their number stays.
+type batPiece struct {
+	used    uint64
+	entries []uint32
+}
+
+// newBATPiece returns a piece with room for all entries, and those of p, if not
+// nil.
+func newBATPiece(p *batPiece) *batPiece {
+	all := &batPiece{entries: make([]uint32, batPieceLen)}
+	for i := range all.entries {
+		all.entries[i] = unused
+		if p != nil {
+			all.entries[i] = p.load(i)
+		}
+	}
+	if p != nil {
+		all.used = p.used
+	}
+	return all
+}
+
+// entry is where entry i stands, or nil if it is unused and has no place.
+func (p *batPiece) entry(i int) *uint32 {
+	if len(p.entries) == batPieceLen {
+		return &p.entries[i]
+	}
+	if p.used>>i&1 == 0 {
+		return nil
+	}
+	return &p.entries[bits.OnesCount64(p.used&(1<<i-1))]
+}
+
+func (p *batPiece) load(i int) uint32 {
+	if e := p.entry(i); e != nil {
+		return atomic.LoadUint32(e)
+	}
+	return unused
+}
+
+func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batPiece], batPieces(n))} }
+
+func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
+
+func (t bat) len() int64 { return t.n }
+
+func (t bat) load(block int64) uint32 {
+	if p := t.pieces[block/batPieceLen].Load(); p != nil {
+		return p.load(int(block % batPieceLen))
+	}
+	return unused
+}
+
+// store sets an entry. It is for one goroutine at a time.
+func (t bat) store(block int64, entry uint32) {
+	at, i := &t.pieces[block/batPieceLen], int(block%batPieceLen)
+	p := at.Load()
+	if (p == nil || p.entry(i) == nil) && entry == unused {
+		return
+	}
+	if p == nil || len(p.entries) < batPieceLen {
+		p = newBATPiece(p)
+	}
+	atomic.StoreUint32(&p.entries[i], entry)
+	if entry == unused {
+		atomic.AndUint64(&p.used, ^(1 << i))
+	} else {
+		atomic.OrUint64(&p.used, 1<<i)
+	}
+	at.Store(p)
+}
+
+// used yields the blocks that have a place, in order, and their entries.
+func (t bat) used() iter.Seq2[int64, uint32] {
+	return func(yield func(int64, uint32) bool) {
+		for k := range t.pieces {
+			p := t.pieces[k].Load()
+			if p == nil {
+				continue
+			}
+			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
+				i := bits.TrailingZeros64(used)
+				if e := p.load(i); e != unused && !yield(int64(k*batPieceLen+i), e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// count is how many blocks have a place.
+func (t bat) count() int64 {
+	n := 0
+	for k := range t.pieces {
+		if p := t.pieces[k].Load(); p != nil {
+			n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+		}
+	}
+	return int64(n)
+}
+
+// resized is the table with n entries: the new ones are unused, as those that are
+// cut off must be.
+func (t bat) resized(n int64) bat {
+	have, want := int64(len(t.pieces)), batPieces(n)
+	if want > have {
+		return bat{n, slices.Concat(t.pieces, make([]atomic.Pointer[batPiece], want-have))}
+	}
+	return bat{n, t.pieces[:want]}
+}
 
 // readBAT reads n entries at off. The caller has made sure that the file is
 // that long.
 func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
-	t := make(bat, n)
-	buf := make([]byte, min(n*4, 1<<20))
-	for i := int64(0); i < n; {
-		b := buf[:min(int64(len(buf)), (n-i)*4)]
-		if err := readFull(r, b, off+i*4); err != nil {
-			return nil, fmt.Errorf("BAT: %w", err)
+	t := newBAT(n)
+	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	buf := make([]byte, min(n*4, 64<<10))
+	var d batDecoder
+	for k := int64(0); k < batPieces(n); {
+		b := buf[:min(int64(len(buf)), (n-k*batPieceLen)*4)]
+		if err := readFull(r, b, off+k*batPieceLen*4); err != nil {
+			return bat{}, fmt.Errorf("BAT: %w", err)
 		}
-		for ; len(b) > 0; b = b[4:] {
-			t[i] = binary.BigEndian.Uint32(b)
-			i++
+		for ; len(b) > 0; k++ {
+			piece := b[:min(len(b), len(ones))]
+			if b = b[len(piece):]; !bytes.Equal(piece, ones[:len(piece)]) {
+				t.pieces[k].Store(d.decode(piece))
+			}
 		}
 	}
 	return t, nil
+}
+
+// batDecoder decodes pieces. It makes room for several at a time.
+type batDecoder struct {
+	pieces  []batPiece
+	entries []uint32
+}
+
+// decode reads the entries of a piece; those that b is too short for are unused.
+func (d *batDecoder) decode(b []byte) *batPiece {
+	used := uint64(0)
+	for i := 0; i < len(b); i += 4 {
+		if i+8 <= len(b) && binary.NativeEndian.Uint64(b[i:]) == math.MaxUint64 {
+			i += 4 // two at a time: most are unused
+		} else if binary.BigEndian.Uint32(b[i:]) != unused {
+			used |= 1 << (i / 4)
+		}
+	}
+	n := bits.OnesCount64(used)
+	if n > batPieceLen/2 { // the next one that is set would want room
+		p := newBATPiece(nil)
+		p.used = used
+		for i := 0; i < len(b); i += 4 {
+			p.entries[i/4] = binary.BigEndian.Uint32(b[i:])
+		}
+		return p
+	}
+	if len(d.entries) < n {
+		d.entries = make([]uint32, 1024)
+	}
+	if len(d.pieces) == 0 {
+		d.pieces = make([]batPiece, 128)
+	}
+	p := &d.pieces[0]
+	p.used, p.entries = used, d.entries[:0:n]
+	d.pieces, d.entries = d.pieces[1:], d.entries[n:]
+	for ; used != 0; used &= used - 1 {
+		p.entries = append(p.entries, binary.BigEndian.Uint32(b[bits.TrailingZeros64(used)*4:]))
+	}
+	return p
 }
 
 // batBytes is the size of a BAT of n entries in the file, in whole sectors.
@@ -45,16 +212,22 @@ func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * Sect
 // file, padded with ones to a whole sector, in pieces. off counts from the start
 // of the table.
 func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
-	end := batBytes(int64(len(t)))
-	buf := make([]byte, 0, min(end-first*4, 1<<20))
+	end := batBytes(t.n)
+	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	buf := make([]byte, 0, min(end-first*4, 256<<10))
 	for off := first * 4; off < end; off += int64(len(buf)) {
 		buf = buf[:0]
-		for i := off / 4; len(buf) < cap(buf) && i*4 < end; i++ {
-			e := uint32(unused)
-			if i < int64(len(t)) {
-				e = t.load(i)
+		for at := off; at < end && len(buf) < cap(buf); at = off + int64(len(buf)) {
+			i := at / 4
+			n := min(batPieceLen-int(i%batPieceLen), (cap(buf)-len(buf))/4)
+			if k := i / batPieceLen; k >= int64(len(t.pieces)) || t.pieces[k].Load() == nil {
+				buf = append(buf, ones[:n*4]...)
+				continue
 			}
-			buf = binary.BigEndian.AppendUint32(buf, e)
+			for ; n > 0; n-- {
+				buf = binary.BigEndian.AppendUint32(buf, t.load(i))
+				i++
+			}
 		}
 		if err := write(buf, off); err != nil {
 			return fmt.Errorf("BAT: %w", err)
@@ -82,10 +255,14 @@ type layout struct {
 	batOff     int64
 	blockSize  int64
 	bitmapSize int64
-	regions    []region // metadata
-	batmap     bool     // XenServer's is among them
+	regions    []region // metadata: the copy of the footer, header and BAT
+	batmap     []region // XenServer's
+	locators   []region // texts of parent locators
 	limit      int64    // blocks end here: the trailing footer, or the end of the file
 }
+
+// metadata is all that is not a block.
+func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }
 
 // stored is what a block takes in the file.
 func (l *layout) stored() int64 { return l.bitmapSize + l.blockSize }
@@ -95,21 +272,19 @@ func (l *layout) stored() int64 { return l.bitmapSize + l.blockSize }
 // It takes time and memory in proportion to the table.
 func (t bat) validate(l *layout, found func(Finding) bool) {
 	stored := l.stored()
-	bad := func(id string, block int, got, want string) bool {
+	bad := func(id string, block int64, got, want string) bool {
 		return found(Finding{
-			ID: id, Severity: Error, Offset: l.batOff + int64(block)*4,
+			ID: id, Severity: Error, Offset: l.batOff + block*4,
 			Field: fmt.Sprintf("BAT entry %d", block), Got: got, Want: want,
 		})
 	}
-	used := 0
-	for i, e := range t {
-		if e == unused {
-			continue
-		}
+	used := int64(0)
+	regions := slices.Concat(l.regions, l.batmap)
+	for i, e := range t.used() {
 		used++
 		start := int64(e) * SectorSize
 		end := start + stored
-		for _, r := range l.regions {
+		for _, r := range regions {
 			if start < r.end && end > r.start {
 				if !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
 					fmt.Sprintf("a block that ends before byte %d or starts at byte %d or later", r.start, r.end)) {
@@ -125,10 +300,20 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 			}
 		}
 	}
-	t.overlaps(l, used, func(a, b int) bool {
-		return bad("bat-overlap", b, fmt.Sprintf("sector %d, a block over that of entry %d at sector %d", t[b], a, t[a]),
+	t.overlaps(l, used, func(a, b int64) bool {
+		return bad("bat-overlap", b, fmt.Sprintf("sector %d, a block over that of entry %d at sector %d", t.load(b), a, t.load(a)),
 			"a place of its own")
 	})
+}
+
+// over returns the first block that has bytes in [start, end) of the file, or -1.
+func (t bat) over(l *layout, start, end int64) int64 {
+	for i, e := range t.used() {
+		if at := int64(e) * SectorSize; at < end && at+l.stored() > start {
+			return i
+		}
+	}
+	return -1
 }
 
 // sane reports whether all entries are possible.
@@ -145,14 +330,17 @@ func (t bat) sane(l *layout) bool {
 // order of their starts. They may overlap.
 func (t bat) spans(l *layout) [][2]int64 {
 	var spans [][2]int64
-	for _, r := range l.regions {
+	for _, r := range l.metadata() {
 		spans = append(spans, [2]int64{r.start, r.end})
 	}
-	for _, e := range t {
-		if e != unused {
-			start := int64(e) * SectorSize
-			spans = append(spans, [2]int64{start, start + l.stored()})
-		}
+	places := make([]uint32, 0, t.count())
+	for _, e := range t.used() {
+		places = append(places, e)
+	}
+	slices.Sort(places) // numbers are sorted faster, and what is sorted is left alone
+	for _, e := range places {
+		start := int64(e) * SectorSize
+		spans = append(spans, [2]int64{start, start + l.stored()})
 	}
 	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
 	return spans
@@ -162,21 +350,18 @@ func (t bat) spans(l *layout) [][2]int64 {
 // share bytes. No two blocks that fit beside each other start in the same
 // slot of the stored size, so one pass over a table of slots finds the
 // neighbours; where that table would be larger than sorting needs, it sorts.
-func (t bat) overlaps(l *layout, used int, pair func(a, b int) bool) {
+func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 	storedSectors := l.stored() / SectorSize
 	slots := l.limit/l.stored() + 1
 	if used < 2 {
 		return
 	}
-	if slots > 4*int64(used)+1024 || slots > 1<<31 {
+	if slots > 4*used+1024 || slots > 1<<31 {
 		t.overlapsSorted(storedSectors, used, pair)
 		return
 	}
 	at := make([]uint32, slots) // entry + 1 of the block that starts in the slot
-	for i, e := range t {
-		if e == unused {
-			continue
-		}
+	for i, e := range t.used() {
 		slot := int64(e) / storedSectors
 		if slot >= slots {
 			continue // behind the limit, and said so
@@ -188,30 +373,28 @@ func (t bat) overlaps(l *layout, used int, pair func(a, b int) bool) {
 		}
 		at[slot] = uint32(i) + 1
 	}
-	last := -1
+	last := int64(-1)
 	for _, v := range at {
 		if v == 0 {
 			continue
 		}
-		i := int(v) - 1
-		if last >= 0 && int64(t[i])-int64(t[last]) < storedSectors && !pair(last, i) {
+		i := int64(v) - 1
+		if last >= 0 && int64(t.load(i))-int64(t.load(last)) < storedSectors && !pair(last, i) {
 			return
 		}
 		last = i
 	}
 }
 
-func (t bat) overlapsSorted(storedSectors int64, used int, pair func(a, b int) bool) {
+func (t bat) overlapsSorted(storedSectors, used int64, pair func(a, b int64) bool) {
 	byPlace := make([]uint64, 0, used) // sector, entry
-	for i, e := range t {
-		if e != unused {
-			byPlace = append(byPlace, uint64(e)<<32|uint64(i))
-		}
+	for i, e := range t.used() {
+		byPlace = append(byPlace, uint64(e)<<32|uint64(i))
 	}
 	slices.Sort(byPlace)
 	for k := 1; k < len(byPlace); k++ {
 		a, b := byPlace[k-1], byPlace[k]
-		if int64(b>>32)-int64(a>>32) < storedSectors && !pair(int(uint32(a)), int(uint32(b))) {
+		if int64(b>>32)-int64(a>>32) < storedSectors && !pair(int64(uint32(a)), int64(uint32(b))) {
 			return
 		}
 	}
@@ -220,10 +403,8 @@ func (t bat) overlapsSorted(storedSectors int64, used int, pair func(a, b int) b
 // end is the first byte behind all blocks, given what a block takes.
 func (t bat) end(stored int64) int64 {
 	last := int64(-1)
-	for _, e := range t {
-		if e != unused && int64(e) > last {
-			last = int64(e)
-		}
+	for _, e := range t.used() {
+		last = max(last, int64(e))
 	}
 	if last < 0 {
 		return 0

@@ -17,9 +17,10 @@ type Consumer struct {
 	Title string // such as "Microsoft Azure"
 
 	template CreateOptions
-	minSize  int64 // bytes
+	children Spelling // of the paths to the parents of its differencing images
+	minSize  int64    // bytes
 	maxSize  int64
-	rules    []consumerRule
+	rules    func() []consumerRule // built when asked for: most commands never ask
 }
 
 // consumerRule is one rule; its number is its place in the list, from 1.
@@ -46,102 +47,111 @@ var consumers = []Consumer{
 		Name: "azure", Title: "Microsoft Azure",
 		template: CreateOptions{Type: Fixed, Exact: true, Align: mib, Creator: CreatorWindows},
 		minSize:  20 * mib, maxSize: 32 << 40,
-		rules: []consumerRule{
-			typeRule(Fixed),
-			{"current size", "a whole number of MiB", func(s *subject) (string, bool) {
-				n := s.img.footer.CurrentSize
-				return fmt.Sprintf("%d bytes, %d over", n, n%mib), n%mib != 0
-			}},
-			{"length of the file", "the current size and 512 bytes", func(s *subject) (string, bool) {
-				want := int64(s.img.footer.CurrentSize) + footerSize
-				return fmt.Sprintf("%d bytes, and the current size is %d", s.length, s.img.footer.CurrentSize), s.length != want
-			}},
-			sizeRule(20*mib, 32<<40),
-			idRule,
-			{"creator host OS", `"Wi2k"`, func(s *subject) (string, bool) {
-				os := Creator(s.img.footer.CreatorHostOS)
-				return fmt.Sprintf("%q", os.String()), os.String() != "Wi2k"
-			}},
+		rules: func() []consumerRule {
+			return []consumerRule{
+				typeRule(Fixed),
+				{"current size", "a whole number of MiB", func(s *subject) (string, bool) {
+					n := s.img.footer.CurrentSize
+					return fmt.Sprintf("%d bytes, %d over", n, n%mib), n%mib != 0
+				}},
+				{"length of the file", "the current size and 512 bytes", func(s *subject) (string, bool) {
+					want := int64(s.img.footer.CurrentSize) + footerSize
+					return fmt.Sprintf("%d bytes, and the current size is %d", s.length, s.img.footer.CurrentSize), s.length != want
+				}},
+				sizeRule(20*mib, 32<<40),
+				idRule,
+				{"creator host OS", `"Wi2k"`, func(s *subject) (string, bool) {
+					os := Creator(s.img.footer.CreatorHostOS)
+					return fmt.Sprintf("%q", os.String()), os.String() != "Wi2k"
+				}},
+			}
 		},
 	},
 	{
 		Name: "hyperv", Title: "Windows and Hyper-V",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
+		children: SpellWindows,
 		minSize:  3 * mib, maxSize: 2040 * gib,
-		rules: []consumerRule{
-			typeRule(Fixed, Dynamic),
-			currentSizeRule,
-			sizeRule(3*mib, 2040*gib),
-			blockRule(512<<10, 2*mib),
-			trailingRule,
+		rules: func() []consumerRule {
+			return []consumerRule{
+				typeRule(Fixed, Dynamic, Differencing),
+				currentSizeRule,
+				sizeRule(3*mib, 2040*gib),
+				blockRule(512<<10, 2*mib),
+				trailingRule,
+			}
 		},
 	},
 	{
 		Name: "xen", Title: "XenServer and XCP-ng",
 		template: CreateOptions{Type: Dynamic, Exact: true, Align: 2 * mib, Creator: CreatorXenServer},
+		children: SpellXen,
 		minSize:  2 * mib, maxSize: 2040 * gib,
-		rules: []consumerRule{
-			typeRule(Dynamic),
-			blockRule(2 * mib),
-			{"creator application", `"tap"`, func(s *subject) (string, bool) {
-				return fmt.Sprintf("%q", s.img.footer.Creator.String()), s.img.footer.Creator != CreatorXenServer
-			}},
-			sizeRule(2*mib, 2040*gib),
-			{"current size", "a multiple of 2 MiB", func(s *subject) (string, bool) {
-				return fmt.Sprintf("%d bytes", s.img.footer.CurrentSize), s.img.footer.CurrentSize%(2*mib) != 0
-			}},
-			{"disk geometry", "at most that of the current size", func(s *subject) (string, bool) {
-				g, most := s.img.footer.Geometry, GeometryOf(int64(s.img.footer.CurrentSize/SectorSize))
-				return fmt.Sprintf("%v, more than %v", g, most), g.packed() > most.packed()
-			}},
-			{"data offset of the dynamic disk header", hex64(noOffset), func(s *subject) (string, bool) {
-				return hex64(s.img.header.DataOffset), s.img.dynamic() && s.img.header.DataOffset != noOffset
-			}},
-			{"features", "2, or 3 for a temporary disk", func(s *subject) (string, bool) {
-				f := s.img.footer.Features
-				return fmt.Sprint(f), f&^featureTemporary != featureReserved
-			}},
-			{"time stamp", "at most half an hour ahead", func(s *subject) (string, bool) {
-				t := s.img.footer.Timestamp.Time()
-				return t.Format(time.RFC3339), t.After(s.now.Add(30 * time.Minute))
-			}},
-			{"footers at the start and at the end", "the same in both places", func(s *subject) (string, bool) {
-				return "two that differ, or only one", !s.same
-			}},
-			idRule,
+		rules: func() []consumerRule {
+			return []consumerRule{
+				typeRule(Dynamic, Differencing),
+				blockRule(2 * mib),
+				{"creator application", `"tap"`, func(s *subject) (string, bool) {
+					return fmt.Sprintf("%q", s.img.footer.Creator.String()), s.img.footer.Creator != CreatorXenServer
+				}},
+				sizeRule(2*mib, 2040*gib),
+				{"current size", "a multiple of 2 MiB", func(s *subject) (string, bool) {
+					return fmt.Sprintf("%d bytes", s.img.footer.CurrentSize), s.img.footer.CurrentSize%(2*mib) != 0
+				}},
+				{"disk geometry", "at most that of the current size", func(s *subject) (string, bool) {
+					g, most := s.img.footer.Geometry, GeometryOf(int64(s.img.footer.CurrentSize/SectorSize))
+					return fmt.Sprintf("%v, more than %v", g, most), g.packed() > most.packed()
+				}},
+				{"data offset of the dynamic disk header", hex64(noOffset), func(s *subject) (string, bool) {
+					return hex64(s.img.header.DataOffset), s.img.dynamic() && s.img.header.DataOffset != noOffset
+				}},
+				{"features", "2, or 3 for a temporary disk", func(s *subject) (string, bool) {
+					f := s.img.footer.Features
+					return fmt.Sprint(f), f&^featureTemporary != featureReserved
+				}},
+				{"time stamp", "at most half an hour ahead", func(s *subject) (string, bool) {
+					t := s.img.footer.Timestamp.Time()
+					return t.Format(time.RFC3339), t.After(s.now.Add(30 * time.Minute))
+				}},
+				{"footers at the start and at the end", "the same in both places", func(s *subject) (string, bool) {
+					return "two that differ, or only one", !s.same
+				}},
+				idRule,
+			}
 		},
 	},
 	{
 		Name: "virtualbox", Title: "VirtualBox",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules:    anyVHD,
+		rules: func() []consumerRule {
+			return []consumerRule{typeRule(Fixed, Dynamic, Differencing), currentSizeRule, trailingRule}
+		},
 	},
 	{
 		Name: "virtualpc", Title: "Virtual PC",
 		template: CreateOptions{Type: Dynamic, Creator: CreatorVirtualPC},
 		maxSize:  maxGeometrySectors * SectorSize,
-		rules: []consumerRule{
-			typeRule(Fixed, Dynamic),
-			{"disk geometry", "one that spans the current size", func(s *subject) (string, bool) {
-				f := &s.img.footer
-				return fmt.Sprintf("%v (%d bytes), and the current size is %d", f.Geometry, f.Geometry.Product()*SectorSize, f.CurrentSize),
-					uint64(f.Geometry.Product())*SectorSize != f.CurrentSize
-			}},
-			blockRule(512<<10, 2*mib),
-			trailingRule,
+		rules: func() []consumerRule {
+			return []consumerRule{
+				typeRule(Fixed, Dynamic, Differencing),
+				{"disk geometry", "one that spans the current size", func(s *subject) (string, bool) {
+					f := &s.img.footer
+					return fmt.Sprintf("%v (%d bytes), and the current size is %d", f.Geometry, f.Geometry.Product()*SectorSize, f.CurrentSize),
+						uint64(f.Geometry.Product())*SectorSize != f.CurrentSize
+				}},
+				blockRule(512<<10, 2*mib),
+				trailingRule,
+			}
 		},
 	},
 	{
 		Name: "aws", Title: "AWS VM Import",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules:    anyVHD,
+		rules:    func() []consumerRule { return []consumerRule{typeRule(Fixed, Dynamic), currentSizeRule, trailingRule} },
 	},
 }
-
-// anyVHD are the rules of products that take what the format allows.
-var anyVHD = []consumerRule{typeRule(Fixed, Dynamic), currentSizeRule, trailingRule}
 
 func typeRule(types ...DiskType) consumerRule {
 	want := types[0].String()
@@ -230,6 +240,9 @@ func (c *Consumer) CreateOptions(size int64) *CreateOptions {
 	return &o
 }
 
+// Spelling is how the product spells the paths to the parents of images.
+func (c *Consumer) Spelling() Spelling { return c.children }
+
 // CheckSize tells whether the product takes disks of so many bytes.
 func (c *Consumer) CheckSize(size int64) error {
 	switch {
@@ -252,7 +265,7 @@ func (c *Consumer) Examine(img *Image, length int64, now time.Time) ([]Finding, 
 	s := &subject{img: img, length: length, now: now}
 	s.same = !img.dynamic() || fs.trailing.valid() && fs.leading.valid() && fs.trailing.same(&fs.leading.Footer)
 	var found []Finding
-	for i, rule := range c.rules {
+	for i, rule := range c.rules() {
 		if got, broken := rule.got(s); broken {
 			found = append(found, Finding{
 				ID: fmt.Sprintf("%s-%d", c.Name, i+1), Severity: Error, Offset: img.footerAt,

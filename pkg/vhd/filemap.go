@@ -90,10 +90,8 @@ func (img *Image) FileMap(length int64) iter.Seq2[FileExtent, error] {
 func (img *Image) blocksByPlace() []uint64 {
 	_, used := img.Blocks()
 	blocks := make([]uint64, 0, used)
-	for i := range img.bat {
-		if e := img.bat.load(int64(i)); e != unused {
-			blocks = append(blocks, uint64(e)<<32|uint64(i))
-		}
+	for block, e := range img.bat.used() {
+		blocks = append(blocks, uint64(e)<<32|uint64(block))
 	}
 	slices.Sort(blocks)
 	return blocks

@@ -25,10 +25,8 @@ func (img *Image) reclaim() error {
 	free := img.freePlaces()
 	type placed struct{ block, start int64 }
 	var blocks []placed
-	for i, e := range img.bat {
-		if e != unused {
-			blocks = append(blocks, placed{int64(i), int64(e) * SectorSize})
-		}
+	for i, e := range img.bat.used() {
+		blocks = append(blocks, placed{i, int64(e) * SectorSize})
 	}
 	slices.SortFunc(blocks, func(a, b placed) int { return cmp.Compare(b.start, a.start) })
 	for len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
@@ -42,7 +40,7 @@ func (img *Image) reclaim() error {
 			entries = append(entries, uint32(free[0]/SectorSize))
 			free, blocks = free[1:], blocks[1:]
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		for i, block := range moved {
@@ -51,7 +49,7 @@ func (img *Image) reclaim() error {
 		if err := img.writeEntries(moved); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -64,14 +62,14 @@ func (img *Image) reclaim() error {
 // closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
 // of it; where it would stand over itself there, by way of the end of the file.
 func (img *Image) closeGapBeforeBAT() error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return nil
 	}
 	for _, g := range img.gaps() {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
 			continue
 		}
-		if g[1]-g[0] < batBytes(int64(len(img.bat))) {
+		if g[1]-g[0] < batBytes(img.bat.len()) {
 			if err := img.moveBATUp(); err != nil {
 				return err
 			}
@@ -85,7 +83,7 @@ func (img *Image) closeGapBeforeBAT() error {
 func (img *Image) moveBATUp() error {
 	a := &img.alloc
 	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + batBytes(int64(len(img.bat)))
+	end := at + batBytes(img.bat.len())
 	if err := a.moveFooter(img, end); err != nil {
 		return err
 	}
@@ -135,10 +133,10 @@ func (img *Image) freePlaces() []int64 {
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return nil // it must follow the BAT
 	}
-	n := batBytes(int64(len(img.bat)))
+	n := batBytes(img.bat.len())
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
 			break
@@ -156,12 +154,12 @@ func (img *Image) writeBATAt(at int64) error {
 	if err := img.bat.writeTo(img.f, at, 0); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	header := img.header
 	header.TableOffset = uint64(at)
-	header.MaxTableEntries = uint32(len(img.bat))
+	header.MaxTableEntries = uint32(img.bat.len())
 	return img.writeHeader(header)
 }
 
@@ -200,7 +198,7 @@ func (img *Image) copyBlock(to, from int64) error {
 func (img *Image) cutFile() error {
 	a := &img.alloc
 	end := img.bat.end(img.lay.stored())
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		end = max(end, r.end)
 	}
 	if end >= a.end {
@@ -213,7 +211,7 @@ func (img *Image) cutFile() error {
 	if _, err := img.f.WriteAt(footer[:], end); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	if err := img.f.Truncate(end + footerSize); err != nil {
@@ -221,5 +219,5 @@ func (img *Image) cutFile() error {
 	}
 	a.end, a.length, a.old = end, end+footerSize, -1
 	img.footerAt = end
-	return img.f.Sync()
+	return img.flush()
 }

@@ -328,11 +328,10 @@ func trailingMetadata() []damage {
 	be.PutUint64(header[8:], 2560)
 	be.PutUint32(header[16:], 2)
 	be.PutUint32(header[20:], 0x00010002)
-	be.PutUint32(header[24:], allOnes&0xffffffff)
+	be.PutUint32(header[24:], allOnes&0xffffffff) // of the first sector, which 10 blocks need
 	noFooter := append(append(slices.Clone(xen[:2048]), header...), make([]byte, 1024)...)
 	// A map with a last sector that says something would be seen to change.
 	noFooter = append(noFooter[:len(noFooter)-1], 1)
-	be.PutUint32(noFooter[2048+24:], ^uint32(1))
 	return []damage{
 		{"batmap at the end", append(slices.Clone(noFooter), footer...), empty, all, nil, nil, nil, true, 0, 0},
 		{"batmap at the end, no trailing footer", noFooter, empty, all, []string{"trailing-footer"}, nil, nil, false, 512, 0},

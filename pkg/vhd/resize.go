@@ -2,7 +2,6 @@ package vhd
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -84,14 +83,15 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	// The footer has no copy: the new one is durable before the old one goes.
-	if _, err := img.f.WriteAt(b[:], end); err != nil {
+	_, err := img.f.WriteAt(b[:], end)
+	if err == nil {
+		err = img.flush()
+	}
+	if err != nil {
 		if end > old {
 			_ = img.f.Truncate(img.alloc.length)
 		}
 		return fmt.Errorf("footer: %w", err)
-	}
-	if err := img.f.Sync(); err != nil {
-		return err
 	}
 	img.footer, img.footerAt, img.size = f, end, end
 	switch {
@@ -107,23 +107,27 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	img.alloc.length = end + footerSize
-	return img.f.Sync()
+	return img.flush()
 }
 
 func (img *Image) resizeDynamic(f Footer) error {
 	blocks := (int64(f.CurrentSize) + img.lay.blockSize - 1) / img.lay.blockSize
-	if int64(f.CurrentSize) < img.size || blocks < int64(len(img.bat)) {
+	if int64(f.CurrentSize) < img.size || blocks < img.bat.len() {
 		return img.shrink(f, blocks)
 	}
 	if err := img.zeroHidden(int64(f.CurrentSize)); err != nil {
 		return err
 	}
-	if blocks > int64(len(img.bat)) {
+	if blocks > img.bat.len() {
 		if err := img.growBAT(blocks); err != nil {
 			return err
 		}
 	}
-	return img.writeFooters(f)
+	if err := img.writeFooters(f); err != nil {
+		return err
+	}
+	img.size = int64(f.CurrentSize)
+	return nil
 }
 
 // zeroHidden zeroes what the disk gains of a block that it has already.
@@ -131,7 +135,7 @@ func (img *Image) zeroHidden(size int64) error {
 	hidden := img.hiddenFrom()
 	block := hidden / img.lay.blockSize
 	end := min(size, (block+1)*img.lay.blockSize)
-	if hidden >= end || block >= int64(len(img.bat)) {
+	if hidden >= end || block >= img.bat.len() {
 		return nil
 	}
 	if e := img.bat.load(block); e != unused {
@@ -139,7 +143,7 @@ func (img *Image) zeroHidden(size int64) error {
 		if err := sparse.Zero(img.f, at, end-hidden); err != nil {
 			return err
 		}
-		return img.f.Sync()
+		return img.flush()
 	}
 	return nil
 }
@@ -148,11 +152,8 @@ func (img *Image) zeroHidden(size int64) error {
 // as unused: behind the others where there is room, else in a new place at the
 // end of the file.
 func (img *Image) growBAT(blocks int64) error {
-	n := len(img.bat)
-	table := append(slices.Clone(img.bat), make(bat, blocks-int64(n))...)
-	for i := n; i < len(table); i++ {
-		table[i] = unused
-	}
+	n := img.bat.len()
+	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
 	a := &img.alloc
 	room := img.roomForBAT()
@@ -161,17 +162,17 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := a.moveFooter(img, end); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		a.end = end
 		room = batBytes(blocks)
 	}
 	if batBytes(blocks) <= room {
-		if err := table.writeTo(img.f, img.lay.batOff, int64(n)); err != nil {
+		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		header := img.header
@@ -182,7 +183,7 @@ func (img *Image) growBAT(blocks int64) error {
 		img.bat = table
 		return nil
 	}
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
 	}
 	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
@@ -215,13 +216,11 @@ func (img *Image) roomForBAT() int64 {
 			end = start
 		}
 	}
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		closer(r.start)
 	}
-	for _, e := range img.bat {
-		if e != unused {
-			closer(int64(e) * SectorSize)
-		}
+	for _, e := range img.bat.used() {
+		closer(int64(e) * SectorSize)
 	}
 	return end - img.lay.batOff
 }
@@ -233,15 +232,12 @@ func (img *Image) writeHeader(h Header) error {
 	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
 		return fmt.Errorf("dynamic disk header: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	img.header = h
 	lay := layoutOf(&img.footer, &h, img.lay.limit)
-	if img.lay.batmap {
-		lay.batmap = true
-		lay.regions = append(lay.regions, img.lay.regions[len(lay.regions):]...)
-	}
+	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
 	img.lay = lay
 	return nil
 }
@@ -254,7 +250,7 @@ func (img *Image) writeFooters(f Footer) error {
 		if _, err := img.f.WriteAt(b[:], at); err != nil {
 			return fmt.Errorf("footer: %w", err)
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -262,28 +258,28 @@ func (img *Image) writeFooters(f Footer) error {
 	a.mendLeading = false
 	a.length = max(a.length, a.footerAt()+footerSize)
 	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
-	img.size = int64(f.CurrentSize)
 	return nil
 }
 
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {
-	if img.lay.batmap {
+	if img.lay.batmap != nil {
 		return fmt.Errorf("%w: shrinking an image with a batmap of XenServer", ErrUnsupported)
 	}
 	if err := img.writeFooters(f); err != nil {
 		return err
 	}
+	img.size = int64(f.CurrentSize)
 	var lost []int64
-	for i := blocks; i < int64(len(img.bat)); i++ {
+	for i := blocks; i < img.bat.len(); i++ {
 		img.bat.store(i, unused)
 		lost = append(lost, i)
 	}
 	if err := img.writeEntries(lost); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	h := img.header
@@ -291,7 +287,7 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	if err := img.writeHeader(h); err != nil {
 		return err
 	}
-	img.bat = img.bat[:blocks]
+	img.bat = img.bat.resized(blocks)
 	img.bitmaps.forgetFrom(blocks)
 	return img.reclaim()
 }

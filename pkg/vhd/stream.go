@@ -29,19 +29,16 @@ func WriteStream(w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64)
 	}
 	lay := layoutOf(&f, &h, 0)
 	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
-	table := make(bat, h.MaxTableEntries)
-	for i := range table {
-		table[i] = unused
-	}
+	table := newBAT(int64(h.MaxTableEntries))
 	for _, b := range blocks {
-		if b < 0 || b >= int64(len(table)) {
-			return fmt.Errorf("block %d: the disk has %d", b, len(table))
+		if b < 0 || b >= table.len() {
+			return fmt.Errorf("block %d: the disk has %d", b, table.len())
 		}
 		pos := a.place(lay.bitmapSize)
 		if pos/SectorSize >= unused {
 			return fmt.Errorf("block %d: %w", b, ErrTooLarge)
 		}
-		table[b] = uint32(pos / SectorSize)
+		table.store(b, uint32(pos/SectorSize))
 		a.end = pos + lay.stored()
 	}
 	header := h.Encode()
@@ -54,7 +51,7 @@ func WriteStream(w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64)
 	bits := make([]byte, lay.bitmapSize)
 	setBits(bits, 0, lay.blockSize/SectorSize)
 	for _, b := range blocks {
-		s.zeros(int64(table[b])*SectorSize - s.off)
+		s.zeros(int64(table.load(b))*SectorSize - s.off)
 		s.write(bits)
 		s.disk(src, b*lay.blockSize, lay.blockSize, o.Size)
 	}

@@ -1,0 +1,42 @@
+package convert
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// cloneRange makes n bytes of dst share the storage of src.
+func cloneRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) error {
+	return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(src.Fd()), Src_offset: uint64(srcOff), Src_length: uint64(n), Dest_offset: uint64(dstOff),
+	})
+}
+
+// copyRange copies n bytes from src to dst in the kernel, or on the server that
+// has both. It returns how many it was told were copied.
+func copyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 {
+	done := int64(0)
+	for done < n {
+		from, to := srcOff+done, dstOff+done
+		k, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(min(n-done, 1<<30)), 0)
+		if err != nil || k <= 0 {
+			break
+		}
+		done += int64(k)
+	}
+	return done
+}
+
+// copiesRemotely reports whether a file is on a file system whose server copies.
+func copiesRemotely(f *os.File) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &st) != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,35 @@
+package vhd
+
+import (
+	"os"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Place implements [disk.Placer]. Of a dynamic disk it goes to the end of the
+// block, and gives no place in a block of which not all sectors are in the file:
+// their bits would have to follow.
+func (img *Image) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
+	f, ok := img.f.(*os.File)
+	if !ok || img.writable(off, n) != nil {
+		return nil, 0, 0
+	}
+	img.wrote.Store(true)
+	if !img.dynamic() {
+		return f, off, n
+	}
+	block, in := off/img.lay.blockSize, off%img.lay.blockSize
+	if block >= img.bat.len() {
+		return nil, 0, 0
+	}
+	e := img.bat.load(block)
+	if e == unused {
+		return nil, 0, 0
+	}
+	if bm, err := img.bitmap(block, e); bm != nil || err != nil {
+		return nil, 0, 0
+	}
+	return f, int64(e)*SectorSize + img.lay.bitmapSize + in, min(n, img.lay.blockSize-in)
+}
+
+var _ disk.Placer = (*Image)(nil)
