@@ -37,7 +37,7 @@ if [ -e "$archive" ]; then
 	"$scratch/vhdtool" --version | grep -F "version $version (vhdtool" # not piped into grep -q: it would stop reading
 	"$scratch/vhdtool" create -q -f vpc "$scratch/disk.vhd" 10M
 	"$scratch/vhdtool" check -q "$scratch/disk.vhd"
-	for f in README.md LICENSE CHANGELOG.md man/vhdtool.1 man/vhdtool-convert.1 vhdtool.cdx.json \
+	for f in README.md LICENSE CHANGELOG.md man/vhdtool.1 man/vhdtool-convert.1 vhdtool.cdx.json THIRD-PARTY-LICENSES \
 		completions/vhdtool.bash completions/_vhdtool completions/vhdtool.fish completions/vhdtool.ps1; do
 		[ -s "$scratch/$f" ] || {
 			echo "dist-check: $archive has no $f" >&2

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -143,16 +144,21 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
 	} else {
-		length := st.Size()
-		if !st.Mode().IsRegular() {
-			length = d.Size()
-		}
+		length := fileLength(st, d)
 		info.FileLength = &length
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
 		}
 	}
 	return info, nil
+}
+
+// fileLength is the length of a disk's file; a device is as long as its disk.
+func fileLength(st fs.FileInfo, d disk.Disk) int64 {
+	if !st.Mode().IsRegular() {
+		return d.Size()
+	}
+	return st.Size()
 }
 
 // print writes the lines for people.

@@ -55,7 +55,7 @@ func (c *cli) plot(p *picture.Picture, name string) error {
 
 // drawDisk makes the picture of a disk and its file.
 func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*picture.Picture, error) {
-	length, err := fileLength(ref.name, d)
+	st, err := os.Stat(ref.name)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*pictu
 		}
 		strip.Add(e.Off, e.Len, extentKind(e), e.Off)
 	}
-	file, err := drawFile(ctx, d, f, length)
+	file, err := drawFile(ctx, d, f, fileLength(st, d))
 	if err != nil {
 		return nil, err
 	}
@@ -78,18 +78,6 @@ func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*pictu
 		title += ", " + f.subformat(d)
 	}
 	return &picture.Picture{Title: title, Strips: []*picture.Strip{strip, file}}, nil
-}
-
-// fileLength is the length of a disk's file; a device is as long as its disk.
-func fileLength(name string, d disk.Disk) (int64, error) {
-	st, err := os.Stat(name)
-	if err != nil {
-		return 0, err
-	}
-	if !st.Mode().IsRegular() {
-		return d.Size(), nil
-	}
-	return st.Size(), nil
 }
 
 // extentKind is how pictures show an extent.

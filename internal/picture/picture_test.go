@@ -248,3 +248,29 @@ func TestPerCent(t *testing.T) {
 		}
 	}
 }
+
+// TestInherited: data of parents has other colours and letters, the further up the
+// other; all that are far up have one.
+func TestInherited(t *testing.T) {
+	s := NewStrip("Disk", 6*512, 6*512)
+	for depth := range 6 {
+		s.Add(int64(depth)*512, 512, InheritedFrom(depth), int64(depth)*512)
+	}
+	var got strings.Builder
+	p := Picture{Strips: []*Strip{s}}
+	if err := p.Text(&got); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"  #12333\n", "#+   data: 512 B, 16.7 %\n", "1    data of the parent: 512 B, 16.7 %\n", "3    of ones further up: 1.5 KiB, 50.0 %\n"} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("no %q in\n%s", want, got.String())
+		}
+	}
+	seen := map[color.RGBA]bool{dataColour(0): true}
+	for k := Inherited; k < kinds; k++ {
+		if seen[colours[k]] {
+			t.Errorf("%s has the colour of something else", kindNames[k])
+		}
+		seen[colours[k]] = true
+	}
+}

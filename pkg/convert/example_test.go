@@ -10,15 +10,17 @@ import (
 	"path/filepath"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
-	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// exampleRaw makes a raw disk of 64 MiB with a MiB of data.
-func exampleRaw(dir string) string {
-	name := filepath.Join(dir, "disk.raw")
-	f, err := os.Create(name)
+// exampleDisk makes a raw disk of 64 MiB with a MiB of data in a new folder.
+func exampleDisk() (dir string, d *raw.Disk) {
+	dir, err := os.MkdirTemp("", "convert-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "disk.raw"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -28,26 +30,15 @@ func exampleRaw(dir string) string {
 	if err := f.Truncate(64 << 20); err != nil {
 		log.Fatal(err)
 	}
-	if err := f.Close(); err != nil {
-		log.Fatal(err)
-	}
-	return name
+	return dir, raw.Open(f, 64<<20)
 }
 
 // A raw disk becomes a dynamic VHD. Holes and zeros get no place in it.
 func ExampleCopy() {
-	dir, err := os.MkdirTemp("", "convert-example-")
-	if err != nil {
-		log.Fatal(err)
-	}
+	dir, src := exampleDisk()
 	defer os.RemoveAll(dir)
-
-	f, size, err := disk.OpenFile(exampleRaw(dir), false)
-	if err != nil {
-		log.Fatal(err)
-	}
-	src := raw.Open(f, size)
 	defer src.Close()
+
 	dst, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Size: src.Size(), Exact: true})
 	if err != nil {
 		log.Fatal(err)
@@ -99,18 +90,10 @@ func ExampleReadFrom() {
 
 // Two disks are compared by their contents, whatever their formats.
 func ExampleCompare() {
-	dir, err := os.MkdirTemp("", "convert-example-")
-	if err != nil {
-		log.Fatal(err)
-	}
+	dir, a := exampleDisk()
 	defer os.RemoveAll(dir)
-
-	f, size, err := disk.OpenFile(exampleRaw(dir), false)
-	if err != nil {
-		log.Fatal(err)
-	}
-	a := raw.Open(f, size)
 	defer a.Close()
+
 	b, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Size: a.Size(), Exact: true})
 	if err != nil {
 		log.Fatal(err)

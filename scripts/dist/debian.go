@@ -12,9 +12,9 @@ import (
 
 // debian makes the package of Debian and Ubuntu: nfpm packs the tree that is
 // laid out for it here.
-func (r *release) debian(arch string, program []byte) error {
+func (r *release) debian(arch string, program []byte, rest []entry) error {
 	root := filepath.Join(r.scratch, "debian", arch)
-	files, err := debianFiles(r.shared, program)
+	files, err := debianFiles(rest, program)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (r *release) debian(arch string, program []byte) error {
 }
 
 // debianFiles are the files of the package, where Debian has such files.
-func debianFiles(shared []entry, program []byte) ([]entry, error) {
+func debianFiles(rest []entry, program []byte) ([]entry, error) {
 	files := []entry{{"usr/bin/vhdtool", 0o755, program}}
 	add := func(name string, e entry) { files = append(files, entry{name, e.mode, e.content}) }
 	packed := func(name string, e entry) error {
@@ -66,7 +66,7 @@ func debianFiles(shared []entry, program []byte) ([]entry, error) {
 		files = append(files, entry{name + ".gz", e.mode, b})
 		return err
 	}
-	for _, e := range shared {
+	for _, e := range rest {
 		var err error
 		switch base := path.Base(e.name); {
 		case path.Dir(e.name) == "man":
@@ -75,6 +75,8 @@ func debianFiles(shared []entry, program []byte) ([]entry, error) {
 			err = packed("usr/share/doc/vhdtool/changelog", e)
 		case base == "LICENSE":
 			add("usr/share/doc/vhdtool/copyright", e)
+		case base == "THIRD-PARTY-LICENSES":
+			err = packed("usr/share/doc/vhdtool/"+base, e)
 		case base == "README.md":
 			add("usr/share/doc/vhdtool/"+base, e)
 		case base == "vhdtool.bash":

@@ -206,7 +206,12 @@ func (r *release) platform(goos, arch string) error {
 	if err := r.write(stem+".cdx.json", sbom); err != nil {
 		return err
 	}
-	entries := append(slices.Clone(r.shared), entry{name, 0o755, program}, entry{"vhdtool.cdx.json", 0o644, sbom})
+	notices, err := r.notices(goos, arch)
+	if err != nil {
+		return err
+	}
+	common := append(slices.Clone(r.shared), entry{"THIRD-PARTY-LICENSES", 0o644, notices})
+	entries := append(slices.Clone(common), entry{name, 0o755, program}, entry{"vhdtool.cdx.json", 0o644, sbom})
 	for i := range entries {
 		entries[i].name = path.Join(stem, entries[i].name)
 	}
@@ -225,7 +230,7 @@ func (r *release) platform(goos, arch string) error {
 		return err
 	}
 	if goos == "linux" {
-		return r.debian(arch, program)
+		return r.debian(arch, program, common)
 	}
 	return nil
 }
