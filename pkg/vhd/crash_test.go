@@ -340,6 +340,88 @@ func TestCrashOfCreate(t *testing.T) {
 	}
 }
 
+// xenImage is an image of XenServer: with a batmap behind the BAT, which says of every
+// second block that it is whole.
+func xenImage(c craft) []byte {
+	c.footer = append(slices.Clone(c.footer), creator("tap\x00"), u32(32, 0x00010003))
+	c.blocks = slices.Clone(c.blocks)
+	for i := range c.blocks {
+		c.blocks[i].sector += 2
+	}
+	b := c.bytes()
+	c.defaults()
+	at := int(c.tableAt) + (c.entries*4+511)/512*512
+	header, bits := b[at:at+512], b[at+512:at+1024]
+	copy(header, "tdbatmap")
+	be.PutUint64(header[8:], uint64(at+512))
+	be.PutUint32(header[16:], 1)
+	be.PutUint32(header[20:], 0x00010002)
+	header[28] = 7
+	for i, x := range c.blocks {
+		if i%2 == 0 {
+			bits[x.entry/8] |= 0x80 >> (x.entry % 8)
+		}
+	}
+	s := uint32(0)
+	for _, v := range bits {
+		s += uint32(v)
+	}
+	be.PutUint32(header[24:], ^s)
+	return b
+}
+
+// The batmap of XenServer moves with the BAT, and tells no lies about blocks that
+// are gone.
+func TestResizeBatmap(t *testing.T) {
+	const blockSize = 4 * kib
+	c := craft{size: 20 * blockSize}
+	for i := range 10 {
+		c.blocks = append(c.blocks, block{19 - 2*i, int64(4 + 9*i), nil, pattern(blockSize, byte(i))})
+	}
+	before := xenImage(c)
+	fs, _ := findings(t, before)
+	for _, f := range fs {
+		if strings.HasPrefix(f.ID, "batmap") {
+			t.Fatalf("the image is wrong from the start: %s: %v", f.ID, f)
+		}
+	}
+	for _, blocks := range []int64{5, 20, 100, 300, 5000} {
+		m := newMemFile(before)
+		img := openMem(t, m)
+		must(t, img.Resize(blocks*blockSize))
+		if marker, ok := img.Marker(); marker != 7 || !ok {
+			t.Errorf("%d blocks: marker %d, %t", blocks, marker, ok)
+		}
+		must(t, img.Close())
+		after := m.bytes()
+		table := int(be.Uint64(after[512+16:]))
+		at := table + int(be.Uint32(after[512+28:])*4+511)/512*512
+		header := after[at : at+512]
+		if string(header[:8]) != "tdbatmap" || header[28] != 7 {
+			t.Fatalf("%d blocks: behind the BAT stands %q", blocks, header[:8])
+		}
+		bits := after[be.Uint64(header[8:]):][:be.Uint32(header[16:])*512]
+		for i := range int64(len(bits)) * 8 {
+			want := byte(0)
+			if i < min(blocks, 20) && i%4 == 3 { // of the blocks 19, 17, 15, ... every second
+				want = 0x80 >> (i % 8)
+			}
+			if got := bits[i/8] & (0x80 >> (i % 8)); got != want {
+				t.Errorf("%d blocks: bit of block %d is %#x, want %#x", blocks, i, got, want)
+			}
+		}
+		fs, _ := findings(t, after)
+		for _, f := range fs {
+			if strings.HasPrefix(f.ID, "batmap") || f.Severity == vhd.Error {
+				t.Errorf("%d blocks: %s: %v", blocks, f.ID, f)
+			}
+		}
+		if img.BlockSize() != blockSize || int64(len(bits))*8 < blocks {
+			t.Errorf("%d blocks: a map of %d bits", blocks, len(bits)*8)
+		}
+	}
+}
+
 // A disk whose size is being changed has the old size or the new one.
 func TestCrashOfResize(t *testing.T) {
 	const blockSize = 4 * kib
@@ -368,6 +450,9 @@ func TestCrashOfResize(t *testing.T) {
 		{"dynamic, leading footer of old, grow", staleLeading, 200 * blockSize},
 		{"dynamic without trailing footer, grow", many.bytes()[:4*512+90*512], 300 * blockSize},
 		{"dynamic without trailing footer, shrink", many.bytes()[:4*512+90*512], 2 * blockSize},
+		{"with a batmap, grow within the table's sector", xenImage(many), 100 * blockSize},
+		{"with a batmap, grow beyond the table's sector", xenImage(many), 300 * blockSize},
+		{"with a batmap, shrink", xenImage(many), 7*blockSize + 512},
 		{"fixed, grow", fixedImage(pattern(5*blockSize, 1)), 9 * blockSize},
 		{"fixed, grow by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize + 512},
 		{"fixed, shrink", fixedImage(pattern(5*blockSize, 1)), 2 * blockSize},
