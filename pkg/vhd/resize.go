@@ -15,7 +15,8 @@ import (
 // image, not yet complete, is sized as if it had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
-// afterwards the image has the old size or the new one. (A fixed disk has no copy
+// afterwards the image has the old size or the new one. A differencing image is no
+// smaller than its parent. (A fixed disk has no copy
 // of its footer: if the file system makes the longer file durable before the
 // footer at its end, the old footer must be looked for where it was.) Nothing else
 // may use the image meanwhile.
@@ -30,6 +31,11 @@ func (img *Image) Resize(size int64) error {
 	if err != nil {
 		return err
 	}
+	if img.differencing() {
+		if err := img.fitsParent(int64(footer.CurrentSize)); err != nil {
+			return err
+		}
+	}
 	if err := img.Sync(); err != nil {
 		return err
 	}
@@ -39,6 +45,21 @@ func (img *Image) Resize(size int64) error {
 		err = img.resizeFixed(footer)
 	}
 	return err
+}
+
+// fitsParent checks that a differencing image can have that size: no less than its
+// parent, and what it gains must not be the parent's.
+func (img *Image) fitsParent(size int64) error {
+	if img.parent == nil {
+		return ErrNoParent
+	}
+	switch n := img.parent.Size(); {
+	case size < n:
+		return fmt.Errorf("disk of %d bytes: %w: smaller than its parent, which has %d", size, ErrUnsupported, n)
+	case size > img.size && n > img.size:
+		return fmt.Errorf("%w: making a disk larger that is smaller than its parent", ErrUnsupported)
+	}
+	return nil
 }
 
 // resizedFooter is the footer that goes with a new size.
