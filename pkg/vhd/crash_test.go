@@ -2,12 +2,14 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -593,6 +595,74 @@ func TestCrashOfRelink(t *testing.T) {
 			if c.name == "empty" {
 				if total, used := openBytes(t, r.bytes(), withParent(parents["old"], false)).Blocks(); used != 0 || r.size() > 4*kib {
 					t.Errorf("%d of %d blocks are left, in a file of %d bytes", used, total, r.size())
+				}
+			}
+		})
+	}
+}
+
+// While an image is merged into its parent, and emptied then, its disk stays the
+// same: after a power cut at any point it is read from the one file or the other.
+func TestCrashOfCommit(t *testing.T) {
+	const blockSize = 4 * kib
+	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
+	id := text(68, parentID)
+	bases := map[string][]byte{
+		"dynamic": craft{size: 6 * blockSize, footer: []edit{id}, blocks: []block{{2, 4, nil, pattern(blockSize, 3)}, {4, 20, bits(0x3c), pattern(blockSize, 4)}}}.bytes(),
+		"empty":   craft{size: 6 * blockSize, footer: []edit{id}}.bytes(),
+		"fixed":   fixedImage(pattern(6*blockSize, 5), id),
+		"smaller": craft{size: 3*blockSize + 512, footer: []edit{id}, blocks: []block{{3, 4, nil, pattern(blockSize, 6)}}}.bytes(),
+	}
+	child := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing)}, header: []edit{text(40, parentID), text(64, "\x00p")},
+		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {0, 4, nil, make([]byte, blockSize)}, {4, 40, bits(0xf0), pattern(blockSize, 2)}},
+	}.bytes()
+	for name, start := range bases {
+		t.Run(name, func(t *testing.T) {
+			base, leaf := record(start), record(child)
+			var order []*recorder
+			for _, r := range []*recorder{base, leaf} {
+				before := r.before
+				r.before = func(c change) (int, error) {
+					order = append(order, r)
+					return before(c)
+				}
+			}
+			parent, err := vhd.NewImage(base, base.size(), &vhd.OpenOptions{Write: true})
+			must(t, err)
+			img, err := vhd.NewImage(leaf, leaf.size(), &vhd.OpenOptions{Write: true, Parent: parent})
+			must(t, err)
+			want := readAll(t, img)
+			if parent.Size() < img.Size() {
+				must(t, parent.Resize(img.Size()))
+			}
+			must(t, convert.Copy(context.Background(), parent, img, &convert.Options{
+				Workers: 1, Only: func(e disk.Extent) bool { return e.Depth == 0 },
+			}))
+			must(t, parent.Sync())
+			must(t, img.Empty())
+			must(t, img.Close())
+			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, base.bytes(), nil)), want)
+			rnd := rand.New(rand.NewPCG(3, 3))
+			for k := range len(order) + 1 {
+				for range 8 {
+					at := map[*recorder]int{}
+					for _, r := range order[:k] {
+						at[r]++
+					}
+					cut := func(r *recorder) []byte {
+						synced := r.lastSync(at[r])
+						return r.cut(at[r], func() int { return synced + rnd.IntN(at[r]-synced+1) })
+					}
+					b, l := cut(base), cut(leaf)
+					p, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)
+					if err != nil {
+						t.Fatalf("the parent, cut behind change %d of %d: %v", k, len(order), err)
+					}
+					got := readAll(t, openBytes(t, l, &vhd.OpenOptions{Parent: p}))
+					sameBytes(t, fmt.Sprintf("contents, cut behind change %d of %d", k, len(order)), got, want)
+					noErrors(t, b, "trailing-footer")
+					noErrors(t, l, "trailing-footer")
 				}
 			}
 		})
