@@ -134,16 +134,66 @@ func (m *batmap) write(w io.WriterAt, bits []byte) error {
 	return nil
 }
 
-// clearBatmap clears the map: its blocks are about to lose their places.
-func (img *Image) clearBatmap() error {
+// clearBatmap clears the bits of the blocks from the first one on: they are about
+// to lose their places.
+func (img *Image) clearBatmap(first int64) error {
 	m := img.batmap
 	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
 		return nil
 	}
-	if err := m.write(img.f, make([]byte, m.counted(img.bat.len()))); err != nil {
+	bits, err := m.read(img.r, img.bat.len())
+	if err != nil {
+		return err
+	}
+	clearFrom(bits, first)
+	if err := m.write(img.f, bits); err != nil {
 		return err
 	}
 	return img.flush()
+}
+
+// clearFrom clears the bits from the first one on.
+func clearFrom(bits []byte, first int64) {
+	for i := first; i < int64(len(bits))*8; i++ {
+		bits[i/8] &^= 0x80 >> (i % 8)
+	}
+}
+
+// maxSpareMap is how large a map stays when it moves, if its blocks need less.
+const maxSpareMap = 1 << 20
+
+// room is what header and map take for so many blocks, one behind the other.
+func (m *batmap) room(blocks int64) int64 {
+	return SectorSize + max(min(int64(m.sectors)*SectorSize, maxSpareMap), roundUp((blocks+7)/8, SectorSize))
+}
+
+// copyBatmap writes the map anew, header and all, behind a BAT that ends at at.
+func (img *Image) copyBatmap(at int64) (*batmap, error) {
+	old, blocks := img.batmap, img.bat.len()
+	m := *old
+	m.at, m.offset = at, uint64(at+SectorSize)
+	length := old.room(blocks) - SectorSize
+	m.sectors = uint32(length / SectorSize)
+	var header [SectorSize]byte
+	if err := readFull(img.r, header[:], old.at); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	be := binary.BigEndian
+	be.PutUint64(header[8:], m.offset)
+	be.PutUint32(header[16:], m.sectors)
+	bits := make([]byte, length)
+	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); old.inPlace(0, img.alloc.length) {
+		if err := readFull(img.r, bits[:n], int64(old.offset)); err != nil {
+			return nil, fmt.Errorf("batmap: %w", err)
+		}
+	}
+	clearFrom(bits, blocks)
+	m.checksum = m.sum(bits[:m.counted(blocks)])
+	be.PutUint32(header[24:], m.checksum)
+	if _, err := img.f.WriteAt(append(header[:], bits...), at); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	return &m, nil
 }
 
 // mendedBatmap is the map with the bits cleared that must not be set; changed is

@@ -3,6 +3,7 @@ package vhd
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -62,14 +63,11 @@ func (img *Image) reclaim() error {
 // closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
 // of it; where it would stand over itself there, by way of the end of the file.
 func (img *Image) closeGapBeforeBAT() error {
-	if img.lay.batmap != nil {
-		return nil
-	}
 	for _, g := range img.gaps() {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
 			continue
 		}
-		if g[1]-g[0] < batBytes(img.bat.len()) {
+		if g[1]-g[0] < img.tableBytes() {
 			if err := img.moveBATUp(); err != nil {
 				return err
 			}
@@ -83,7 +81,7 @@ func (img *Image) closeGapBeforeBAT() error {
 func (img *Image) moveBATUp() error {
 	a := &img.alloc
 	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + batBytes(img.bat.len())
+	end := at + img.tableBytes()
 	if err := a.moveFooter(img, end); err != nil {
 		return err
 	}
@@ -133,10 +131,7 @@ func (img *Image) freePlaces() []int64 {
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
-	if img.lay.batmap != nil {
-		return nil // it must follow the BAT
-	}
-	n := batBytes(img.bat.len())
+	n := img.tableBytes()
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
 			break
@@ -148,11 +143,28 @@ func (img *Image) moveBATDown() error {
 	return nil
 }
 
+// tableBytes is what the BAT takes in the file, with XenServer's batmap, which must
+// follow it.
+func (img *Image) tableBytes() int64 {
+	n := batBytes(img.bat.len())
+	if img.batmap != nil {
+		n += img.batmap.room(img.bat.len())
+	}
+	return n
+}
+
 // writeBATAt writes the BAT in a place that nothing uses, and switches to it
-// with one write of the header's first sector.
+// with one write of the header's first sector. XenServer's batmap moves with it.
 func (img *Image) writeBATAt(at int64) error {
 	if err := img.bat.writeTo(img.f, at, 0); err != nil {
 		return err
+	}
+	m := img.batmap
+	if m != nil {
+		var err error
+		if m, err = img.copyBatmap(at + batBytes(img.bat.len())); err != nil {
+			return err
+		}
 	}
 	if err := img.flush(); err != nil {
 		return err
@@ -160,7 +172,13 @@ func (img *Image) writeBATAt(at int64) error {
 	header := img.header
 	header.TableOffset = uint64(at)
 	header.MaxTableEntries = uint32(img.bat.len())
-	return img.writeHeader(header)
+	if err := img.writeHeader(header); err != nil {
+		return err
+	}
+	if m != nil {
+		img.batmap, img.lay.batmap = m, m.regions(math.MaxInt64)
+	}
+	return nil
 }
 
 // copyBlock copies a block as it is stored to a place that nothing uses. Holes

@@ -183,7 +183,7 @@ func (img *Image) Empty() error {
 	if err := img.Sync(); err != nil {
 		return err
 	}
-	if err := img.clearBatmap(); err != nil {
+	if err := img.clearBatmap(0); err != nil {
 		return err
 	}
 	var lost []int64

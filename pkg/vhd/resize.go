@@ -183,10 +183,12 @@ func (img *Image) growBAT(blocks int64) error {
 		img.bat = table
 		return nil
 	}
-	if img.lay.batmap != nil {
-		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
-	}
 	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
+	for _, r := range img.lay.batmap {
+		if r.start == former.end {
+			former.end = r.end
+		}
+	}
 	before := img.bat
 	img.bat = table
 	if err := img.moveBATUp(); err != nil {
@@ -264,13 +266,13 @@ func (img *Image) writeFooters(f Footer) error {
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {
-	if img.lay.batmap != nil {
-		return fmt.Errorf("%w: shrinking an image with a batmap of XenServer", ErrUnsupported)
-	}
 	if err := img.writeFooters(f); err != nil {
 		return err
 	}
 	img.size = int64(f.CurrentSize)
+	if err := img.clearBatmap(blocks); err != nil {
+		return err
+	}
 	var lost []int64
 	for i := blocks; i < img.bat.len(); i++ {
 		img.bat.store(i, unused)
@@ -283,7 +285,9 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 		return err
 	}
 	h := img.header
-	h.MaxTableEntries = uint32(blocks)
+	if img.batmap == nil { // or else it would not follow the BAT any more
+		h.MaxTableEntries = uint32(blocks)
+	}
 	if err := img.writeHeader(h); err != nil {
 		return err
 	}
