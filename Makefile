@@ -25,8 +25,9 @@ race: ## run the tests of the library under the race detector (needs a C compile
 interop: ## compare with qemu-img, qemu-io and vhdiinfo, which must be there
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
 
-portable: ## run the tests of the library without the fast paths of Linux
+portable: ## run the tests of library and command without the fast paths of Linux
 	$(GO) test -tags portable ./pkg/... ./internal/sparse ./internal/imagelock ./internal/atomicfile
+	$(GO) test -tags portable ./cmd/vhdtool -run 'TestScripts|TestREADME'
 
 platforms: ## compile and vet for every platform of a release
 	scripts/platforms.sh

@@ -3,9 +3,12 @@ package vhd_test
 import (
 	"bytes"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -164,5 +167,65 @@ func TestFileMapStops(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// TestFileMapLocators: the texts of a differencing image's parent locators are
+// where its header says.
+func TestFileMapLocators(t *testing.T) {
+	dir := t.TempDir()
+	base, err := vhd.Create(filepath.Join(dir, "base.vhd"), &vhd.CreateOptions{Size: 10 * mib, Exact: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := base.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if base, err = vhd.Open(filepath.Join(dir, "base.vhd"), nil); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "child.vhd")
+	parentage, err := vhd.ParentageOf(name, filepath.Join(dir, "base.vhd"), base, vhd.SpellAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := vhd.Create(name, &vhd.CreateOptions{Parent: base, Parentage: parentage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, child, []byte("x"), 5*mib)
+	if err := child.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uses := map[vhd.FileUse]int{}
+	at := map[int64]vhd.FileExtent{}
+	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+	end := int64(0)
+	for e, err := range img.FileMap(int64(len(b))) {
+		if err != nil || e.Off != end {
+			t.Fatalf("%+v (%v), want one at %d", e, err, end)
+		}
+		end = e.End()
+		uses[e.Use]++
+		at[e.Off] = e
+	}
+	locators := 0
+	for i := range 8 {
+		l := b[512+576+i*24:][:24]
+		if be.Uint32(l) == 0 {
+			continue
+		}
+		locators++
+		off, n := int64(be.Uint64(l[16:])), int64(be.Uint32(l[8:]))
+		if e := at[off]; e.Use != vhd.UseLocator || e.Len < n {
+			t.Errorf("locator %d of %d bytes at %d: the map has %+v", i+1, n, off, e)
+		}
+	}
+	if locators == 0 || uses[vhd.UseLocator] != locators || uses[vhd.UseData] != 1 || uses[vhd.UseLeak] != 0 {
+		t.Errorf("%d locators in the header; in the map: %v", locators, uses)
 	}
 }
