@@ -456,7 +456,7 @@ var partKinds = map[vhd.FileUse]picture.Kind{
 func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 	img := d.(*vhd.Image)
 	return func(yield func(filePart, error) bool) {
-		for e, err := range img.FileMap(length) {
+		for e := range img.FileMap(length) {
 			if e.Use == vhd.UseData && e.Block < 0 { // of a fixed disk, which knows the file's holes
 				for p, err := range plainParts(d, length) {
 					if !yield(p, err) || err != nil {
@@ -469,7 +469,7 @@ func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 			if kind, ok := partKinds[e.Use]; ok {
 				p.kind = kind
 			}
-			if !yield(p, err) || err != nil {
+			if !yield(p, nil) {
 				return
 			}
 		}

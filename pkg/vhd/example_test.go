@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -207,10 +209,7 @@ func ExampleImage_FileMap() {
 		log.Fatal(err)
 	}
 	defer img.Close()
-	for e, err := range img.FileMap(st.Size()) {
-		if err != nil {
-			log.Fatal(err)
-		}
+	for e := range img.FileMap(st.Size()) {
 		fmt.Printf("%8d %8d %v", e.Off, e.Len, e.Use)
 		if e.Block >= 0 {
 			fmt.Printf(" of block %d", e.Block)
@@ -225,4 +224,94 @@ func ExampleImage_FileMap() {
 	//     3584      512 sector bitmap of block 2
 	//     4096  2097152 data of block 2
 	//  2101248      512 footer
+}
+
+// A child keeps what is written to it, and reads the rest from its parent.
+func ExampleCreate_differencing() {
+	dir, remove := exampleDir()
+	defer remove()
+	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
+
+	parent, err := vhd.Open(base, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := &vhd.CreateOptions{Parent: parent} // the child closes it
+	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.Create(child, o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("J"), 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, name := range []string{base, child} {
+		img, err := vhd.Open(name, nil) // a child's parents are opened with it
+		if err != nil {
+			log.Fatal(err)
+		}
+		b := make([]byte, 5)
+		if _, err := img.ReadAt(b, 4<<20); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%v: %s\n", img.Type(), b)
+		img.Close()
+	}
+	// Output:
+	// dynamic: hello
+	// differencing: Jello
+}
+
+// What a child has is written into its parent, and then the child is emptied.
+func ExampleOpenToCommit() {
+	dir, remove := exampleDir()
+	defer remove()
+	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
+	parent, err := vhd.Open(base, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := &vhd.CreateOptions{Parent: parent}
+	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.Create(child, o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("J"), 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	leaf, into, depth, err := vhd.OpenToCommit(child, "", &vhd.OpenOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer leaf.Close() // and with it the parent
+	own := func(e disk.Extent) bool { return e.Depth < depth }
+	if err := convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{Only: own}); err != nil {
+		log.Fatal(err)
+	}
+	if err := into.(disk.Syncer).Sync(); err != nil {
+		log.Fatal(err)
+	}
+	if err := leaf.Empty(); err != nil {
+		log.Fatal(err)
+	}
+	b := make([]byte, 5)
+	if _, err := into.ReadAt(b, 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	_, allocated := leaf.Blocks()
+	fmt.Printf("the parent has %s, the child %d blocks\n", b, allocated)
+	// Output: the parent has Jello, the child 0 blocks
 }

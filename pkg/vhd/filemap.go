@@ -53,14 +53,9 @@ func (e FileExtent) End() int64 { return e.Off + e.Len }
 //
 // It must not be used while the image is written to, and after it was, only when
 // it has been opened again. It takes 8 bytes of memory for each block in use.
-// The error is one of reading the batmap's header; nothing is yielded after it.
-func (img *Image) FileMap(length int64) iter.Seq2[FileExtent, error] {
-	return func(yield func(FileExtent, error) bool) {
-		around, err := img.usesAroundBlocks(length)
-		if err != nil {
-			yield(FileExtent{}, err)
-			return
-		}
+func (img *Image) FileMap(length int64) iter.Seq[FileExtent] {
+	return func(yield func(FileExtent) bool) {
+		around := img.usesAroundBlocks()
 		m := fileMapper{length: length, stored: img.lay.stored(), yield: yield}
 		for _, b := range img.blocksByPlace() {
 			start, block := int64(b>>32)*SectorSize, int64(uint32(b))
@@ -97,9 +92,9 @@ func (img *Image) blocksByPlace() []uint64 {
 	return blocks
 }
 
-// usesAroundBlocks returns what a file of length bytes has besides blocks, in the
-// order in which it stands there.
-func (img *Image) usesAroundBlocks(length int64) ([]FileExtent, error) {
+// usesAroundBlocks returns what the file has besides blocks, in the order in which
+// it stands there.
+func (img *Image) usesAroundBlocks() []FileExtent {
 	var es []FileExtent
 	add := func(use FileUse, start, end int64) { es = append(es, FileExtent{start, end - start, use, -1}) }
 	if img.dynamic() {
@@ -107,21 +102,11 @@ func (img *Image) usesAroundBlocks(length int64) ([]FileExtent, error) {
 		add(UseFooterCopy, 0, footerSize)
 		add(UseHeader, header, header+headerSize)
 		add(UseBAT, img.lay.batOff, img.lay.batEnd())
-		m, err := readBatmap(img.r, &img.footer, img.lay.batEnd(), length)
-		if err != nil {
-			return nil, err
+		for _, r := range img.lay.batmap {
+			add(UseBatmap, r.start, r.end)
 		}
-		if m != nil {
-			for _, r := range m.regions(length) {
-				add(UseBatmap, r.start, r.end)
-			}
-		}
-		if img.footer.Type == Differencing {
-			for i, l := range img.header.locators() {
-				if r, ok := l.region(i, length); ok {
-					add(UseLocator, r.start, r.end)
-				}
-			}
+		for _, r := range img.lay.locators {
+			add(UseLocator, r.start, r.end)
 		}
 	} else {
 		add(UseData, 0, img.size)
@@ -132,7 +117,7 @@ func (img *Image) usesAroundBlocks(length int64) ([]FileExtent, error) {
 	slices.SortFunc(es, func(a, b FileExtent) int {
 		return cmp.Or(cmp.Compare(a.Off, b.Off), cmp.Compare(a.Use, b.Use))
 	})
-	return es, nil
+	return es
 }
 
 // fileMapper fills the gaps between the extents it is given.
@@ -140,7 +125,7 @@ type fileMapper struct {
 	length int64 // of the file
 	stored int64 // what a block takes; 0 for a fixed disk
 	end    int64 // of what was yielded
-	yield  func(FileExtent, error) bool
+	yield  func(FileExtent) bool
 }
 
 // add yields an extent that starts behind those before, or what is left of it.
@@ -153,7 +138,7 @@ func (m *fileMapper) add(e FileExtent) bool {
 		return false
 	}
 	m.end = end
-	return m.yield(FileExtent{start, end - start, e.Use, e.Block}, nil)
+	return m.yield(FileExtent{start, end - start, e.Use, e.Block})
 }
 
 // gap yields what is unused before end.
@@ -167,5 +152,5 @@ func (m *fileMapper) gap(end int64) bool {
 		e.Use = UseLeak
 	}
 	m.end = end
-	return m.yield(e, nil)
+	return m.yield(e)
 }
