@@ -472,3 +472,86 @@ func FuzzParentPath(f *testing.F) {
 		sameBytes(t, "contents", readAll(t, img), childDisk(contents))
 	})
 }
+
+// An error of the file ends what is done to a child. Its disk is the same, for this
+// image and for others, and the next try succeeds: that of an image opened anew,
+// where it was flushing that failed.
+func TestChainFails(t *testing.T) {
+	full := errors.New("no space")
+	parent := pattern(16*kib, 1)
+	start := childOf(string(make([]byte, 16)), "p", path{code: "W2ru", text: wide("p")})
+	withOwn := childDisk(parent)
+	written := bytes.Clone(withOwn)
+	copy(written[3000:], pattern(7000, 3))
+	for _, c := range []struct {
+		name  string
+		do    func(img *vhd.Image) error
+		after []byte
+	}{
+		{"write", func(img *vhd.Image) error {
+			if _, err := img.WriteAt(pattern(7000, 3), 3000); err != nil {
+				return err
+			}
+			return img.Sync()
+		}, written},
+		{"zeros", func(img *vhd.Image) error {
+			if err := img.WriteZeroes(1000, 10000); err != nil {
+				return err
+			}
+			return img.Sync()
+		}, append(append(bytes.Clone(parent[:1000]), make([]byte, 10000)...), withOwn[11000:]...)},
+		{"another parent", func(img *vhd.Image) error {
+			return img.SetParent(nil, vhd.Parentage{Name: "q", Locators: []vhd.Locator{{Code: "W2ru", Path: strings.Repeat("x", 3000)}}})
+		}, withOwn},
+		{"no parent", (*vhd.Image).Detach, withOwn},
+		{"empty", (*vhd.Image).Empty, parent},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for k, done := 0, false; !done; k++ {
+				m := newMemFile(start)
+				open := func() *vhd.Image {
+					img, err := vhd.NewImage(m, m.size(), withParent(parent, true))
+					if errors.Is(err, vhd.ErrParentMismatch) || err == nil && img.Type() == vhd.Dynamic {
+						t.Fatalf("change %d failed, and the image is %v, %v", k, img, err)
+					}
+					must(t, err)
+					return img
+				}
+				img := open()
+				n, unflushed := 0, false
+				m.before = func(ch change) (int, error) {
+					if n++; n > k {
+						unflushed = unflushed || ch.op == "sync"
+						return 0, full
+					}
+					return len(ch.data), nil
+				}
+				err := c.do(img)
+				m.before = nil
+				if done = err == nil; !done && !errors.Is(err, full) {
+					t.Fatalf("change %d fails: %v", k, err)
+				}
+				allowed := []state{{0, withOwn}, {0, c.after}}
+				holds(t, readAll(t, img), allowed)
+				noErrors(t, m.bytes(), "trailing-footer")
+				if unflushed {
+					if c.name != "no parent" || openBytes(t, m.bytes(), withParent(parent, false)).Type() == vhd.Differencing {
+						img = open()
+					} else {
+						continue // it has come so far that there is nothing left to do
+					}
+				}
+				if img.Type() == vhd.Differencing {
+					if err := c.do(img); err != nil {
+						t.Fatalf("change %d failed, and the next try: %v", k, err)
+					}
+				}
+				if err := img.Close(); err != nil {
+					t.Fatal(err)
+				}
+				sameBytes(t, fmt.Sprintf("change %d failed, after the next try", k), readAll(t, openBytes(t, m.bytes(), withParent(parent, false))), c.after)
+				noErrors(t, m.bytes())
+			}
+		})
+	}
+}

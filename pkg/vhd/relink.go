@@ -3,6 +3,7 @@ package vhd
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -187,16 +188,21 @@ func (img *Image) Empty() error {
 		return err
 	}
 	var lost []int64
-	for block := range img.bat.used() {
-		lost = append(lost, block)
+	var places []uint32
+	for block, e := range img.bat.used() {
+		lost, places = append(lost, block), append(places, e)
 	}
 	for _, block := range lost {
 		img.bat.store(block, unused)
 	}
-	if err := img.writeEntries(lost); err != nil {
-		return err
+	err := img.writeEntries(slices.Clone(lost))
+	if err == nil {
+		err = img.flush()
 	}
-	if err := img.flush(); err != nil {
+	if err != nil {
+		for i, block := range lost { // the next try starts from the beginning
+			img.bat.store(block, places[i])
+		}
 		return err
 	}
 	img.bitmaps.forgetFrom(0)
