@@ -20,6 +20,7 @@ type mapOptions struct {
 	maxLength string
 	plot      string // draw into this file
 	draw      bool   // draw in letters
+	listed    bool   // the list was asked for
 	args      []string
 }
 
@@ -31,7 +32,8 @@ func (c *cli) newMapCmd() *cobra.Command {
 		Long: `List what is allocated of a disk, and where in the file it stands. For people it
 lists data only; as JSON also zeros and what is not allocated.
 
---draw and --plot draw two strips instead: the disk from its start to its end, and
+On a terminal, and with --draw or --plot, two strips are drawn instead (--output
+gives the list there, too): the disk from its start to its end, and
 the file, with metadata, data, padding, and leaks, which is space that nothing
 refers to. Data has the colour, or in letters the tenth, of its place on the disk:
 a file in which they run as on the disk is not fragmented.`,
@@ -39,6 +41,8 @@ a file in which they run as on the disk is not fragmented.`,
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
+			fl := cmd.Flags()
+			o.listed = fl.Changed("output") || fl.Changed("start-offset") || fl.Changed("max-length")
 			return c.runMap(cmd.Context(), &o)
 		},
 	}
@@ -55,6 +59,9 @@ a file in which they run as on the disk is not fragmented.`,
 func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
+	}
+	if !o.listed && o.plot == "" && !c.likeQEMU && isTerminal(c.stdout) {
+		o.draw = true
 	}
 	if o.draw || o.plot != "" {
 		return c.runMapPicture(ctx, o)
