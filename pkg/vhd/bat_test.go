@@ -80,6 +80,20 @@ func TestBATModel(t *testing.T) {
 		if got := maps.Collect(table.used()); !maps.Equal(got, want) || table.count() != int64(len(want)) {
 			t.Fatalf("used: %v (%d), want %v", got, table.count(), want)
 		}
+		for i := int64(0); i < table.len(); i++ {
+			if table.load(i) != unused {
+				continue
+			}
+			next := table.nextUsed(i)
+			if next <= i {
+				t.Fatalf("behind %d comes %d", i, next)
+			}
+			for ; i+1 < min(next, table.len()); i++ {
+				if model[i+1] != unused {
+					t.Fatalf("block %d is used, and passed over", i+1)
+				}
+			}
+		}
 		last := int64(-1)
 		for i := range table.used() {
 			if i <= last {

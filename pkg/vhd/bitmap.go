@@ -57,6 +57,7 @@ type bitmaps struct {
 	full    []uint64                // a bit for each block: all its sectors are in the file
 	partial map[int64]*sectorBitmap // the others that were looked at
 	forget  bool                    // nobody writes, so that any can be read again
+	spare   sync.Pool               // of *[]byte, to read bitmaps that are then full
 }
 
 // keepPartial bounds how many bitmaps an image that is only read keeps in
@@ -131,14 +132,19 @@ func (img *Image) bitmap(block int64, e uint32) (*sectorBitmap, error) {
 	if b, ok := img.bitmaps.known(block); ok {
 		return b, nil
 	}
-	raw := make([]byte, img.lay.bitmapSize)
-	if err := readFull(img.r, raw, int64(e)*SectorSize); err != nil {
+	raw, _ := img.bitmaps.spare.Get().(*[]byte)
+	if raw == nil {
+		raw = new([]byte)
+		*raw = make([]byte, img.lay.bitmapSize)
+	}
+	if err := readFull(img.r, *raw, int64(e)*SectorSize); err != nil {
 		return nil, fmt.Errorf("sector bitmap of block %d: %w", block, err)
 	}
 	sectors := img.lay.blockSize / SectorSize
-	if end, set := bitmapRun(raw, 0, sectors); set && end == sectors {
+	if end, set := bitmapRun(*raw, 0, sectors); set && end == sectors {
 		img.bitmaps.setFull(block)
+		img.bitmaps.spare.Put(raw)
 		return nil, nil
 	}
-	return img.bitmaps.add(block, &sectorBitmap{bits: raw}), nil
+	return img.bitmaps.add(block, &sectorBitmap{bits: *raw}), nil
 }

@@ -25,6 +25,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 			stop := min(end, (block+1)*img.lay.blockSize)
 			e := img.bat.load(block)
 			if e == unused {
+				stop = min(end, img.bat.nextUsed(block)*img.lay.blockSize)
 				if !img.missingExtents(&merge, off, stop, disk.Unallocated) {
 					return
 				}

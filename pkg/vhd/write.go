@@ -47,6 +47,8 @@ type allocator struct {
 	device bool
 	tail   int64
 
+	lead []byte // what is written before a block, kept for the next one
+
 	dirty   []int64 // blocks with a place since the last Sync
 	partial []int64 // blocks with a changed bitmap since the last Sync
 
@@ -137,7 +139,13 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	} else if a.old < 0 {
 		gap -= footerSize // the footer of the last Sync stays
 	}
-	lead := make([]byte, gap+img.lay.bitmapSize)
+	if n := gap + img.lay.bitmapSize; int64(cap(a.lead)) < n {
+		a.lead = make([]byte, n)
+	} else {
+		a.lead = a.lead[:n]
+		clear(a.lead)
+	}
+	lead := a.lead
 	if !img.differencing() {
 		setBits(lead[gap:], 0, img.lay.blockSize/SectorSize)
 	}
