@@ -65,9 +65,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	leaf, base, depth, err := vhd.OpenToCommit(ref.name, fileName(o.base), &vhd.OpenOptions{Parents: ref.options.Parents, Force: ref.options.Force})
+	vo, err := vpcOpenOptions(&ref.options)
 	if err != nil {
-		return hintFor(withoutPath(err))
+		return err
+	}
+	vo.NoLock = false
+	leaf, base, depth, err := vhd.OpenToCommit(ref.name, fileName(o.base), vo)
+	if err != nil {
+		return hintFor(pathFirst(err))
 	}
 	closed := false
 	defer func() {
@@ -80,8 +85,8 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) (err error) {
 	if err := mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update)); err != nil {
 		return c.copyError(ref.name, "the parent", err)
 	}
-	if !o.keep && o.base == "" {
-		if err := emptyChild(leaf); err != nil {
+	if o.base == "" {
+		if err := settleChild(leaf, base.Size(), !o.keep); err != nil {
 			return fmt.Errorf("%s: %w", ref.name, err)
 		}
 	}
@@ -140,11 +145,19 @@ func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, p
 	return err
 }
 
-// emptyChild takes out of an image what its parent has now, and records when that
-// was changed if it was recorded before.
-func emptyChild(img *vhd.Image) error {
-	if err := img.Empty(); err != nil {
-		return err
+// settleChild makes an image as large as its parent became (by a geometry, perhaps
+// more than was asked for), takes out of it, if so wanted, what the parent has now,
+// and records when that was changed if it was recorded before.
+func settleChild(img *vhd.Image, size int64, empty bool) error {
+	if empty {
+		if err := img.Empty(); err != nil {
+			return err
+		}
+	}
+	if img.Size() < size {
+		if err := img.Resize(size); err != nil {
+			return err
+		}
 	}
 	if img.Parentage().Time == 0 {
 		return nil

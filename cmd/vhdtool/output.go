@@ -113,6 +113,15 @@ func withoutPath(err error) error {
 	return err
 }
 
+// pathFirst puts the path that an error speaks of in front.
+func pathFirst(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("%s: %w", pe.Path, withoutPath(err))
+	}
+	return err
+}
+
 // creationError is the format's reason not to make such an image.
 func creationError(f *format, err error) error {
 	if errors.Is(err, vhd.ErrTooLarge) {

@@ -46,19 +46,41 @@ func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 	return &batmap{at, be.Uint64(b[8:]), be.Uint32(b[16:]), be.Uint32(b[20:]), be.Uint32(b[24:]), b[28], b[29] == 1}, nil
 }
 
-// regions is what header and map take of a file of size bytes.
-func (m *batmap) regions(size int64) []region {
-	rs := []region{{"batmap header", m.at, m.at + SectorSize}}
-	if m.offset < uint64(size) {
-		rs = append(rs, region{"batmap", int64(m.offset), min(size, int64(m.offset)+int64(m.sectors)*SectorSize)})
+// regions is what header and map take of the file; a map that is not in place takes
+// nothing.
+func (m *batmap) regions(l *layout, t bat) []region {
+	if _, over := m.place(l, t); over != "" {
+		return m.ownRegions()[:1]
 	}
-	return rs
+	return m.ownRegions()
 }
 
-// inPlace reports whether the map for so many blocks is in a file of size bytes.
-func (m *batmap) inPlace(blocks, size int64) bool {
+// ownRegions are those of header and map.
+func (m *batmap) ownRegions() []region {
+	return []region{
+		{"batmap header", m.at, m.at + SectorSize},
+		{"batmap", int64(m.offset), int64(m.offset) + int64(m.sectors)*SectorSize},
+	}
+}
+
+// place reports whether the map for the blocks in t has a place of its own in the
+// file: over is what it stands over, or why it has none. outside says that it is
+// not in the file, or too small.
+func (m *batmap) place(l *layout, t bat) (outside bool, over string) {
 	length := int64(m.sectors) * SectorSize
-	return m.offset <= uint64(size) && length <= size-int64(m.offset) && length >= (blocks+7)/8
+	if m.offset > uint64(l.limit) || length > l.limit-int64(m.offset) || length < (t.len()+7)/8 {
+		return true, "no place in the file"
+	}
+	start, end := int64(m.offset), int64(m.offset)+length
+	for _, r := range append([]region{{"batmap header", m.at, m.at + SectorSize}}, l.regions...) {
+		if start < r.end && end > r.start {
+			return false, "the " + r.name
+		}
+	}
+	if block := t.over(l, start, end); block >= 0 {
+		return false, fmt.Sprintf("block %d", block)
+	}
+	return false, ""
 }
 
 // counted is how many bytes of the map the checksum is of, for so many blocks.
@@ -94,7 +116,7 @@ func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string)
 
 // validate lists what is odd about the map of the blocks in t. It returns the map,
 // or nil if that cannot be read.
-func (m *batmap) validate(r io.ReaderAt, t bat, size int64) (bits []byte, fs []Finding, err error) {
+func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (bits []byte, fs []Finding, err error) {
 	if m.version>>16 != 1 {
 		fs = append(fs, m.odd("batmap-version", Warning, 20, "version", hex32(m.version), "0x00010002"))
 	}
@@ -102,9 +124,13 @@ func (m *batmap) validate(r io.ReaderAt, t bat, size int64) (bits []byte, fs []F
 		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
 	}
 	blocks := t.len()
-	if !m.inPlace(blocks, size) {
-		return nil, append(fs, m.odd("batmap-place", Warning, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors", m.offset, m.sectors),
-			fmt.Sprintf("a place in the file with room for %d blocks", blocks))), nil
+	if outside, over := m.place(l, t); over != "" {
+		sev := Error
+		if outside {
+			sev = Warning
+		}
+		return nil, append(fs, m.odd("batmap-place", sev, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors, %s", m.offset, m.sectors, over),
+			fmt.Sprintf("a place of its own with room for %d blocks", blocks))), nil
 	}
 	if bits, err = m.read(r, blocks); err != nil {
 		return nil, fs, err
@@ -138,7 +164,7 @@ func (m *batmap) write(w io.WriterAt, bits []byte) error {
 // to lose their places.
 func (img *Image) clearBatmap(first int64) error {
 	m := img.batmap
-	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
+	if !img.batmapInPlace() {
 		return nil
 	}
 	bits, err := m.read(img.r, img.bat.len())
@@ -151,6 +177,9 @@ func (img *Image) clearBatmap(first int64) error {
 	}
 	return img.flush()
 }
+
+// batmapInPlace reports whether there is a map that can be read and written.
+func (img *Image) batmapInPlace() bool { return len(img.lay.batmap) == 2 }
 
 // clearFrom clears the bits from the first one on.
 func clearFrom(bits []byte, first int64) {
@@ -182,7 +211,7 @@ func (img *Image) copyBatmap(at int64) (*batmap, error) {
 	be.PutUint64(header[8:], m.offset)
 	be.PutUint32(header[16:], m.sectors)
 	bits := make([]byte, length)
-	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); old.inPlace(0, img.alloc.length) {
+	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); img.batmapInPlace() {
 		if err := readFull(img.r, bits[:n], int64(old.offset)); err != nil {
 			return nil, fmt.Errorf("batmap: %w", err)
 		}
@@ -200,7 +229,7 @@ func (img *Image) copyBatmap(at int64) (*batmap, error) {
 // false if it is right already. It is nil if the map cannot be mended.
 func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 	m := img.batmap
-	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
+	if !img.batmapInPlace() {
 		return nil, false, nil
 	}
 	if bits, err = m.read(img.r, img.bat.len()); err != nil {

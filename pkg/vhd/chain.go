@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -58,7 +60,7 @@ func (e *ParentError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v (%s", e.Kind, describeID(e.ID))
 	if e.Image != "" {
-		fmt.Fprintf(&b, ", of %s", e.Image)
+		fmt.Fprintf(&b, ", of %s", printable(e.Image))
 	}
 	b.WriteString(")")
 	for i, t := range e.Tried {
@@ -66,7 +68,7 @@ func (e *ParentError) Error() string {
 		if i == 0 {
 			sep = ": tried "
 		}
-		fmt.Fprintf(&b, "%s%s: %v", sep, t.Path, t.Err)
+		fmt.Fprintf(&b, "%s%s: %v", sep, printable(t.Path), t.Err)
 	}
 	if len(e.Tried) == 0 {
 		b.WriteString(": the image has no path to it")
@@ -81,6 +83,14 @@ func (e *ParentError) Unwrap() []error {
 		errs = append(errs, t.Err)
 	}
 	return errs
+}
+
+// printable is a path as it can be shown: the text comes from an image.
+func printable(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(path)
+	}
+	return path
 }
 
 func describeID(id uuid.UUID) string {
@@ -105,6 +115,12 @@ func (img *Image) adopt(parent disk.Disk) error {
 		if id = p.footer.UniqueID; id == uuid.Nil {
 			return fmt.Errorf("%w: a parent whose unique id is zero", ErrUnsupported)
 		}
+		if p.batmap != nil && p.batmap.encrypted {
+			return errEncrypted
+		}
+		if depth := 1 + p.depth(); depth > MaxParents {
+			return errTooDeep
+		}
 	}
 	if id != img.header.ParentID {
 		return &ParentError{ID: img.header.ParentID, Kind: ErrParentMismatch, Tried: []TriedParent{{"the disk that was given", mismatch(id)}}}
@@ -112,6 +128,25 @@ func (img *Image) adopt(parent disk.Disk) error {
 	img.parent = parent
 	return nil
 }
+
+// depth is how many parents the image has, one behind the other, as far as they are
+// open.
+func (img *Image) depth() int {
+	n := 0
+	for next := img.parent; next != nil; n++ {
+		p, ok := next.(*Image)
+		if !ok {
+			return n + 1
+		}
+		next = p.parent
+	}
+	return n
+}
+
+var (
+	errTooDeep   = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
+	errEncrypted = fmt.Errorf("%w: the image is encrypted by XenServer", ErrUnsupported)
+)
 
 func mismatch(id uuid.UUID) error { return fmt.Errorf("it is %s", describeID(id)) }
 
@@ -137,7 +172,7 @@ func (img *Image) openParents(o *OpenOptions) error {
 	level, name := img, f.Name()
 	for depth := 0; level.footer.Type == Differencing; depth++ {
 		if depth == MaxParents {
-			err = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
+			err = errTooDeep
 		} else {
 			err = c.openParent(level, name, depth == 0)
 		}
@@ -157,7 +192,7 @@ func (img *Image) openParents(o *OpenOptions) error {
 // newChain starts the search for the parents of an image in the file f.
 func newChain(o *OpenOptions, f *os.File, img *Image) (*chain, error) {
 	c := &chain{o: o, ids: map[uuid.UUID]bool{}}
-	for _, dir := range append([]string{filepath.Dir(f.Name())}, o.Parents.Dirs...) {
+	for _, dir := range append(foldersOf(f.Name()), o.Parents.Dirs...) {
 		if err := c.trust(dir); err != nil {
 			return nil, err
 		}
@@ -203,6 +238,25 @@ func resolved(path string) string {
 	return path
 }
 
+// foldersOf is the folder of a file, and if it is a symbolic link that of where it
+// leads.
+func foldersOf(name string) []string {
+	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
+	if sameFolder(dir, real) {
+		return []string{dir}
+	}
+	return []string{dir, real}
+}
+
+func sameFolder(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
 // note keeps a level of the chain in mind, so that it is not opened again.
 func (c *chain) note(st os.FileInfo, id uuid.UUID) {
 	c.seen = append(c.seen, st)
@@ -220,7 +274,7 @@ func (c *chain) openParent(level *Image, name string, leaf bool) error {
 	try := func(path string, f *os.File, size int64, err error) bool {
 		var parent disk.Disk
 		if err == nil {
-			if parent, err = c.examine(f, size, level.header.ParentID); err != nil {
+			if parent, err = c.examine(f, size, level); err != nil {
 				f.Close()
 			}
 		}
@@ -247,7 +301,7 @@ func (c *chain) openParent(level *Image, name string, leaf bool) error {
 		}
 		return e
 	}
-	for _, p := range c.candidates(&level.parentage, filepath.Dir(name)) {
+	for _, p := range c.candidates(&level.parentage, foldersOf(name)) {
 		f, size, err := (*os.File)(nil), int64(0), p.refused
 		if err == nil {
 			f, size, err = c.open(p.path)
@@ -268,8 +322,9 @@ func withoutPath(err error) error {
 	return err
 }
 
-// examine opens what may be the parent: a file of size bytes.
-func (c *chain) examine(f *os.File, size int64, want uuid.UUID) (disk.Disk, error) {
+// examine opens what may be the parent of a level: a file of size bytes.
+func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
+	want := level.header.ParentID
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -288,7 +343,18 @@ func (c *chain) examine(f *os.File, size int64, want uuid.UUID) (disk.Disk, erro
 		c.note(st, uuid.Nil)
 		return raw.Open(f, size), nil
 	}
-	img, err := NewImage(f, size, &OpenOptions{IgnoreChecksums: c.o.IgnoreChecksums, Parents: disk.Parents{None: true}})
+	o := &OpenOptions{
+		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.Parents{None: true}, tolerateBAT: c.o.tolerateBAT,
+	}
+	img, err := NewImage(f, size, o)
+	if err == nil && img.batmap != nil && img.batmap.encrypted {
+		err = errEncrypted
+	}
+	if err == nil && level.size > img.size && uint64(level.size) <= img.footer.CurrentSize {
+		// Who made the child took another field for the parent's size.
+		o.SizeRule = SizeFromCurrent
+		img, err = NewImage(f, size, o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -309,18 +375,21 @@ type candidate struct {
 	refused error
 }
 
-// candidates lists where the parent of an image in the folder dir may be: where
-// the locators say, relative ones first, where the name says, and then by the
-// last parts of all of these in dir, and in the folders that the caller named.
-func (c *chain) candidates(p *Parentage, dir string) []candidate {
+// candidates lists where the parent of an image in one of the folders dirs may be:
+// where the locators say, relative ones first, where the name says, and then by the
+// last parts of all of these in dirs, and in the folders that the caller named.
+func (c *chain) candidates(p *Parentage, dirs []string) []candidate {
 	var list []candidate
+	seen := map[string]bool{}
 	add := func(path string, refused error) {
-		for _, x := range list {
-			if x.path == path {
-				return
-			}
+		key := path
+		if abs, err := filepath.Abs(path); err == nil && refused == nil {
+			key = abs
 		}
-		list = append(list, candidate{path, refused})
+		if !seen[key] {
+			seen[key] = true
+			list = append(list, candidate{path, refused})
+		}
 	}
 	var texts []string
 	for _, code := range []string{"W2ru", "Wi2r", "W2ku", "Wi2k", "MacX"} {
@@ -346,13 +415,12 @@ func (c *chain) candidates(p *Parentage, dir string) []candidate {
 		case filepath.IsAbs(path):
 			add(filepath.Clean(path), nil)
 		default:
-			add(filepath.Join(dir, path), nil)
-			for _, d := range c.o.Parents.Dirs {
+			for _, d := range append(dirs, c.o.Parents.Dirs...) {
 				add(filepath.Join(d, path), nil)
 			}
 		}
 	}
-	for _, d := range append([]string{dir}, c.o.Parents.Dirs...) {
+	for _, d := range append(dirs, c.o.Parents.Dirs...) {
 		for _, name := range names {
 			add(filepath.Join(d, name), nil)
 		}
@@ -422,16 +490,21 @@ func (c *chain) open(path string) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, root := range c.roots {
-		if rel, err := filepath.Rel(root, abs); err == nil && filepath.IsLocal(rel) {
+	// A symbolic link with an absolute path is not followed below a folder, but where
+	// it leads may be in one, too.
+	for _, path := range []string{abs, resolved(abs)} {
+		for _, root := range c.roots {
+			rel, err := filepath.Rel(root, path)
+			if err != nil || !filepath.IsLocal(rel) {
+				continue
+			}
 			f, size, err := openIn(root, rel)
-			if err == nil || errors.Is(err, fs.ErrNotExist) || c.holds(resolved(abs)) {
+			if err == nil || path != abs || path == resolved(path) {
 				return f, size, err
 			}
-			// A symbolic link leads out of it.
 		}
 	}
-	if _, err := os.Lstat(abs); err != nil {
+	if _, err := os.Stat(abs); err != nil {
 		return nil, 0, err
 	}
 	switch real := filepath.ToSlash(resolved(abs)); {
@@ -450,17 +523,6 @@ func (c *chain) open(path string) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	return disk.OpenFile(abs, false)
-}
-
-// holds reports whether an absolute path without symbolic links is in a folder
-// that is trusted.
-func (c *chain) holds(path string) bool {
-	for _, root := range c.roots {
-		if rel, err := filepath.Rel(root, path); err == nil && filepath.IsLocal(rel) {
-			return true
-		}
-	}
-	return false
 }
 
 // openIn opens a regular file below a folder, following symbolic links only as far

@@ -555,3 +555,40 @@ func TestChainFails(t *testing.T) {
 		})
 	}
 }
+
+// Sectors that are in the file are not read and written back when a part of them is
+// written: another writer, who knows that all of the block is there, may write beside
+// it without waiting.
+func TestPartOfSectorOnly(t *testing.T) {
+	parent := pattern(16*kib, 1)
+	m := newMemFile(childOf(string(make([]byte, 16)), "p"))
+	img, err := vhd.NewImage(m, m.size(), withParent(parent, true))
+	must(t, err)
+	write(t, img, pattern(2*sector, 5), 3*sector) // sectors that are there from now on
+	var log []change
+	m.before = func(c change) (int, error) {
+		log = append(log, change{c.op, c.off, bytes.Clone(c.data)})
+		return len(c.data), nil
+	}
+	for _, c := range []struct {
+		off, n  int
+		written [2]int // of the disk
+	}{
+		{3*sector + 100, 4, [2]int{3*sector + 100, 3*sector + 104}},
+		{3*sector + 100, sector, [2]int{3*sector + 100, 4*sector + 100}},
+		{2*sector + 100, sector, [2]int{2 * sector, 3*sector + 100}}, // of the first one the rest is the parent's
+		{4*sector + 100, sector, [2]int{4*sector + 100, 6 * sector}},
+		{6*sector + 10, 20, [2]int{6 * sector, 7 * sector}},
+	} {
+		log = nil
+		p := pattern(c.n, 9)
+		want := readAll(t, img)
+		copy(want[c.off:], p)
+		write(t, img, p, int64(c.off))
+		if len(log) != 1 || log[0].op != "write" || len(log[0].data) != c.written[1]-c.written[0] {
+			t.Errorf("a write of %d bytes at %d makes %d changes, the first of %d bytes; want one of %d", c.n, c.off, len(log), len(log[0].data), c.written[1]-c.written[0])
+		}
+		sameBytes(t, "contents", readAll(t, img), want)
+		sameBytes(t, "what is written", log[0].data, want[c.written[0]:c.written[1]])
+	}
+}

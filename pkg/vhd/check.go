@@ -222,13 +222,13 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 		return err
 	}
 	if m != nil {
-		bits, found, err := m.validate(c.r, t, c.size)
+		bits, found, err := m.validate(c.r, &lay, t)
 		if err != nil {
 			return err
 		}
 		c.add(found...)
 		whole = bits
-		lay.batmap = m.regions(c.size)
+		lay.batmap = m.regions(&lay, t)
 	}
 	if f.Type == Differencing {
 		c.add(h.validateParent(&f.Footer, &lay, t, c.size)...)

@@ -3,6 +3,7 @@ package vhd
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/google/uuid"
@@ -13,7 +14,7 @@ import (
 // checkParents opens the parents of the image, one after the other, and checks
 // each.
 func (c *checker) checkParents() error {
-	o := &OpenOptions{Parents: c.o.Parents, NoLock: c.o.NoLock, IgnoreChecksums: true}
+	o := &OpenOptions{Parents: c.o.Parents, NoLock: c.o.NoLock, IgnoreChecksums: true, tolerateBAT: true}
 	o.Parents.None = true
 	img, err := NewImage(c.r, c.size, o)
 	if err != nil {
@@ -33,7 +34,10 @@ func (c *checker) checkParents() error {
 	for depth := 0; img.differencing(); depth++ {
 		err := search.openParent(img, name, depth == 0)
 		if depth == MaxParents {
-			err = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
+			err = errTooDeep
+		}
+		if errors.Is(err, ErrLocked) || errors.Is(err, fs.ErrPermission) {
+			return err // it says nothing about the image
 		}
 		if err != nil {
 			c.add(missingParent(img, child, err))

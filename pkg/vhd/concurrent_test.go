@@ -294,3 +294,86 @@ func TestConcurrentSync(t *testing.T) {
 	})
 	noErrors(t, m.bytes())
 }
+
+// Many write into a child side by side, new or in place, also into one sector's
+// neighbours, while others read, make it durable and look at its extents.
+func TestConcurrentChild(t *testing.T) {
+	const size, piece, writers = 1 * mib, 700, 8
+	for _, inPlace := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in place %v", inPlace), func(t *testing.T) {
+			base := filepath.Join(t.TempDir(), "base.vhd")
+			img, err := vhd.Create(base, &vhd.CreateOptions{Size: size, Exact: true, BlockSize: 64 * kib})
+			must(t, err)
+			want := pattern(size, 1)
+			write(t, img, want, 0)
+			must(t, img.Close())
+			parent, err := vhd.Open(base, nil)
+			must(t, err)
+			o := &vhd.CreateOptions{Parent: parent, BlockSize: 32 * kib}
+			o.Parentage, err = vhd.ParentageOf(filepath.Join(t.TempDir(), "x"), base, parent, vhd.SpellAll)
+			must(t, err)
+			o.Parentage.Locators = []vhd.Locator{{Code: "MacX", Path: "file://" + filepath.ToSlash(base)}}
+			path, child := filepath.Join(filepath.Dir(base), "child.vhd"), (*vhd.Image)(nil)
+			child, err = vhd.Create(path, o)
+			must(t, err)
+			if inPlace {
+				must(t, child.Close())
+				child, err = vhd.Open(path, &vhd.OpenOptions{Write: true})
+				must(t, err)
+			}
+			var left atomic.Int64
+			left.Store(writers)
+			parallel(writers+3, func(i int) {
+				switch {
+				case i < writers: // every eighth piece
+					defer left.Add(-1)
+					for off := i * piece; off+piece <= size; off += 2 * writers * piece {
+						if off/piece%3 == 0 {
+							if err := child.WriteZeroes(int64(off), piece); err != nil {
+								t.Error(err)
+							}
+						} else {
+							write(t, child, pattern(piece, byte(i+2)), int64(off))
+						}
+					}
+				case i == writers:
+					for left.Load() > 0 {
+						if err := child.Sync(); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				case i == writers+1:
+					p := make([]byte, size)
+					for left.Load() > 0 {
+						if _, err := child.ReadAt(p, 0); err != nil && err != io.EOF {
+							t.Error(err)
+							return
+						}
+					}
+				default:
+					for left.Load() > 0 {
+						for _, err := range child.Extents(0, size) {
+							if err != nil {
+								t.Error(err)
+								return
+							}
+						}
+						runtime.Gosched()
+					}
+				}
+			})
+			for i := range writers {
+				for off := i * piece; off+piece <= size; off += 2 * writers * piece {
+					if off/piece%3 == 0 {
+						clear(want[off : off+piece])
+					} else {
+						copy(want[off:], pattern(piece, byte(i+2)))
+					}
+				}
+			}
+			sameBytes(t, "contents", readAll(t, child), want)
+			sameBytes(t, "contents, closed", closed(t, path, child), want)
+		})
+	}
+}

@@ -92,6 +92,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		if err := img.adopt(o.Parent); err != nil {
 			return nil, err
 		}
+		img.size, _ = (&footerCopy{Footer: footer}).virtualSize(SizeAuto, int64(footer.CurrentSize))
 	}
 	// What was chosen at random, or by the clock, stays when the size changes.
 	img.plan = *o
@@ -436,6 +437,10 @@ func (img *Image) ReadsZero() bool {
 // on the image is one that is changed in place. With flush, each step is
 // durable before the next.
 func (img *Image) complete(flush bool) error {
+	// Before the allocator is locked: who writes has a bitmap locked, and waits for it.
+	if err := img.writeNewBitmaps(); err != nil {
+		return err
+	}
 	a := &img.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -447,9 +452,6 @@ func (img *Image) complete(flush bool) error {
 	}
 	if img.dynamic() {
 		img.placeBAT()
-	}
-	if err := img.writeNewBitmaps(); err != nil {
-		return err
 	}
 	if !a.device {
 		if err := img.f.Truncate(a.end + footerSize); err != nil {
@@ -490,21 +492,28 @@ func (img *Image) complete(flush bool) error {
 }
 
 // writeNewBitmaps writes the bitmaps of a new image's blocks that are in the file
-// only in part.
+// only in part. Those of what is written meanwhile follow with the next Sync.
 func (img *Image) writeNewBitmaps() error {
 	a := &img.alloc
-	for len(a.partial) > 0 {
-		block := a.partial[0]
-		if bm, ok := img.bitmaps.known(block); ok && bm != nil {
-			bm.mu.Lock()
-			bm.dirty = false
-			bits := slices.Clone(bm.bits)
-			bm.mu.Unlock()
-			if err := img.writeBitmap(block, bits); err != nil {
-				return err
-			}
+	a.mu.Lock()
+	blocks := a.partial
+	a.partial = nil
+	a.mu.Unlock()
+	for i, block := range blocks {
+		bm, ok := img.bitmaps.known(block)
+		if !ok || bm == nil {
+			continue
 		}
-		a.partial = a.partial[1:]
+		bm.mu.Lock()
+		bm.dirty = false
+		bits := slices.Clone(bm.bits)
+		bm.mu.Unlock()
+		if err := img.writeBitmap(block, bits); err != nil {
+			a.mu.Lock()
+			a.partial = append(a.partial, blocks[i:]...)
+			a.mu.Unlock()
+			return err
+		}
 	}
 	return nil
 }

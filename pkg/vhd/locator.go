@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -152,7 +153,7 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []Fin
 		at, field := 576+i*locatorSize, fmt.Sprintf("parent locator %d: ", i+1)
 		wide, known := locatorCodes[l.code]
 		good := false
-		switch {
+		switch over := l.over(lay, t, used, i); {
 		case !known:
 			odd("locator-code", Warning, at, field+"platform code", fmt.Sprintf("%q", l.code), "a code that is known")
 		case l.length == 0 || l.length > maxLocatorText:
@@ -162,25 +163,32 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []Fin
 		case l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset:
 			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprint(l.offset),
 				fmt.Sprintf("one with %d bytes behind it in the file", l.length))
-		case l.reserved != 0:
-			odd("locator-reserved", Warning, at+12, field+"reserved", hex32(l.reserved), "0")
-			good = true
-		case l.over(lay, t) != "":
-			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, l.over(lay, t)), "a place of its own")
-		case !l.spacious():
-			odd("locator-space", Warning, at+4, field+"platform data space", fmt.Sprint(l.space),
-				fmt.Sprintf("room for %d bytes, as a multiple of 512 (or less than 512, in sectors)", l.length))
-			good = true
-		case seen[l.code]:
-			odd("locator-twice", Warning, at, field+"platform code", fmt.Sprintf("%q for the second time", l.code), "each code once")
-			good = true
+		case over != "":
+			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, over), "a place of its own")
 		default:
 			good = true
+		}
+		if l.reserved != 0 {
+			odd("locator-reserved", Warning, at+12, field+"reserved", hex32(l.reserved), "0")
+		}
+		if good && !l.spacious() {
+			odd("locator-space", Warning, at+4, field+"platform data space", fmt.Sprint(l.space),
+				fmt.Sprintf("room for %d bytes, as a multiple of 512 (or less than 512, in sectors)", l.length))
+		}
+		if seen[l.code] {
+			odd("locator-twice", Warning, at, field+"platform code", fmt.Sprintf("%q for the second time", l.code), "each code once")
 		}
 		if good {
 			usable++
 		}
 		seen[l.code] = true
+	}
+	if usable == 0 { // then Windows does not find the parent, and what is wrong is no trifle
+		for i := range fs {
+			if fs[i].ID == "locator-length" || fs[i].ID == "locator-place" {
+				fs[i].Severity = Error
+			}
+		}
 	}
 	if usable == 0 && [2]byte(h.ParentName[:]) == [2]byte{} {
 		odd("parent-unnamed", Error, 64, "parent name and locators", "none that is usable", "one that says where the parent is")
@@ -201,12 +209,24 @@ func (l *locator) spacious() bool {
 	return space%SectorSize == 0 && space >= int64(l.length)
 }
 
-// over says over what the text stands that is not its own; "" for nothing.
-func (l *locator) over(lay *layout, t bat) string {
+// over says over what the text of locator number i stands that is not its own; ""
+// for nothing.
+func (l *locator) over(lay *layout, t bat, all map[int]locator, i int) string {
 	start, end := int64(l.offset), int64(l.offset)+int64(l.length)
+	if l.offset > math.MaxInt64-maxLocatorText || start == end {
+		return ""
+	}
 	for _, r := range slices.Concat(lay.regions, lay.batmap) {
 		if start < r.end && end > r.start {
 			return "the " + r.name
+		}
+	}
+	if end > lay.limit {
+		return "the footer"
+	}
+	for k, x := range all {
+		if k < i && x.offset < uint64(end) && x.offset+uint64(x.length) > uint64(start) {
+			return fmt.Sprintf("parent locator %d", k+1)
 		}
 	}
 	if block := t.over(lay, start, end); block >= 0 {

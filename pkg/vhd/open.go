@@ -158,19 +158,19 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	img.lay = layoutOf(&img.footer, &h, limit)
+	blocks := blocksHeld(&img.footer, &h, img.size)
+	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
+		return err
+	}
 	m, err := readBatmap(img.r, &img.footer, img.lay.batEnd(), size)
 	if err != nil {
 		return err
 	}
 	if m != nil {
 		if m.encrypted && !o.Parents.None {
-			return fmt.Errorf("%w: the image is encrypted by XenServer", ErrUnsupported)
+			return errEncrypted
 		}
-		img.batmap, img.lay.batmap = m, m.regions(size)
-	}
-	blocks := blocksHeld(&img.footer, &h, img.size)
-	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
-		return err
+		img.batmap, img.lay.batmap = m, m.regions(&img.lay, img.bat)
 	}
 	img.lay.addLocators(&img.footer, &h, img.bat, size)
 	if !o.tolerateBAT {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -88,6 +89,8 @@ func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, e
 	case err != nil: // on another drive
 	case runtime.GOOS != "windows" && strings.Contains(relative, `\`):
 		return p, fmt.Errorf("%s: a path with a backslash cannot be written in a VHD", relative)
+	case !utf8.ValidString(relative):
+		return p, fmt.Errorf("%q: a path that is not UTF-8 cannot be written in a VHD", relative)
 	default:
 		p.Locators = append(p.Locators, Locator{"W2ru", `.\` + backslashes(relative)})
 	}
@@ -96,7 +99,7 @@ func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, e
 		p.Locators = append(p.Locators,
 			Locator{"W2ku", `.\` + backslashes(relative)},
 			Locator{"MacX", "file://./" + escape(filepath.ToSlash(relative))})
-	case runtime.GOOS != "windows" && strings.Contains(abs, `\`): // of a folder further up
+	case runtime.GOOS != "windows" && strings.Contains(abs, `\`), !utf8.ValidString(abs): // of a folder further up
 	default:
 		p.Locators = append(p.Locators, Locator{"W2ku", backslashes(abs)})
 		if s == SpellWindows {

@@ -3,7 +3,6 @@ package vhd
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -176,7 +175,7 @@ func (img *Image) writeBATAt(at int64) error {
 		return err
 	}
 	if m != nil {
-		img.batmap, img.lay.batmap = m, m.regions(math.MaxInt64)
+		img.batmap, img.lay.batmap = m, m.ownRegions()
 	}
 	return nil
 }

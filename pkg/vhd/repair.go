@@ -185,7 +185,9 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 		return 0, false, err
 	}
 	if m != nil {
-		inUse = append(inUse, m.regions(r.size)...)
+		inFile := lay
+		inFile.limit = r.size
+		inUse = append(inUse, m.regions(&inFile, t)...)
 	}
 	for _, x := range inUse {
 		end = max(end, x.end)

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -53,11 +54,19 @@ func (img *Image) fitsParent(size int64) error {
 	if img.parent == nil {
 		return ErrNoParent
 	}
-	switch n := img.parent.Size(); {
-	case size < n:
+	n := img.parent.Size()
+	if size < n {
 		return fmt.Errorf("disk of %d bytes: %w: smaller than its parent, which has %d", size, ErrUnsupported, n)
-	case size > img.size && n > img.size:
-		return fmt.Errorf("%w: making a disk larger that is smaller than its parent", ErrUnsupported)
+	}
+	buf := make([]byte, 64<<10)
+	for off := img.size; off < n && !img.inheritsZeros(off, n-off); off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), n-off)]
+		if err := img.readInherited(buf, off); err != nil {
+			return err
+		}
+		if len(bytes.TrimLeft(buf, "\x00")) > 0 {
+			return fmt.Errorf("%w: making a disk larger over what its parent has behind it", ErrUnsupported)
+		}
 	}
 	return nil
 }

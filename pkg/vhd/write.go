@@ -304,22 +304,33 @@ func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64
 		return nil
 	}
 	first, end := in/SectorSize, (in+int64(len(p))+SectorSize-1)/SectorSize
-	if in%SectorSize != 0 || int64(len(p))%SectorSize != 0 {
-		whole := make([]byte, (end-first)*SectorSize)
+	// Sectors that are in the file are not read and written back: once all of the
+	// block is there, others write beside this without the lock.
+	missing := func(s int64) bool {
+		_, set := bitmapRun(bm.bits, s, s+1)
+		return !set
+	}
+	stop := in + int64(len(p))
+	from, to := in, stop
+	if in%SectorSize != 0 && missing(first) {
+		from = first * SectorSize
+	}
+	if stop%SectorSize != 0 && missing(end-1) {
+		to = end * SectorSize
+	}
+	if from < in || to > stop {
+		whole := make([]byte, to-from)
 		for _, s := range []int64{first, end - 1} {
-			sector := whole[(s-first)*SectorSize:][:SectorSize]
-			var err error
-			if _, set := bitmapRun(bm.bits, s, s+1); set {
-				err = readFull(img.r, sector, data+s*SectorSize)
-			} else {
-				err = img.readMissing(sector, block, s*SectorSize)
+			at := s * SectorSize
+			if !missing(s) || at >= in && at+SectorSize <= stop {
+				continue
 			}
-			if err != nil {
+			if err := img.readMissing(whole[at-from:][:SectorSize], block, at); err != nil {
 				return err
 			}
 		}
-		copy(whole[in-first*SectorSize:], p)
-		p, in = whole, first*SectorSize
+		copy(whole[in-from:], p)
+		p, in = whole, from
 	}
 	if _, err := img.f.WriteAt(p, data+in); err != nil {
 		return err
