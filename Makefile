@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install test race interop lint fuzz torture man bench demo clean help
+.PHONY: build install test race interop portable platforms lint api api-check dist dist-check deb-check fuzz torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -25,18 +25,41 @@ race: ## run the tests of the library under the race detector (needs a C compile
 interop: ## compare with qemu-img, qemu-io and vhdiinfo, which must be there
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
 
+portable: ## run the tests of library and command without the fast paths of Linux
+	$(GO) test -tags portable ./pkg/... ./internal/sparse ./internal/imagelock ./internal/atomicfile
+	$(GO) test -tags portable ./cmd/vhdtool -run 'TestScripts|TestREADME'
+
+platforms: ## compile and vet for every platform of a release
+	scripts/platforms.sh
+
 lint: ## gofumpt, vet, staticcheck, shellcheck
 	scripts/lint.sh
+
+api: ## keep the library's interface as it is now, in api
+	scripts/api.sh --update
+
+api-check: ## fail if programs written for the interface kept in api would not compile
+	scripts/api.sh
+
+dist: ## build the archives and packages of a release, in dist
+	rm -rf dist
+	$(GO) run ./scripts/dist -tools bin/tools -version "$(VERSION)"
+
+dist-check: ## build them twice and compare, byte for byte (PLATFORMS=linux/amd64,... for some)
+	scripts/dist-check.sh $(PLATFORMS)
+
+deb-check: ## install the Debian package in dist, use it and remove it (as root)
+	scripts/deb-check.sh
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
 
 torture: ## the long forms of the tests that kill, cut and damage (several minutes)
 	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m
-	$(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Repair' -rapid.checks=2000 -timeout 30m
+	$(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Repair|Relink|Commit' -rapid.checks=2000 -timeout 30m
 
-man: ## write the man pages, docs/man
-	$(GO) test ./cmd/vhdtool -run '^TestManPages$$' -update-man
+man: ## write the man pages, the README's picture and that of the packages
+	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture)$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
@@ -48,4 +71,4 @@ clean: ## remove what was built
 	rm -rf bin dist
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# Format, vet, staticcheck and shellcheck; fails on the first finding of each.
+# Format, vet for every platform, staticcheck and shellcheck; fails if any of
+# them has a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 status=0
-unformatted=$(go tool gofumpt -l cmd internal pkg)
+unformatted=$(go tool gofumpt -l cmd examples internal pkg scripts)
 if [ -n "$unformatted" ]; then
 	echo "gofumpt: not formatted:" >&2
 	echo "$unformatted" >&2
 	status=1
 fi
-# The platforms without the Linux fast paths must build too.
-for os in linux darwin windows; do
-	GOOS=$os CGO_ENABLED=0 go vet ./... || status=1
-done
+scripts/platforms.sh || status=1
 go tool staticcheck ./... || status=1
 if command -v shellcheck >/dev/null; then
 	shellcheck scripts/*.sh .ci/run || status=1

@@ -30,6 +30,9 @@ type checkRequest struct {
 	device  bool         // the file is a device
 	deep    bool         // look into the blocks
 	target  string       // product to check it for
+	alone   bool         // do not open parents
+	parents disk.Parents
+	noLock  bool // also if another process writes them
 }
 
 // checkFinding is one thing found wrong.
@@ -41,6 +44,7 @@ type checkFinding struct {
 	Found    string `json:"found"`
 	Wanted   string `json:"wanted"`
 	Repair   string `json:"repair,omitempty"` // what -r would do
+	File     string `json:"file,omitempty"`   // the parent that it is about
 }
 
 // checkCounts sum a check up, in the order of qemu-img's JSON.
@@ -68,6 +72,7 @@ type checkCmdOptions struct {
 	output  string
 	quiet   bool
 	deep    bool
+	alone   bool
 	force   bool
 	repair  string
 	dryRun  bool
@@ -84,6 +89,9 @@ func (c *cli) newCheckCmd() *cobra.Command {
 		Short: "Examine an image for damage, and repair it",
 		Long: `Examine an image, and list what is wrong. Nothing is changed without -r, and the
 check works on damaged images too.
+
+The parents of a differencing image are checked as well, each as an image of its
+own; -r never changes them.
 
 With -r leaks, space that nothing refers to is given back; with -r all, footers,
 header and BAT are mended as well, as far as that loses no byte of the disk.
@@ -106,11 +114,13 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	addConsumerFlag(cmd, &o.target, "also check that this product takes the image")
 	fl := cmd.Flags()
 	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
+	fl.BoolVar(&o.alone, "no-parents", false, "do not look at the image's parents")
 	fl.StringVarP(&o.repair, "repair", "r", "", "repair leaks, or all")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
 	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
 	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
 	fl.BoolVar(&o.force, "force", false, "repair the image of a suspended virtual machine, too")
+	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "no-parents")
 	fl.StringP("cache", "T", "", "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
@@ -219,15 +229,22 @@ func (k *checking) pass(size int64) (checkCounts, error) {
 	talk := human && !k.o.quiet && !k.likeQEMU
 	shown := map[string]int{}
 	var findings []checkFinding
-	q := checkRequest{k.ref.options.Options, disk.IsDevice(k.file), k.o.deep, k.o.target}
+	q := checkRequest{
+		options: k.ref.options.Options, device: disk.IsDevice(k.file), deep: k.o.deep, target: k.o.target,
+		alone: k.o.alone, parents: k.ref.options.Parents, noLock: k.ref.share,
+	}
 	counts, err := k.format.check(k.file, size, q, func(x checkFinding) {
 		shown[x.Check]++
 		if !human && shown[x.Check] <= keptFindings {
 			findings = append(findings, x)
 		}
 		if talk && shown[x.Check] <= shownFindings {
-			fmt.Fprintf(k.stdout, "%s: %s: %s at offset %d: found %s, wanted %s\n", x.Severity, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
-			if k.o.dryRun && x.Repair != "" && (k.o.repair == "all" || x.Severity == "leak") {
+			file := ""
+			if x.File != "" {
+				file = x.File + ": "
+			}
+			fmt.Fprintf(k.stdout, "%s: %s%s: %s at offset %d: found %s, wanted %s\n", x.Severity, file, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
+			if k.o.dryRun && x.Repair != "" && x.File == "" && (k.o.repair == "all" || x.Severity == "leak") {
 				fmt.Fprintf(k.stdout, "  would %s\n", x.Repair)
 			}
 		}

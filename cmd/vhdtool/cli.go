@@ -89,6 +89,7 @@ func (c *cli) newRootCmd() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		c.newCheckCmd(),
+		c.newCommitCmd(),
 		c.newCompareCmd(),
 		c.newConvertCmd(),
 		c.newCreateCmd(),
@@ -96,7 +97,9 @@ func (c *cli) newRootCmd() *cobra.Command {
 		c.newInfoCmd(),
 		c.newMapCmd(),
 		c.newMeasureCmd(),
+		c.newRebaseCmd(),
 		c.newResizeCmd(),
+		c.newSetCmd(),
 	)
 	for _, cmd := range root.Commands() {
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
@@ -123,6 +126,16 @@ func flagError(_ *cobra.Command, err error) error {
 	return usagef("%v", err)
 }
 
+// ownFlag marks flags that qemu-img does not have. What is short for one of its
+// flags stays so.
+const ownFlag = "own"
+
+func markOwn(cmd *cobra.Command, names ...string) {
+	for _, name := range names {
+		_ = cmd.Flags().SetAnnotation(name, ownFlag, nil)
+	}
+}
+
 // expandLongOptions completes long options that are abbreviated, as getopt
 // does, where only one option of the command starts that way.
 func expandLongOptions(root *cobra.Command, args []string) []string {
@@ -139,14 +152,21 @@ func expandLongOptions(root *cobra.Command, args []string) []string {
 			continue
 		}
 		name, _, _ := strings.Cut(arg[2:], "=")
-		var match []string
+		var match, ownMatch []string
 		exact := false
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			exact = exact || f.Name == name
-			if strings.HasPrefix(f.Name, name) {
+			switch _, own := f.Annotations[ownFlag]; {
+			case !strings.HasPrefix(f.Name, name):
+			case own:
+				ownMatch = append(ownMatch, f.Name)
+			default:
 				match = append(match, f.Name)
 			}
 		})
+		if len(match) == 0 {
+			match = ownMatch
+		}
 		if !exact && len(match) == 1 {
 			out[i] = "--" + match[0] + arg[2+len(name):]
 		}
@@ -268,6 +288,12 @@ func hintFor(err error) error {
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
 	case errors.Is(err, imagelock.ErrLocked):
 		return &hintError{err, "wait for it to end; what only reads takes -U"}
+	case errors.Is(err, vhd.ErrParentRefused):
+		return &hintError{err, "--trust-parents follows it; --parent FILE says where the parent is"}
+	case errors.Is(err, vhd.ErrParentMismatch):
+		return &hintError{err, "--parent FILE says where the right one is; 'rebase -u' has the image take another one"}
+	case errors.Is(err, vhd.ErrParentNotFound):
+		return &hintError{err, "--parent FILE says where it is, --parent-dir DIR where to look for it"}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}
 	}

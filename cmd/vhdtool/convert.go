@@ -34,7 +34,7 @@ type convertOptions struct {
 	targetIsZero bool
 	compress     bool
 	offload      bool
-	backing      string
+	backing      backingFlags
 	snapshot     string
 
 	targetImageOpts bool
@@ -54,11 +54,16 @@ then, and if anything fails, an older file of that name stays as it is.
 SOURCE may be - for standard input, and TARGET - for standard output. Data that
 is compressed (gzip, bzip2, zstd, xz) is decompressed, unless -f is given.
 
+A differencing VHD is read with its parents, so that TARGET has it all. With
+-B PARENT, TARGET is a differencing VHD that keeps only what differs from the
+disk in PARENT.
+
 The target's format is the one named with -O, else what its suffix says (.vhd,
 .vpc, .avhd), else raw.`,
 		Example: "  vhdtool convert disk.raw disk.vhd\n" +
 			"  vhdtool convert -O vpc -o subformat=fixed,force_size disk.raw disk.vhd\n" +
-			"  vhdtool convert disk.vhd disk.raw",
+			"  vhdtool convert disk.vhd disk.raw\n" +
+			"  vhdtool convert -B base.vhd disk.raw child.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			o.sparseGiven = cmd.Flags().Changed("sparse-size")
@@ -76,7 +81,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
 	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: what the file system can do is used anyway")
 	fl.StringVarP(&o.snapshot, "snapshot", "l", "", "not supported: no format here has snapshots")
-	fl.StringVarP(&o.backing, "backing", "B", "", "not supported: parent of a differencing image")
+	o.backing.add(cmd, "B")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
 	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
@@ -149,17 +154,25 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	if o.noCreate && o.target != (targetFlags{}) {
 		return co, false, errors.New("--for and --align have no effect when skipping image creation")
 	}
-	if o.backing != "" {
-		return co, false, errors.New("-B: making differencing images is not supported")
+	if o.backing.file != "" && o.noCreate {
+		return co, false, errors.New("-B has no effect when skipping image creation")
 	}
-	if o.rate != "" {
-		rate, err := sizearg.Parse(o.rate)
-		if err != nil {
-			return co, false, sizeError("rate limit", err)
-		}
-		o.bytesPerSecond = rate
+	if o.bytesPerSecond, err = parseRate(o.rate); err != nil {
+		return co, false, err
 	}
 	return co, flush, o.source.check()
+}
+
+// parseRate reads a rate limit in bytes a second; 0 is none.
+func parseRate(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	rate, err := sizearg.Parse(s)
+	if err != nil {
+		return 0, sizeError("rate limit", err)
+	}
+	return rate, nil
 }
 
 // conversion is a convert command whose flags are understood.
@@ -167,6 +180,7 @@ type conversion struct {
 	*cli
 	target  string
 	format  *format
+	parents disk.Parents // where those of the target's parent are
 	named   string       // format as given, for a target that exists
 	options disk.Options // of the target's format
 	copy    convert.Options
@@ -183,7 +197,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if n := len(o.args); n > 0 {
 		target = fileName(o.args[n-1])
 	}
-	f, err := c.outputFormat(o.target.formatName(o.format), target)
+	f, err := c.outputFormat(c.backedFormat(&o.backing, o.target.formatName(o.format)), target)
 	if err != nil {
 		return err
 	}
@@ -204,6 +218,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	v := conversion{
 		cli: c, target: target, format: f, named: o.format, options: opts.set,
 		quiet: o.quiet, product: o.target.consumer, imageOpts: o.targetImageOpts,
+		parents: disk.Parents{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
 	}
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
@@ -231,6 +246,8 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {
+	case o.backing.file != "":
+		return v.toChild(ctx, in, &o.backing)
 	case o.noCreate:
 		return v.inPlace(ctx, in)
 	case toStdout:

@@ -15,7 +15,7 @@ type createCmdOptions struct {
 	target  targetFlags
 	format  string
 	options []string
-	backing string
+	backing backingFlags
 	quiet   bool
 	args    []string
 }
@@ -23,15 +23,20 @@ type createCmdOptions struct {
 func (c *cli) newCreateCmd() *cobra.Command {
 	var o createCmdOptions
 	cmd := &cobra.Command{
-		Use:   "create [-f FORMAT] [-o OPTIONS] FILE [SIZE]",
+		Use:   "create [-f FORMAT] [-o OPTIONS] [-b PARENT [-F FORMAT]] FILE [SIZE]",
 		Short: "Make a new, empty image",
 		Long: `Make a new image whose disk reads as zeros.
+
+With -b PARENT it is a differencing VHD, whose disk reads as that of PARENT, and
+which keeps what is written to it. It is as large as PARENT unless SIZE says
+more. PARENT must not be changed any more while it has such children.
 
 SIZE is in bytes, with an optional suffix k, M, G, T, P or E for powers of 1024.
 A VHD is as large as the next geometry unless force_size is set. The format is
 the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 		Example: "  vhdtool create disk.vhd 40G\n" +
-			"  vhdtool create -f vpc -o subformat=fixed,force_size disk.vhd 10M",
+			"  vhdtool create -f vpc -o subformat=fixed,force_size disk.vhd 10M\n" +
+			"  vhdtool create -b base.vhd child.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCreate(cmd.Context(), &o)
@@ -40,8 +45,7 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 	fl := cmd.Flags()
 	fl.StringVarP(&o.format, "format", "f", "", "format of the image")
 	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the format, as key=value,...; help lists them")
-	fl.StringVarP(&o.backing, "backing", "b", "", "not supported: parent of a differencing image")
-	fl.StringP("backing-format", "F", "", "not supported: format of the parent")
+	o.backing.add(cmd, "b")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	o.target.add(cmd, "format")
@@ -54,7 +58,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		name = fileName(o.args[0])
 	}
 	inFile := func(err error) error { return fmt.Errorf("%s: %w", name, err) }
-	f, err := c.outputFormat(o.target.formatName(o.format), name)
+	f, err := c.outputFormat(c.backedFormat(&o.backing, o.target.formatName(o.format)), name)
 	if err != nil {
 		return inFile(err)
 	}
@@ -89,7 +93,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(err)
 	}
-	if o.backing != "" {
+	if o.backing.file != "" && (c.likeQEMU || f != &vpcFormat) {
 		return inFile(qemuErrorf("Backing file not supported for file format '%s'", f.Name))
 	}
 	if s, ok := opts.set[sizeOption.name]; ok {
@@ -98,6 +102,12 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		}
 		size, _ = sizearg.Parse(s)
 		given = true
+	}
+	if o.backing.file != "" {
+		if err := c.createDifferencing(name, o, size, opts.set); err != nil {
+			return inFile(err)
+		}
+		return nil
 	}
 	if !given {
 		return inFile(qemuErrorf("Image creation needs a size parameter"))

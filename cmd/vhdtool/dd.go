@@ -45,6 +45,7 @@ if= or of= it reads standard input or writes standard output.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.source.addForce(cmd)
 	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "format of the output")
 	_ = cmd.RegisterFlagCompletionFunc("output-format", completeFormats)
 	return cmd
@@ -184,7 +185,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 	}
 	seek := args.seek * args.bs
 	if args.notrunc {
-		d, err := c.ddExisting(args, o.format)
+		d, err := c.ddExisting(args, o)
 		if d != nil || err != nil {
 			if err != nil {
 				return err
@@ -222,11 +223,13 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 
 // ddExisting opens the output to be written in place. It returns nil if there is
 // none.
-func (c *cli) ddExisting(args *ddOperands, format string) (disk.Disk, error) {
+func (c *cli) ddExisting(args *ddOperands, o *ddOptions) (disk.Disk, error) {
 	if _, err := os.Stat(args.output); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	d, _, err := c.open(imageRef{name: args.output, options: disk.OpenOptions{Format: format}}, true)
+	d, _, err := c.open(imageRef{name: args.output, options: disk.OpenOptions{
+		Format: o.format, Parents: o.source.parents, Force: o.source.force,
+	}}, true)
 	return d, err
 }
 
@@ -264,7 +267,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	}
 	seek := args.seek * args.bs
 	if args.notrunc {
-		d, err := c.ddExisting(args, o.format)
+		d, err := c.ddExisting(args, o)
 		if err != nil {
 			return err
 		}

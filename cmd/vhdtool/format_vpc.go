@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/vhdtool/vhdtool/internal/picture"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -49,6 +52,9 @@ var vpcFormat = format{
 	stream:    streamVPC,
 	streamEnd: endVPC,
 	check:     checkVPC,
+	parent:    parentVPC,
+	subformat: func(d disk.Disk) string { return d.(*vhd.Image).Type().String() },
+	fileParts: partsOfVPC,
 }
 
 func openVPC(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
@@ -68,7 +74,7 @@ func vpcOpenOptions(o *disk.OpenOptions) (*vhd.OpenOptions, error) {
 	if err := onlyOptions(o.Options, "force_size_calc", "ignore_checksums"); err != nil {
 		return nil, err
 	}
-	vo := &vhd.OpenOptions{Write: o.Write}
+	vo := &vhd.OpenOptions{Write: o.Write, Force: o.Force, Parents: o.Parents, NoLock: o.Lock == nil}
 	switch calc, given := o.Options["force_size_calc"]; {
 	case !given:
 	case calc == "chs":
@@ -94,6 +100,35 @@ func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 		return nil, err
 	}
 	vo.Growing = size < 0
+	img, err := vhd.CreateIn(f, vo)
+	if err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// createChild starts a new differencing image in a file, which will have the given
+// name: a child of the disk in parentName.
+func createChild(f disk.File, name string, size int64, o disk.Options, parent disk.Disk, parentName string) (disk.Disk, error) {
+	if o["subformat"] != "" {
+		return nil, errors.New("an image with a parent is a differencing one, and has no other subformat")
+	}
+	vo, err := vpcCreateOptions(0, o)
+	if err != nil {
+		return nil, err
+	}
+	spelling := vhd.SpellAll
+	if product, given := o[consumerOption]; given {
+		consumer, err := vhd.FindConsumer(product)
+		if err != nil {
+			return nil, err
+		}
+		spelling = consumer.Spelling()
+	}
+	vo.Size, vo.Parent = size, parent
+	if vo.Parentage, err = vhd.ParentageOf(name, parentName, parent, spelling); err != nil {
+		return nil, err
+	}
 	img, err := vhd.CreateIn(f, vo)
 	if err != nil {
 		return nil, err
@@ -228,10 +263,28 @@ type vpcDetails struct {
 	GeometrySize   int64  `json:"geometry-size"`
 	SizedBy        string `json:"sized-by"`
 	SavedState     bool   `json:"saved-state"`
-	Blocks         *int64 `json:"blocks,omitempty"`
-	BlocksInUse    *int64 `json:"blocks-in-use,omitempty"`
+	Hidden         bool   `json:"hidden,omitempty"`
+
+	Parent *vpcParent `json:"parent,omitempty"`
+
+	Blocks      *int64 `json:"blocks,omitempty"`
+	BlocksInUse *int64 `json:"blocks-in-use,omitempty"`
 
 	Consumers []readiness `json:"consumers"`
+}
+
+// vpcParent is what a differencing image records of its parent.
+type vpcParent struct {
+	UUID     string       `json:"uuid,omitempty"` // none: a raw disk
+	Name     string       `json:"name"`
+	Changed  string       `json:"changed,omitempty"` // when it was last
+	Locators []vpcLocator `json:"locators"`
+}
+
+// vpcLocator is a path to the parent.
+type vpcLocator struct {
+	Code string `json:"code"`
+	Path string `json:"path"`
 }
 
 // readiness says whether a consumer takes an image, and if not, why.
@@ -257,6 +310,10 @@ func describeVPC(d disk.Disk, length int64) description {
 		GeometrySize:   f.Geometry.Product() * vhd.SectorSize,
 		SizedBy:        img.SizedBy().String(),
 		SavedState:     f.SavedState != 0,
+		Hidden:         f.Hidden(),
+	}
+	if f.Type == vhd.Differencing {
+		v.Parent = describeParent(img.Parentage())
 	}
 	for _, c := range vhd.Consumers() {
 		r := readiness{Name: c.Name}
@@ -275,6 +332,26 @@ func describeVPC(d disk.Disk, length int64) description {
 		v.Blocks, v.BlocksInUse = &total, &used
 	}
 	return v
+}
+
+func describeParent(p vhd.Parentage) *vpcParent {
+	v := &vpcParent{Name: p.Name, Locators: []vpcLocator{}}
+	if p.ID != uuid.Nil {
+		v.UUID = p.ID.String()
+	}
+	if p.Time != 0 {
+		v.Changed = p.Time.Time().Format(time.RFC3339)
+	}
+	for _, l := range p.Locators {
+		v.Locators = append(v.Locators, vpcLocator(l))
+	}
+	return v
+}
+
+// parentVPC is the parent of an image, and its file.
+func parentVPC(d disk.Disk) (disk.Disk, string) {
+	img := d.(*vhd.Image)
+	return img.Parent(), img.ParentFile()
 }
 
 // afterColon is what follows the first colon of a text.
@@ -297,6 +374,18 @@ func (v *vpcDetails) lines() []string {
 	}
 	if v.Blocks != nil {
 		out = append(out, fmt.Sprintf("blocks in use: %d of %d", *v.BlocksInUse, *v.Blocks))
+	}
+	if p := v.Parent; p != nil {
+		out = append(out, fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk")))
+		for _, l := range p.Locators {
+			out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
+		}
+		if p.Changed != "" {
+			out = append(out, "parent last changed: "+p.Changed)
+		}
+	}
+	if v.Hidden {
+		out = append(out, "hidden: not to be attached")
 	}
 	if v.SavedState {
 		out = append(out, "saved state: a suspended virtual machine depends on this image")
@@ -330,10 +419,12 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	add := func(f vhd.Finding) {
 		found(checkFinding{
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-			Repair: f.Repair(),
+			Repair: f.Repair(), File: f.File,
 		})
 	}
-	n, err := vhd.Check(r, size, &vhd.CheckOptions{SizeRule: vo.SizeRule, Device: q.device, Deep: q.deep}, add)
+	n, err := vhd.Check(r, size, &vhd.CheckOptions{
+		SizeRule: vo.SizeRule, Device: q.device, Deep: q.deep, Chain: !q.alone, Parents: q.parents, NoLock: q.noLock,
+	}, add)
 	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
@@ -341,6 +432,7 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	if err != nil || consumer == nil {
 		return counts, err
 	}
+	vo.Parents.None = true
 	img, err := vhd.NewImage(r, size, vo)
 	if err != nil {
 		if n.Errors > 0 {
@@ -354,4 +446,32 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	}
 	counts.Corruptions += int64(len(broken))
 	return counts, err
+}
+
+// partKinds are how pictures show the uses of a file's parts.
+var partKinds = map[vhd.FileUse]picture.Kind{
+	vhd.UseBitmap: picture.Bitmap, vhd.UseData: picture.Data, vhd.UsePadding: picture.Padding, vhd.UseLeak: picture.Leak,
+}
+
+func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
+	img := d.(*vhd.Image)
+	return func(yield func(filePart, error) bool) {
+		for e := range img.FileMap(length) {
+			if e.Use == vhd.UseData && e.Block < 0 { // of a fixed disk, which knows the file's holes
+				for p, err := range plainParts(d, length) {
+					if !yield(p, err) || err != nil {
+						return
+					}
+				}
+				continue
+			}
+			p := filePart{e.Off, e.Len, picture.Metadata, e.Block * img.BlockSize()}
+			if kind, ok := partKinds[e.Use]; ok {
+				p.kind = kind
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"iter"
 	"math"
 	"os"
 	"slices"
@@ -32,6 +33,14 @@ type format struct {
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
 	// check examines a file; nil if the format has nothing to check.
 	check func(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error)
+	// parent returns the disk that a disk inherits from, and the file that is in; nil
+	// if the format has no such thing.
+	parent func(d disk.Disk) (disk.Disk, string)
+	// subformat names the kind of image a disk is; nil if there is one only.
+	subformat func(d disk.Disk) string
+	// fileParts yields what the parts of a file of so many bytes are for, in order
+	// and without gaps; nil if the disk's bytes are the file's.
+	fileParts func(d disk.Disk, length int64) iter.Seq2[filePart, error]
 }
 
 // virtualSize is the size of the disk that a new image for so many bytes has.

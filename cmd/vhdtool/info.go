@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // description is what a format tells about a disk: lines for people, and
@@ -30,7 +32,9 @@ func (c *cli) newInfoCmd() *cobra.Command {
 		Use:   "info [-f FORMAT] [--output=human|json] FILE",
 		Short: "Tell what an image is",
 		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
-by its footer, where qemu-img takes it for a raw disk.`,
+by its footer, where qemu-img takes it for a raw disk. What a differencing image
+records of its parent is told without opening that, unless --backing-chain is
+given.`,
 		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,6 +70,8 @@ type imageInfo struct {
 	ActualSize     int64           `json:"actual-size"`
 	FileLength     *int64          `json:"file-length,omitempty"`
 	FormatSpecific *formatSpecific `json:"format-specific,omitempty"`
+	FullBacking    string          `json:"full-backing-filename,omitempty"`
+	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
 }
 
@@ -78,14 +84,58 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
+	o.source.parents.None = !o.chain
 	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
+	var all []imageInfo
+	for d != nil {
+		info, err := c.infoOf(d, f, ref)
+		if err != nil {
+			return c.openError(ref, err)
+		}
+		d, ref.name = parentOf(d, f)
+		if d != nil {
+			if _, ok := d.(*vhd.Image); !ok {
+				f = &rawFormat
+			}
+			ref.options.Options = nil
+			info.FullBacking, info.BackingFormat = ref.name, f.Name
+		}
+		all = append(all, info)
+	}
+	switch {
+	case o.output == "json" && o.chain:
+		return printJSON(c.stdout, all)
+	case o.output == "json":
+		return printJSON(c.stdout, all[0])
+	}
+	for i := range all {
+		if i > 0 {
+			fmt.Fprintln(c.stdout)
+		}
+		if err := all[i].print(c.stdout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parentOf is the disk that a disk inherits from, and its file, or nil.
+func parentOf(d disk.Disk, f *format) (disk.Disk, string) {
+	if f.parent == nil {
+		return nil, ""
+	}
+	return f.parent(d)
+}
+
+// infoOf tells about one disk.
+func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	st, err := os.Stat(ref.name)
 	if err != nil {
-		return c.openError(ref, err)
+		return imageInfo{}, err
 	}
 	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
 	if b, ok := d.(disk.Blocker); ok {
@@ -94,22 +144,21 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
 	} else {
-		length := st.Size()
-		if !st.Mode().IsRegular() {
-			length = d.Size()
-		}
+		length := fileLength(st, d)
 		info.FileLength = &length
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
 		}
 	}
-	if o.output == "json" {
-		if o.chain {
-			return printJSON(c.stdout, []imageInfo{info})
-		}
-		return printJSON(c.stdout, info)
+	return info, nil
+}
+
+// fileLength is the length of a disk's file; a device is as long as its disk.
+func fileLength(st fs.FileInfo, d disk.Disk) int64 {
+	if !st.Mode().IsRegular() {
+		return d.Size()
 	}
-	return info.print(c.stdout)
+	return st.Size()
 }
 
 // print writes the lines for people.
@@ -126,6 +175,9 @@ func (i *imageInfo) print(w io.Writer) error {
 		for _, line := range i.FormatSpecific.Data.lines() {
 			s += line + "\n"
 		}
+	}
+	if i.FullBacking != "" {
+		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
 	}
 	_, err := io.WriteString(w, s)
 	return err

@@ -36,6 +36,62 @@ const (
 // image opens, check -r all mends what is left of the command, and the disk
 // holds all that was there. VHDTOOL_TORTURE is the number of rounds.
 func TestKill(t *testing.T) {
+	k := newTorture(t)
+	k.do("create", "-q", "-o", "force_size,block_size=64k", k.image, strconv.Itoa(len(k.want)))
+	k.rounds(func() (string, bool) {
+		switch k.rnd.IntN(4) {
+		case 0:
+			return "resize", k.resize()
+		case 1:
+			return "check", k.repair()
+		}
+		return "dd", k.write()
+	})
+}
+
+// TestKillChain kills commands that change a differencing image and its parents.
+// Whatever of them was done, its disk is the same.
+func TestKillChain(t *testing.T) {
+	k := newTorture(t)
+	dir := filepath.Dir(k.image)
+	parents := []string{filepath.Join(dir, "a.vhd"), filepath.Join(dir, "b.vhd")}
+	for i, name := range parents {
+		k.do("create", "-q", "-o", "force_size,block_size=64k", name, strconv.Itoa(len(k.want)))
+		k.do("dd", "-f", "raw", "if="+os.Args[0], "of="+name, "conv=notrunc", "bs=1000", fmt.Sprintf("seek=%d", 100*i), "count=700")
+	}
+	k.do("create", "-q", "-o", "block_size=16k", "-b", parents[0], k.image)
+	k.want = k.read("new child")
+	k.rounds(func() (string, bool) {
+		switch k.rnd.IntN(5) {
+		case 0:
+			return "commit", k.run("commit", "-q", k.image)
+		case 1, 2:
+			return "rebase", k.run("rebase", "-q", "-b", parents[k.rnd.IntN(2)], k.image)
+		}
+		return "dd", k.write()
+	})
+	for _, name := range parents {
+		if out, err := exec.Command("vhdtool", "check", "-r", "all", name).CombinedOutput(); err != nil {
+			t.Errorf("check -r all %s: %v\n%s", name, err, out)
+		}
+	}
+	k.verify("at the end")
+}
+
+func newTorture(t *testing.T) *torture {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	return &torture{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 0)),
+		image: filepath.Join(t.TempDir(), "disk.vhd"), want: make([]byte, tortureMost/2), usual: map[string]time.Duration{},
+	}
+}
+
+// rounds does one thing after the other, each of which may have been killed, and
+// looks at the image after each.
+func (k *torture) rounds(one func() (name string, done bool)) {
+	t := k.t
+	t.Helper()
 	rounds := 60
 	if s := os.Getenv("VHDTOOL_TORTURE"); s != "" {
 		var err error
@@ -43,30 +99,9 @@ func TestKill(t *testing.T) {
 			t.Fatalf("VHDTOOL_TORTURE: %v", err)
 		}
 	}
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	k := &torture{
-		t: t, rnd: rand.New(rand.NewPCG(seed, 0)),
-		image: filepath.Join(t.TempDir(), "disk.vhd"), want: make([]byte, tortureMost/2), usual: map[string]time.Duration{},
-	}
-	img, err := vhd.Create(k.image, &vhd.CreateOptions{Size: int64(len(k.want)), Exact: true, BlockSize: tortureBlock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := img.Close(); err != nil {
-		t.Fatal(err)
-	}
 	killed := map[string]int{}
 	for i := range rounds {
-		name, done := "", false
-		switch k.rnd.IntN(4) {
-		case 0:
-			name, done = "resize", k.resize()
-		case 1:
-			name, done = "check", k.repair()
-		default:
-			name, done = "dd", k.write()
-		}
+		name, done := one()
 		if !done {
 			killed[name]++
 		}
@@ -79,6 +114,14 @@ func TestKill(t *testing.T) {
 	t.Logf("killed: %v of %d rounds", killed, rounds)
 	if len(killed) == 0 {
 		t.Error("no command was killed")
+	}
+}
+
+// do runs a command to its end.
+func (k *torture) do(args ...string) {
+	k.t.Helper()
+	if out, err := exec.Command("vhdtool", args...).CombinedOutput(); err != nil {
+		k.t.Fatalf("%q: %v\n%s", args, err, out)
 	}
 }
 

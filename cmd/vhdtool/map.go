@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 type mapOptions struct {
@@ -16,20 +18,31 @@ type mapOptions struct {
 	output    string
 	start     string
 	maxLength string
+	plot      string // draw into this file
+	draw      bool   // draw in letters
+	listed    bool   // the list was asked for
 	args      []string
 }
 
 func (c *cli) newMapCmd() *cobra.Command {
 	var o mapOptions
 	cmd := &cobra.Command{
-		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] FILE",
+		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] [--draw] [--plot PICTURE] FILE",
 		Short: "Tell where a disk's contents stand in the file",
 		Long: `List what is allocated of a disk, and where in the file it stands. For people it
-lists data only; as JSON also zeros and what is not allocated.`,
-		Example:     "  vhdtool map --output=json disk.vhd",
+lists data only; as JSON also zeros and what is not allocated.
+
+On a terminal, and with --draw or --plot, two strips are drawn instead (--output
+gives the list there, too): the disk from its start to its end, and
+the file, with metadata, data, padding, and leaks, which is space that nothing
+refers to. Data has the colour, or in letters the tenth, of its place on the disk:
+a file in which they run as on the disk is not fragmented.`,
+		Example:     "  vhdtool map --output=json disk.vhd\n  vhdtool map --draw disk.vhd\n  vhdtool map --plot disk.svg disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
+			fl := cmd.Flags()
+			o.listed = fl.Changed("output") || fl.Changed("start-offset") || fl.Changed("max-length")
 			return c.runMap(cmd.Context(), &o)
 		},
 	}
@@ -37,12 +50,21 @@ lists data only; as JSON also zeros and what is not allocated.`,
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
 	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
+	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters")
+	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into a picture, .svg or .png")
+	_ = cmd.MarkFlagFilename("plot", "svg", "png")
 	return cmd
 }
 
 func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
+	}
+	if !o.listed && o.plot == "" && !c.likeQEMU && isTerminal(c.stdout) {
+		o.draw = true
+	}
+	if o.draw || o.plot != "" {
+		return c.runMapPicture(ctx, o)
 	}
 	start, length := int64(0), int64(-1)
 	var err error
@@ -56,7 +78,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return sizeError("max length", err)
 		}
 	}
-	ref, d, _, err := c.openOne(&o.source, o.args)
+	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}
@@ -70,13 +92,13 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if o.output == "json" {
 		print = printMapJSON
 	}
-	if err := print(ctx, w, d, start, n, ref.name); err != nil {
+	if err := print(ctx, w, d, start, n, fileNames(d, f, ref.name)); err != nil {
 		return c.openError(ref, err)
 	}
 	return w.Flush()
 }
 
-func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, name string) error {
+func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
 	fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File")
 	for e, err := range d.Extents(start, n) {
 		if err == nil {
@@ -86,10 +108,25 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 			return err
 		}
 		if e.State == disk.Data && e.File != nil {
-			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), name)
+			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), names[e.Depth])
 		}
 	}
 	return nil
+}
+
+// fileNames are the files of a disk and of its parents, by depth.
+func fileNames(d disk.Disk, f *format, name string) []string {
+	names := []string{name}
+	for f.parent != nil {
+		if d, name = f.parent(d); d == nil {
+			break
+		}
+		names = append(names, name)
+		if _, ok := d.(*vhd.Image); !ok {
+			break // a raw disk
+		}
+	}
+	return names
 }
 
 // cHex is C's %#x, which has no 0x before a zero.
@@ -100,12 +137,15 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, _ string) error {
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
+			if e.Depth > 0 {
+				fmt.Fprintf(w, ", \"filename\": %s", jsonString(names[e.Depth]))
+			}
 		}
 		w.WriteString("}")
 	}
@@ -125,4 +165,43 @@ func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n in
 	}
 	_, err := w.WriteString("]\n")
 	return err
+}
+
+// jsonString is a string as JSON has it.
+func jsonString(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}
+
+// runMapPicture draws instead of listing.
+func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
+	if o.output != "human" || o.start != "" || o.maxLength != "" {
+		return usagef("--draw and --plot show the whole disk, and go without --output, -s and -l")
+	}
+	if o.plot != "" {
+		if _, err := pictureWriter(o.plot); err != nil {
+			return err
+		}
+	}
+	ref, d, f, err := c.openOne(&o.source, o.args)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	p, err := drawDisk(ctx, ref, d, f)
+	if err != nil {
+		return c.openError(ref, err)
+	}
+	if o.draw {
+		if err := p.Text(c.stdout); err != nil {
+			return err
+		}
+	}
+	if o.plot != "" {
+		return c.plot(p, o.plot)
+	}
+	return nil
 }

@@ -21,6 +21,8 @@ type sourceFlags struct {
 	format    string
 	imageOpts bool
 	share     bool // read what another process writes
+	force     bool // write what had better not be written
+	parents   disk.Parents
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
@@ -28,6 +30,22 @@ func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "the image is given as a list of options, such as driver=vpc,file.filename=F")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
+	s.addParents(cmd)
+}
+
+// addParents adds the flags that say where the parents of images are.
+func (s *sourceFlags) addParents(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&s.parents.File, "parent", "", "the image's parent is this file, whatever the image says")
+	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this folder, and below it")
+	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow the paths to parents out of the image's folder")
+	markOwn(cmd, "parent", "parent-dir", "trust-parents")
+}
+
+// addForce adds the flag for images that had better not be written.
+func (s *sourceFlags) addForce(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&s.force, "force", false, "change the image of a suspended virtual machine, too")
+	markOwn(cmd, "force")
 }
 
 // check finds contradictions between the flags.
@@ -49,7 +67,9 @@ type imageRef struct {
 // resolve reads an image argument: a file's name, perhaps behind "file:", or
 // options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
-	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{Format: s.format, Options: disk.Options{}}}
+	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{
+		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force,
+	}}
 	var opts []optlist.Option
 	var err error
 	text, isJSON := strings.CutPrefix(arg, "json:")

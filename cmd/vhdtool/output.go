@@ -25,6 +25,11 @@ type output struct {
 
 // createOutput starts a new disk of size bytes.
 func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*output, error) {
+	return c.createOutputBy(name, f, o, func(file disk.File) (disk.Disk, error) { return f.Create(file, size, o) })
+}
+
+// createOutputBy starts a new disk that create makes.
+func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func(disk.File) (disk.Disk, error)) (*output, error) {
 	if err := checkValues(f, o); err != nil {
 		return nil, err
 	}
@@ -55,7 +60,7 @@ func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (
 		}
 		file = out.file.File
 	}
-	d, err := f.Create(file, size, o)
+	d, err := create(file)
 	if err != nil {
 		out.discard()
 		return nil, creationError(f, withoutPath(err))

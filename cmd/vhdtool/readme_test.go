@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,26 @@ func TestREADMECommands(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("block %q: %v\n%s", name, err, out)
 		}
+	}
+	comparePicture(t, filepath.Join(dir, "worn.svg"), "../../docs/img/worn.svg")
+}
+
+// comparePicture compares a picture that the README's commands have made with the
+// one it shows.
+func comparePicture(t *testing.T, made, shown string) {
+	t.Helper()
+	got, err := os.ReadFile(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *updateMan {
+		if err := os.WriteFile(shown, got, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if want, err := os.ReadFile(shown); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s is not what the README's commands draw now (%v): run 'make man'", shown, err)
 	}
 }
 

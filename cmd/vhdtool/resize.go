@@ -38,6 +38,7 @@ up to the next geometry.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.source.addForce(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&o.preallocation, "preallocation", "off", "only off: what is gained is not allocated")
 	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")

@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/vhdtool/vhdtool/internal/oracle"
+	"github.com/vhdtool/vhdtool/internal/sparse"
 )
 
 // TestMain makes the test binary also the program, under its own name and, as
@@ -61,14 +62,16 @@ func TestScripts(t *testing.T) {
 
 // scriptCondition knows [qemu-img] and [vhdiinfo], which are true where the
 // program is installed and an error where it is missing and must not be;
-// [qemu-7], which is true where what qemu-img prints can be compared; and
-// [root], for whom no file is read-only.
+// [qemu-7], which is true where what qemu-img prints can be compared; [holes], where
+// holes of files are found; and [root], for whom no file is read-only.
 func scriptCondition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "qemu-7":
 		return qemu7(), nil
+	case "holes":
+		return findsHoles()
 	case "qemu-img", "vhdiinfo":
 		_, err := exec.LookPath(cond)
 		if err != nil && os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" {
@@ -77,6 +80,21 @@ func scriptCondition(cond string) (bool, error) {
 		return err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
+}
+
+// findsHoles reports whether holes of files are found here.
+func findsHoles() (bool, error) {
+	f, err := os.CreateTemp("", "holes-")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := f.Truncate(1 << 20); err != nil {
+		return false, err
+	}
+	_, data, err := sparse.NewMap(f).At(0, 1<<20)
+	return !data, err
 }
 
 // qemu7 reports whether the qemu-img here is of the release whose lines are

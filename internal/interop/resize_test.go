@@ -33,28 +33,14 @@ func resize(t *testing.T, image string, size int64) int64 {
 // lets qemu-io and us write in between.
 func TestResizeTakeTurns(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
-	type maker func(t *testing.T, image string, size int64)
-	makers := map[string]maker{}
-	for _, options := range qemuOptions {
-		makers["qemu/"+options] = func(t *testing.T, image string, size int64) {
-			oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
-		}
-	}
+	makers := qemuMakers()
 	for _, creator := range []vhd.Creator{vhd.CreatorQEMU, vhd.CreatorWindows, vhd.CreatorVirtualBox} {
 		for _, block := range []int64{0, 4 * kib, 64 * kib, 2 * mib} { // 0: fixed
-			makers[fmt.Sprintf("ours/%v/block=%d", creator, block)] = func(t *testing.T, image string, size int64) {
-				o := &vhd.CreateOptions{Size: size, Exact: creator != vhd.CreatorQEMU, BlockSize: block, Creator: creator}
-				if block == 0 {
-					o.Type = vhd.Fixed
-				}
-				img, err := vhd.Create(image, o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := img.Close(); err != nil {
-					t.Fatal(err)
-				}
+			o := vhd.CreateOptions{Exact: creator != vhd.CreatorQEMU, BlockSize: block, Creator: creator}
+			if block == 0 {
+				o.Type = vhd.Fixed
 			}
+			makers[fmt.Sprintf("ours/%v/block=%d", creator, block)] = ourMaker(o)
 		}
 	}
 	for name, make := range makers {
@@ -65,7 +51,7 @@ func TestResizeTakeTurns(t *testing.T) {
 	}
 }
 
-func resizeTakeTurns(t *testing.T, name string, create func(t *testing.T, image string, size int64)) {
+func resizeTakeTurns(t *testing.T, name string, create maker) {
 	image := filepath.Join(t.TempDir(), "image.vhd")
 	r, _ := newRand(400 + uint64(len(name)))
 	create(t, image, 2*mib+r.Int64N(3*mib))

@@ -45,23 +45,9 @@ func TestSameWrites(t *testing.T) {
 // qemu made or one of ours.
 func TestTakeTurns(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
-	type maker func(t *testing.T, image string, size int64)
-	makers := map[string]maker{}
-	for _, options := range qemuOptions {
-		makers["qemu/"+options] = func(t *testing.T, image string, size int64) {
-			oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
-		}
-	}
+	makers := qemuMakers()
 	for _, block := range []int64{4 * kib, 64 * kib, 512 * kib, 2 * mib, 16 * mib} {
-		makers[fmt.Sprintf("ours/block=%d", block)] = func(t *testing.T, image string, size int64) {
-			img, err := vhd.Create(image, &vhd.CreateOptions{Size: size, Exact: block != 64*kib, BlockSize: block, Creator: vhd.CreatorVirtualBox})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := img.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		makers[fmt.Sprintf("ours/block=%d", block)] = ourMaker(vhd.CreateOptions{Exact: block != 64*kib, BlockSize: block, Creator: vhd.CreatorVirtualBox})
 	}
 	for name, make := range makers {
 		t.Run(name, func(t *testing.T) {
@@ -71,7 +57,7 @@ func TestTakeTurns(t *testing.T) {
 	}
 }
 
-func takeTurns(t *testing.T, name string, create func(t *testing.T, image string, size int64)) {
+func takeTurns(t *testing.T, name string, create maker) {
 	image := filepath.Join(t.TempDir(), "image.vhd")
 	r, _ := newRand(300 + uint64(len(name)))
 	create(t, image, 5*mib+r.Int64N(3*mib))

@@ -111,7 +111,7 @@ func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
 	}
 	var sides [2]side
 	for i, d := range c.disks {
-		next, stop := iter.Pull2(zeroRuns(d))
+		next, stop := iter.Pull2(zeroRuns(d, nil))
 		defer stop()
 		sides[i].next = next
 	}

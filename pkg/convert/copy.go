@@ -1,6 +1,3 @@
-// Package convert copies and compares disks. It knows no format: it sees disks
-// through the interfaces of package disk, plans over their extents, and never
-// reads what is known to be zero nor writes zeros that a hole can say.
 package convert
 
 import (
@@ -48,6 +45,9 @@ type Options struct {
 	// TargetIsZero says that the target reads as zeros already. A target that
 	// implements [disk.Zeroed] says so itself.
 	TargetIsZero bool
+	// Only, if set, chooses what is copied: extents of the source that it says no
+	// to are left as they are in the target.
+	Only func(disk.Extent) bool
 	// Progress is told, by one goroutine at a time, how much of the source is
 	// done.
 	Progress func(done, total int64)
@@ -193,7 +193,7 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		return send(piece{off: off, n: n, zero: true})
 	}
 	off := int64(0)
-	for r, err := range zeroRuns(c.src) {
+	for r, err := range zeroRuns(c.src, c.o.Only) {
 		if err != nil {
 			return &OpError{"reading", off, err}
 		}
@@ -201,9 +201,12 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		if n == 0 {
 			continue
 		}
-		if r.zero {
+		switch {
+		case r.skip:
+			c.progress(n)
+		case r.zero:
 			err = zeros(off, n)
-		} else {
+		default:
 			err = data(off, n, r.file, r.fileOff)
 		}
 		if err != nil {

@@ -14,20 +14,28 @@ import (
 type zeroRun struct {
 	end     int64
 	zero    bool
+	skip    bool // not wanted
 	file    *os.File
 	fileOff int64
 }
 
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
 // its end zeros without end. It also looks for holes of the file under extents
-// of data: a block of an image may be allocated and still be mostly hole.
-func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
+// of data: a block of an image may be allocated and still be mostly hole. Parts
+// that want says no to are marked; a nil want takes all.
+func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
 		var holes *sparse.Map // kept from extent to extent: see there
 		for e, err := range d.Extents(0, d.Size()) {
 			if err != nil {
 				yield(zeroRun{}, err)
 				return
+			}
+			if want != nil && !want(e) {
+				if !yield(zeroRun{end: e.End(), skip: true}, nil) {
+					return
+				}
+				continue
 			}
 			if e.State != disk.Data || e.File == nil {
 				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data}, nil) {
@@ -40,7 +48,7 @@ func zeroRuns(d disk.Disk) iter.Seq2[zeroRun, error] {
 			}
 			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
 				file, _ := x.File.(*os.File)
-				if !yield(zeroRun{x.End(), x.State != disk.Data, file, x.FileOff}, err) || err != nil {
+				if !yield(zeroRun{end: x.End(), zero: x.State != disk.Data, file: file, fileOff: x.FileOff}, err) || err != nil {
 					return
 				}
 			}

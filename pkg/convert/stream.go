@@ -199,7 +199,7 @@ func WriteTo(ctx context.Context, w io.Writer, src disk.Disk, o *Options) error 
 	}
 	zeros := make([]byte, chunk)
 	off := int64(0)
-	for r, err := range zeroRuns(src) {
+	for r, err := range zeroRuns(src, nil) {
 		if err != nil {
 			return &OpError{"reading", off, err}
 		}

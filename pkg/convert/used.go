@@ -13,7 +13,7 @@ func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, err
 	var used []int64
 	var off int64
 	buf := make([]byte, min(blockSize, 64<<10))
-	for r, err := range zeroRuns(d) {
+	for r, err := range zeroRuns(d, nil) {
 		if err != nil {
 			return nil, &OpError{"reading", off, err}
 		}

@@ -66,7 +66,7 @@ type Blocker interface {
 // the file does not depend on which of them was first.
 type Reserver interface {
 	// Reserve gives every block that [off, off+n) touches its place in the
-	// file. A reserved block reads as zeros until it is written.
+	// file. A reserved block reads as before until it is written.
 	Reserve(off, n int64) error
 }
 

@@ -49,8 +49,28 @@ type OpenOptions struct {
 	Format  string  // a name from the list; "" finds it out
 	Write   bool    // open for reading and writing
 	Options Options // the format's own
+	Parents Parents // where the parents of an image are
+	// Force opens for writing what had better not be written, such as the image
+	// of a suspended virtual machine.
+	Force bool
 	// Lock, if set, is called with the open file before anything is read.
 	Lock func(f *os.File, write bool) error
+}
+
+// Parents say where the parents of an image that keeps only what differs from
+// another one may be. The path to the parent stands in the image, which is not to
+// be trusted: with the zero value only regular files in the image's folder, or
+// below it, are opened.
+type Parents struct {
+	// None opens the image alone. Reading what its parent has is an error.
+	None bool
+	// File is the image's parent, whatever path the image has for it.
+	File string
+	// Dirs are folders in which parents are looked for, too.
+	Dirs []string
+	// Trust follows every path to a regular file. (Without it, and with it, paths
+	// to other machines are not followed, nor are devices opened.)
+	Trust bool
 }
 
 // Formats is the list of formats a program knows, the fallback last.

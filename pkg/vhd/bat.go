@@ -269,10 +269,14 @@ type layout struct {
 	batOff     int64
 	blockSize  int64
 	bitmapSize int64
-	regions    []region // metadata
-	batmap     bool     // XenServer's is among them
+	regions    []region // metadata: the copy of the footer, header and BAT
+	batmap     []region // XenServer's
+	locators   []region // texts of parent locators
 	limit      int64    // blocks end here: the trailing footer, or the end of the file
 }
+
+// metadata is all that is not a block.
+func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }
 
 // stored is what a block takes in the file.
 func (l *layout) stored() int64 { return l.bitmapSize + l.blockSize }
@@ -289,11 +293,12 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 		})
 	}
 	used := int64(0)
+	regions := slices.Concat(l.regions, l.batmap)
 	for i, e := range t.used() {
 		used++
 		start := int64(e) * SectorSize
 		end := start + stored
-		for _, r := range l.regions {
+		for _, r := range regions {
 			if start < r.end && end > r.start {
 				if !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
 					fmt.Sprintf("a block that ends before byte %d or starts at byte %d or later", r.start, r.end)) {
@@ -315,6 +320,16 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 	})
 }
 
+// over returns the first block that has bytes in [start, end) of the file, or -1.
+func (t bat) over(l *layout, start, end int64) int64 {
+	for i, e := range t.used() {
+		if at := int64(e) * SectorSize; at < end && at+l.stored() > start {
+			return i
+		}
+	}
+	return -1
+}
+
 // sane reports whether all entries are possible.
 func (t bat) sane(l *layout) bool {
 	sane := true
@@ -329,7 +344,7 @@ func (t bat) sane(l *layout) bool {
 // order of their starts. They may overlap.
 func (t bat) spans(l *layout) [][2]int64 {
 	var spans [][2]int64
-	for _, r := range l.regions {
+	for _, r := range l.metadata() {
 		spans = append(spans, [2]int64{r.start, r.end})
 	}
 	places := make([]uint32, 0, t.count())

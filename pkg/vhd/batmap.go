@@ -7,8 +7,9 @@ import (
 )
 
 // batmap is XenServer's map of the blocks that are written whole: a header right
-// behind the BAT, and a bit for each block, most significant bit first. It is not
-// used here, but kept, and checked.
+// behind the BAT, and a bit for each block, most significant bit first. A set bit
+// means that the block has its place and that all bits of its bitmap are set; a
+// clear one means nothing. It is not used here, but kept right, and checked.
 //
 //	off size field
 //	  0    8 cookie "tdbatmap"
@@ -24,6 +25,7 @@ type batmap struct {
 	sectors   uint32
 	version   uint32
 	checksum  uint32
+	marker    byte
 	encrypted bool
 }
 
@@ -41,7 +43,7 @@ func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 		return nil, nil
 	}
 	be := binary.BigEndian
-	return &batmap{at, be.Uint64(b[8:]), be.Uint32(b[16:]), be.Uint32(b[20:]), be.Uint32(b[24:]), b[29] == 1}, nil
+	return &batmap{at, be.Uint64(b[8:]), be.Uint32(b[16:]), be.Uint32(b[20:]), be.Uint32(b[24:]), b[28], b[29] == 1}, nil
 }
 
 // regions is what header and map take of a file of size bytes.
@@ -53,44 +55,197 @@ func (m *batmap) regions(size int64) []region {
 	return rs
 }
 
-// validate lists what is odd about the map of the blocks in t.
-func (m *batmap) validate(r io.ReaderAt, t bat, size int64) ([]Finding, error) {
-	var fs []Finding
-	odd := func(id string, sev Severity, at int64, field, got, want string) {
-		fs = append(fs, Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want})
+// inPlace reports whether the map for so many blocks is in a file of size bytes.
+func (m *batmap) inPlace(blocks, size int64) bool {
+	length := int64(m.sectors) * SectorSize
+	return m.offset <= uint64(size) && length <= size-int64(m.offset) && length >= (blocks+7)/8
+}
+
+// counted is how many bytes of the map the checksum is of, for so many blocks.
+func (m *batmap) counted(blocks int64) int64 {
+	return min(int64(m.sectors)*SectorSize, roundUp((blocks+7)/8, SectorSize))
+}
+
+// sum is the checksum of a map. Version 1.1 took the bytes for signed ones.
+func (m *batmap) sum(bits []byte) uint32 {
+	var sum uint32
+	for _, c := range bits {
+		if m.version == 0x00010001 {
+			sum += uint32(int8(c))
+		} else {
+			sum += uint32(c)
+		}
 	}
+	return ^sum
+}
+
+// read reads the map for so many blocks, which is in its place.
+func (m *batmap) read(r io.ReaderAt, blocks int64) ([]byte, error) {
+	bits := make([]byte, m.counted(blocks))
+	if err := readFull(r, bits, int64(m.offset)); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	return bits, nil
+}
+
+func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string) Finding {
+	return Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want}
+}
+
+// validate lists what is odd about the map of the blocks in t. It returns the map,
+// or nil if that cannot be read.
+func (m *batmap) validate(r io.ReaderAt, t bat, size int64) (bits []byte, fs []Finding, err error) {
 	if m.version>>16 != 1 {
-		odd("batmap-version", Warning, 20, "version", hex32(m.version), "0x00010002")
+		fs = append(fs, m.odd("batmap-version", Warning, 20, "version", hex32(m.version), "0x00010002"))
 	}
 	if m.encrypted {
-		odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none")
+		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
 	}
-	need := (t.len() + 7) / 8
-	length := int64(m.sectors) * SectorSize
-	if m.offset > uint64(size) || length > size-int64(m.offset) || length < need {
-		odd("batmap-place", Warning, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors", m.offset, m.sectors),
-			fmt.Sprintf("a place in the file with room for %d blocks", t.len()))
-		return fs, nil
+	blocks := t.len()
+	if !m.inPlace(blocks, size) {
+		return nil, append(fs, m.odd("batmap-place", Warning, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors", m.offset, m.sectors),
+			fmt.Sprintf("a place in the file with room for %d blocks", blocks))), nil
 	}
-	var sum uint32
-	buf := make([]byte, min(length, 1<<16))
-	for off := int64(0); off < length; off += int64(len(buf)) {
-		buf = buf[:min(int64(len(buf)), length-off)]
-		if err := readFull(r, buf, int64(m.offset)+off); err != nil {
-			return fs, fmt.Errorf("batmap: %w", err)
+	if bits, err = m.read(r, blocks); err != nil {
+		return nil, fs, err
+	}
+	for i := range blocks {
+		if bits[i/8]&(0x80>>(i%8)) != 0 && t.load(i) == unused {
+			fs = append(fs, m.odd("batmap-bit", Error, int64(m.offset)-m.at+i/8, fmt.Sprintf("bit of block %d", i), "set", "clear: the block has no place in the file"))
 		}
-		for i, c := range buf {
-			sum += uint32(c)
-			for bit := range 8 {
-				block := (off+int64(i))*8 + int64(bit)
-				if c&(0x80>>bit) != 0 && block < t.len() && t.load(block) == unused {
-					odd("batmap-bit", Error, int64(m.offset)-m.at+off+int64(i), fmt.Sprintf("bit of block %d", block), "set", "clear: the block has no place in the file")
-				}
+	}
+	if want := m.sum(bits); want != m.checksum {
+		fs = append(fs, m.odd("batmap-checksum", Warning, 24, "checksum", hex32(m.checksum), hex32(want)))
+	}
+	return bits, fs, nil
+}
+
+// write writes the map, and its checksum.
+func (m *batmap) write(w io.WriterAt, bits []byte) error {
+	sum := binary.BigEndian.AppendUint32(nil, m.sum(bits))
+	_, err := w.WriteAt(bits, int64(m.offset))
+	if err == nil {
+		_, err = w.WriteAt(sum, m.at+24)
+	}
+	if err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	m.checksum = binary.BigEndian.Uint32(sum)
+	return nil
+}
+
+// clearBatmap clears the bits of the blocks from the first one on: they are about
+// to lose their places.
+func (img *Image) clearBatmap(first int64) error {
+	m := img.batmap
+	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
+		return nil
+	}
+	bits, err := m.read(img.r, img.bat.len())
+	if err != nil {
+		return err
+	}
+	clearFrom(bits, first)
+	if err := m.write(img.f, bits); err != nil {
+		return err
+	}
+	return img.flush()
+}
+
+// clearFrom clears the bits from the first one on.
+func clearFrom(bits []byte, first int64) {
+	for i := first; i < int64(len(bits))*8; i++ {
+		bits[i/8] &^= 0x80 >> (i % 8)
+	}
+}
+
+// maxSpareMap is how large a map stays when it moves, if its blocks need less.
+const maxSpareMap = 1 << 20
+
+// room is what header and map take for so many blocks, one behind the other.
+func (m *batmap) room(blocks int64) int64 {
+	return SectorSize + max(min(int64(m.sectors)*SectorSize, maxSpareMap), roundUp((blocks+7)/8, SectorSize))
+}
+
+// copyBatmap writes the map anew, header and all, behind a BAT that ends at at.
+func (img *Image) copyBatmap(at int64) (*batmap, error) {
+	old, blocks := img.batmap, img.bat.len()
+	m := *old
+	m.at, m.offset = at, uint64(at+SectorSize)
+	length := old.room(blocks) - SectorSize
+	m.sectors = uint32(length / SectorSize)
+	var header [SectorSize]byte
+	if err := readFull(img.r, header[:], old.at); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	be := binary.BigEndian
+	be.PutUint64(header[8:], m.offset)
+	be.PutUint32(header[16:], m.sectors)
+	bits := make([]byte, length)
+	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); old.inPlace(0, img.alloc.length) {
+		if err := readFull(img.r, bits[:n], int64(old.offset)); err != nil {
+			return nil, fmt.Errorf("batmap: %w", err)
+		}
+	}
+	clearFrom(bits, blocks)
+	m.checksum = m.sum(bits[:m.counted(blocks)])
+	be.PutUint32(header[24:], m.checksum)
+	if _, err := img.f.WriteAt(append(header[:], bits...), at); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	return &m, nil
+}
+
+// mendedBatmap is the map with the bits cleared that must not be set; changed is
+// false if it is right already. It is nil if the map cannot be mended.
+func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
+	m := img.batmap
+	if m == nil || !m.inPlace(img.bat.len(), img.alloc.length) {
+		return nil, false, nil
+	}
+	if bits, err = m.read(img.r, img.bat.len()); err != nil {
+		return nil, false, err
+	}
+	for i := range img.bat.len() {
+		if bits[i/8]&(0x80>>(i%8)) == 0 {
+			continue
+		}
+		whole := false
+		if e := img.bat.load(i); e != unused {
+			bm, err := img.bitmap(i, e)
+			if err != nil {
+				return nil, false, err
 			}
+			whole = bm == nil
+		}
+		if !whole {
+			bits[i/8] &^= 0x80 >> (i % 8)
+			changed = true
 		}
 	}
-	if ^sum != m.checksum {
-		odd("batmap-checksum", Warning, 24, "checksum", hex32(m.checksum), hex32(^sum))
+	return bits, changed || m.sum(bits) != m.checksum, nil
+}
+
+// Marker is a byte in the batmap's header that XenServer's tools set and read for
+// themselves; ok is false for an image without a batmap.
+func (img *Image) Marker() (marker byte, ok bool) {
+	if img.batmap == nil {
+		return 0, false
 	}
-	return fs, nil
+	return img.batmap.marker, true
+}
+
+// SetMarker sets the marker.
+func (img *Image) SetMarker(marker byte) error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case img.batmap == nil:
+		return fmt.Errorf("%w: a marker for an image without XenServer's batmap", ErrUnsupported)
+	}
+	if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	img.batmap.marker = marker
+	return img.flush()
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // CheckOptions say how to check an image.
@@ -18,6 +20,12 @@ type CheckOptions struct {
 	// Device says that the image stands on a device, of which the end may be
 	// unused.
 	Device bool
+	// Chain also opens the parents of a differencing image, which must be in an
+	// [os.File] then, and checks each of them. Parents says where they may be.
+	Chain   bool
+	Parents disk.Parents
+	// NoLock opens parents even if another process writes to them.
+	NoLock bool
 	// Now is what time stamps are compared with; zero means the present.
 	Now time.Time
 }
@@ -129,7 +137,7 @@ func (c *checker) checkFooters(fs *footers) *footerCopy {
 	if t := footer.Timestamp.Time(); t.After(c.o.Now.Add(time.Minute)) {
 		c.add(Finding{
 			ID: "timestamp", Severity: Warning, Offset: footer.off + 24, Field: "footer: time stamp",
-			Got: t.Format(time.RFC3339), Want: "a time that has passed",
+			Got: t.Format(timeForm), Want: "a time that has passed",
 		})
 	}
 	if footer.Type == Fixed || footer == &fs.leading {
@@ -204,30 +212,28 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 		})
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
-	if f.Type == Differencing {
-		c.add(h.validateParent(int64(f.DataOffset), c.size)...)
-		for i, l := range h.locators() {
-			if r, ok := l.region(i, c.size); ok {
-				lay.regions = append(lay.regions, r)
-			}
-		}
-	}
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
 	}
+	var whole []byte // bits of the blocks that are said to be written whole
 	m, err := readBatmap(c.r, &f.Footer, lay.batEnd(), c.size)
 	if err != nil {
 		return err
 	}
 	if m != nil {
-		found, err := m.validate(c.r, t, c.size)
+		bits, found, err := m.validate(c.r, t, c.size)
 		if err != nil {
 			return err
 		}
 		c.add(found...)
-		lay.regions = append(lay.regions, m.regions(c.size)...)
+		whole = bits
+		lay.batmap = m.regions(c.size)
 	}
+	if f.Type == Differencing {
+		c.add(h.validateParent(&f.Footer, &lay, t, c.size)...)
+	}
+	lay.addLocators(&f.Footer, &h, t, c.size)
 	t.validate(&lay, func(f Finding) bool {
 		c.add(f)
 		return true
@@ -236,14 +242,18 @@ func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
 		return err
 	}
 	c.checkPlaces(t, &lay, trailing)
-	if c.o.Deep && f.Type == Dynamic {
-		return c.checkBlocks(t, &lay)
+	if c.o.Deep {
+		err = c.checkBlocks(f.Type, t, &lay, m, whole)
 	}
-	return nil
+	if f.Type == Differencing && c.o.Chain && err == nil {
+		err = c.checkParents()
+	}
+	return err
 }
 
-// checkBlocks looks into the blocks.
-func (c *checker) checkBlocks(t bat, lay *layout) error {
+// checkBlocks looks into the blocks. Of those with a bit in whole, of the batmap m,
+// all sectors must be written.
+func (c *checker) checkBlocks(typ DiskType, t bat, lay *layout, m *batmap, whole []byte) error {
 	bits := make([]byte, lay.bitmapSize)
 	unaligned, first := 0, int64(0)
 	for i, e := range t.used() {
@@ -259,6 +269,13 @@ func (c *checker) checkBlocks(t bat, lay *layout) error {
 		}
 		if err := readFull(c.r, bits, start); err != nil {
 			return fmt.Errorf("sector bitmap of block %d: %w", i, err)
+		}
+		sectors := lay.blockSize / SectorSize
+		if end, set := bitmapRun(bits, 0, sectors); whole != nil && whole[i/8]&(0x80>>(i%8)) != 0 && !(set && end == sectors) {
+			c.add(m.odd("batmap-bitmap", Warning, int64(m.offset)-m.at+int64(i/8), fmt.Sprintf("bit of block %d", i), "set", "clear: not all sectors of the block are written"))
+		}
+		if typ == Differencing {
+			continue // under a clear bit there may be what was not acknowledged
 		}
 		err := hiddenData(c.r, bits, start+lay.bitmapSize, lay.blockSize, func(s int64) bool {
 			c.add(Finding{

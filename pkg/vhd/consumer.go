@@ -17,7 +17,8 @@ type Consumer struct {
 	Title string // such as "Microsoft Azure"
 
 	template CreateOptions
-	minSize  int64 // bytes
+	children Spelling // of the paths to the parents of its differencing images
+	minSize  int64    // bytes
 	maxSize  int64
 	rules    func() []consumerRule // built when asked for: most commands never ask
 }
@@ -69,10 +70,11 @@ var consumers = []Consumer{
 	{
 		Name: "hyperv", Title: "Windows and Hyper-V",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
+		children: SpellWindows,
 		minSize:  3 * mib, maxSize: 2040 * gib,
 		rules: func() []consumerRule {
 			return []consumerRule{
-				typeRule(Fixed, Dynamic),
+				typeRule(Fixed, Dynamic, Differencing),
 				currentSizeRule,
 				sizeRule(3*mib, 2040*gib),
 				blockRule(512<<10, 2*mib),
@@ -83,10 +85,11 @@ var consumers = []Consumer{
 	{
 		Name: "xen", Title: "XenServer and XCP-ng",
 		template: CreateOptions{Type: Dynamic, Exact: true, Align: 2 * mib, Creator: CreatorXenServer},
+		children: SpellXen,
 		minSize:  2 * mib, maxSize: 2040 * gib,
 		rules: func() []consumerRule {
 			return []consumerRule{
-				typeRule(Dynamic),
+				typeRule(Dynamic, Differencing),
 				blockRule(2 * mib),
 				{"creator application", `"tap"`, func(s *subject) (string, bool) {
 					return fmt.Sprintf("%q", s.img.footer.Creator.String()), s.img.footer.Creator != CreatorXenServer
@@ -121,7 +124,9 @@ var consumers = []Consumer{
 		Name: "virtualbox", Title: "VirtualBox",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules:    anyVHD,
+		rules: func() []consumerRule {
+			return []consumerRule{typeRule(Fixed, Dynamic, Differencing), currentSizeRule, trailingRule}
+		},
 	},
 	{
 		Name: "virtualpc", Title: "Virtual PC",
@@ -129,7 +134,7 @@ var consumers = []Consumer{
 		maxSize:  maxGeometrySectors * SectorSize,
 		rules: func() []consumerRule {
 			return []consumerRule{
-				typeRule(Fixed, Dynamic),
+				typeRule(Fixed, Dynamic, Differencing),
 				{"disk geometry", "one that spans the current size", func(s *subject) (string, bool) {
 					f := &s.img.footer
 					return fmt.Sprintf("%v (%d bytes), and the current size is %d", f.Geometry, f.Geometry.Product()*SectorSize, f.CurrentSize),
@@ -144,13 +149,8 @@ var consumers = []Consumer{
 		Name: "aws", Title: "AWS VM Import",
 		template: CreateOptions{Type: Dynamic, Exact: true, Creator: CreatorWindows},
 		maxSize:  2040 * gib,
-		rules:    anyVHD,
+		rules:    func() []consumerRule { return []consumerRule{typeRule(Fixed, Dynamic), currentSizeRule, trailingRule} },
 	},
-}
-
-// anyVHD are the rules of products that take what the format allows.
-func anyVHD() []consumerRule {
-	return []consumerRule{typeRule(Fixed, Dynamic), currentSizeRule, trailingRule}
 }
 
 func typeRule(types ...DiskType) consumerRule {
@@ -239,6 +239,9 @@ func (c *Consumer) CreateOptions(size int64) *CreateOptions {
 	o.Size = size
 	return &o
 }
+
+// Spelling is how the product spells the paths to the parents of images.
+func (c *Consumer) Spelling() Spelling { return c.children }
 
 // CheckSize tells whether the product takes disks of so many bytes.
 func (c *Consumer) CheckSize(size int64) error {

@@ -2,11 +2,16 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -137,10 +142,10 @@ func (h *history) allowed(k int) []state {
 }
 
 // session lets a guest write to the image in the file, sync now and then, and
-// close it.
-func session(t *testing.T, r *recorder, rnd *rand.Rand, steps int) history {
+// close it. The raw parent is that of a differencing image.
+func session(t *testing.T, r *recorder, parent []byte, rnd *rand.Rand, steps int) history {
 	t.Helper()
-	img, err := vhd.NewImage(r, r.size(), &vhd.OpenOptions{Write: true})
+	img, err := vhd.NewImage(r, r.size(), withParent(parent, true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,8 +196,23 @@ func holds(t tb, got []byte, allowed []state) {
 	}
 }
 
-// The images from which the sessions start.
-func crashStarts(t *testing.T) map[string][]byte {
+// withParent opens an image whose parent, if not nil, is the raw disk of these
+// bytes.
+func withParent(parent []byte, write bool) *vhd.OpenOptions {
+	o := &vhd.OpenOptions{Write: write}
+	if parent != nil {
+		o.Parent = raw.Open(newMemFile(parent), int64(len(parent)))
+	}
+	return o
+}
+
+// A crashStart is an image from which sessions start.
+type crashStart struct {
+	file   []byte
+	parent []byte // of a differencing image
+}
+
+func crashStarts(t *testing.T) map[string]crashStart {
 	t.Helper()
 	const blockSize = 4 * kib
 	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
@@ -205,7 +225,7 @@ func crashStarts(t *testing.T) map[string][]byte {
 	end := len(whole) - 512
 	stale := slices.Clone(whole)
 	copy(stale, footerBytes(dynamic, partial.size, u32(24, 1)))
-	return map[string][]byte{
+	starts := map[string][]byte{
 		"new":                     create(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize}).bytes(),
 		"blocks in part":          whole,
 		"leading footer of old":   stale,
@@ -218,6 +238,17 @@ func crashStarts(t *testing.T) map[string][]byte {
 			size: 10 * blockSize, tableAt: 40 * sector, blocks: []block{{3, 3, nil, pattern(blockSize, 1)}},
 		}.bytes(),
 	}
+	all := map[string]crashStart{}
+	for name, file := range starts {
+		all[name] = crashStart{file, nil}
+	}
+	child := partial
+	child.footer, child.header = []edit{u32(60, differencing)}, []edit{text(64, "\x00p")}
+	parent := pattern(9*blockSize, 77) // there are zeros behind its end
+	all["child"] = crashStart{child.bytes(), parent}
+	all["empty child"] = crashStart{craft{size: 10 * blockSize, footer: child.footer, header: child.header}.bytes(), parent}
+	all["child with parent's zeros"] = crashStart{child.bytes(), append(make([]byte, 4*blockSize), parent[:4*blockSize]...)}
+	return all
 }
 
 // After a power cut at any point of a session the image opens, holds what was
@@ -227,11 +258,11 @@ func TestCrashInPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(2) {
 				rnd := rand.New(rand.NewPCG(seed, 7))
-				r := record(start)
-				h := session(t, r, rnd, 25)
+				r := record(start.file)
+				h := session(t, r, start.parent, rnd, 25)
 				n := 0
 				r.cuts(rnd, 6, func(k int, file []byte) {
-					img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
+					img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), withParent(start.parent, false))
 					if err != nil {
 						t.Fatalf("seed %d, cut behind change %d of %d: %v", seed, k, len(r.log), err)
 					}
@@ -239,7 +270,7 @@ func TestCrashInPlace(t *testing.T) {
 					holds(t, readAll(t, img), allowed)
 					noErrors(t, file, "trailing-footer")
 					if n++; n%5 == 0 {
-						goOn(t, file)
+						goOn(t, file, start.parent)
 					}
 					if t.Failed() {
 						t.Fatalf("seed %d, cut behind change %d of %d", seed, k, len(r.log))
@@ -251,10 +282,13 @@ func TestCrashInPlace(t *testing.T) {
 }
 
 // goOn writes to an image that a power cut has left.
-func goOn(t *testing.T, file []byte) {
+func goOn(t *testing.T, file, parent []byte) {
 	t.Helper()
 	m := newMemFile(file)
-	img := openMem(t, m)
+	img, err := vhd.NewImage(m, m.size(), withParent(parent, true))
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := readAll(t, img)
 	for off := int64(100); off < img.Size(); off += 8 * kib {
 		p := pattern(300, 99)
@@ -264,7 +298,7 @@ func goOn(t *testing.T, file []byte) {
 	if err := img.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sameBytes(t, "contents of the image that was gone on with", readAll(t, openBytes(t, m.bytes(), nil)), want)
+	sameBytes(t, "contents of the image that was gone on with", readAll(t, openBytes(t, m.bytes(), withParent(parent, false))), want)
 	// Where no block needed a place, no footer needed to be written.
 	noErrors(t, m.bytes(), "trailing-footer")
 }
@@ -308,6 +342,88 @@ func TestCrashOfCreate(t *testing.T) {
 	}
 }
 
+// xenImage is an image of XenServer: with a batmap behind the BAT, which says of every
+// second block that it is whole.
+func xenImage(c craft) []byte {
+	c.footer = append(slices.Clone(c.footer), creator("tap\x00"), u32(32, 0x00010003))
+	c.blocks = slices.Clone(c.blocks)
+	for i := range c.blocks {
+		c.blocks[i].sector += 2
+	}
+	b := c.bytes()
+	c.defaults()
+	at := int(c.tableAt) + (c.entries*4+511)/512*512
+	header, bits := b[at:at+512], b[at+512:at+1024]
+	copy(header, "tdbatmap")
+	be.PutUint64(header[8:], uint64(at+512))
+	be.PutUint32(header[16:], 1)
+	be.PutUint32(header[20:], 0x00010002)
+	header[28] = 7
+	for i, x := range c.blocks {
+		if i%2 == 0 {
+			bits[x.entry/8] |= 0x80 >> (x.entry % 8)
+		}
+	}
+	s := uint32(0)
+	for _, v := range bits {
+		s += uint32(v)
+	}
+	be.PutUint32(header[24:], ^s)
+	return b
+}
+
+// The batmap of XenServer moves with the BAT, and tells no lies about blocks that
+// are gone.
+func TestResizeBatmap(t *testing.T) {
+	const blockSize = 4 * kib
+	c := craft{size: 20 * blockSize}
+	for i := range 10 {
+		c.blocks = append(c.blocks, block{19 - 2*i, int64(4 + 9*i), nil, pattern(blockSize, byte(i))})
+	}
+	before := xenImage(c)
+	fs, _ := findings(t, before)
+	for _, f := range fs {
+		if strings.HasPrefix(f.ID, "batmap") {
+			t.Fatalf("the image is wrong from the start: %s: %v", f.ID, f)
+		}
+	}
+	for _, blocks := range []int64{5, 20, 100, 300, 5000} {
+		m := newMemFile(before)
+		img := openMem(t, m)
+		must(t, img.Resize(blocks*blockSize))
+		if marker, ok := img.Marker(); marker != 7 || !ok {
+			t.Errorf("%d blocks: marker %d, %t", blocks, marker, ok)
+		}
+		must(t, img.Close())
+		after := m.bytes()
+		table := int(be.Uint64(after[512+16:]))
+		at := table + int(be.Uint32(after[512+28:])*4+511)/512*512
+		header := after[at : at+512]
+		if string(header[:8]) != "tdbatmap" || header[28] != 7 {
+			t.Fatalf("%d blocks: behind the BAT stands %q", blocks, header[:8])
+		}
+		bits := after[be.Uint64(header[8:]):][:be.Uint32(header[16:])*512]
+		for i := range int64(len(bits)) * 8 {
+			want := byte(0)
+			if i < min(blocks, 20) && i%4 == 3 { // of the blocks 19, 17, 15, ... every second
+				want = 0x80 >> (i % 8)
+			}
+			if got := bits[i/8] & (0x80 >> (i % 8)); got != want {
+				t.Errorf("%d blocks: bit of block %d is %#x, want %#x", blocks, i, got, want)
+			}
+		}
+		fs, _ := findings(t, after)
+		for _, f := range fs {
+			if strings.HasPrefix(f.ID, "batmap") || f.Severity == vhd.Error {
+				t.Errorf("%d blocks: %s: %v", blocks, f.ID, f)
+			}
+		}
+		if img.BlockSize() != blockSize || int64(len(bits))*8 < blocks {
+			t.Errorf("%d blocks: a map of %d bits", blocks, len(bits)*8)
+		}
+	}
+}
+
 // A disk whose size is being changed has the old size or the new one.
 func TestCrashOfResize(t *testing.T) {
 	const blockSize = 4 * kib
@@ -336,6 +452,9 @@ func TestCrashOfResize(t *testing.T) {
 		{"dynamic, leading footer of old, grow", staleLeading, 200 * blockSize},
 		{"dynamic without trailing footer, grow", many.bytes()[:4*512+90*512], 300 * blockSize},
 		{"dynamic without trailing footer, shrink", many.bytes()[:4*512+90*512], 2 * blockSize},
+		{"with a batmap, grow within the table's sector", xenImage(many), 100 * blockSize},
+		{"with a batmap, grow beyond the table's sector", xenImage(many), 300 * blockSize},
+		{"with a batmap, shrink", xenImage(many), 7*blockSize + 512},
 		{"fixed, grow", fixedImage(pattern(5*blockSize, 1)), 9 * blockSize},
 		{"fixed, grow by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize + 512},
 		{"fixed, shrink", fixedImage(pattern(5*blockSize, 1)), 2 * blockSize},
@@ -385,6 +504,167 @@ func TestCrashOfResize(t *testing.T) {
 					t.Fatal(what)
 				}
 			})
+		})
+	}
+}
+
+// A differencing image that gets another parent, or none, or is emptied, has the
+// old state or the new one after a power cut at any point.
+func TestCrashOfRelink(t *testing.T) {
+	const blockSize = 4 * kib
+	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
+	child := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing)}, header: []edit{text(64, "\x00o\x00l\x00d")},
+		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {0, 4, nil, pattern(blockSize, 2)}},
+	}.bytes()
+	long := vhd.Locator{Code: "W2ru", Path: `.\` + strings.Repeat("folder\\", 200) + "new"}
+	parents := map[string][]byte{
+		"old": append(pattern(3*blockSize, 5), make([]byte, 2*blockSize)...),
+		"new": append(make([]byte, blockSize), pattern(4*blockSize, 6)...),
+	}
+	contents := func(t tb, file []byte) (string, []byte) {
+		img := openBytes(t, file, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+		name := img.Parentage().Name
+		if img.Type() == vhd.Dynamic {
+			return "", readAll(t, img)
+		}
+		return name, readAll(t, openBytes(t, file, withParent(parents[name], false)))
+	}
+	before := map[string][]byte{}
+	for name, parent := range parents {
+		before[name] = readAll(t, openBytes(t, child, withParent(parent, false)))
+	}
+	for _, c := range []struct {
+		name string
+		do   func(img *vhd.Image) error
+		// after is the name of the parent when all is done.
+		after string
+	}{
+		{"name", func(img *vhd.Image) error { return img.SetParent(nil, vhd.Parentage{Name: "new"}) }, "new"},
+		{"name and paths", func(img *vhd.Image) error {
+			return img.SetParent(nil, vhd.Parentage{Name: "new", Locators: []vhd.Locator{long, {Code: "MacX", Path: "file://./new"}}})
+		}, "new"},
+		{"twice", func(img *vhd.Image) error {
+			for _, name := range []string{"new", "old", "new"} {
+				if err := img.SetParent(nil, vhd.Parentage{Name: name, Locators: []vhd.Locator{long}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, "new"},
+		{"detach", (*vhd.Image).Detach, ""},
+		{"empty", (*vhd.Image).Empty, "old"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := record(child)
+			img, err := vhd.NewImage(r, r.size(), withParent(parents["old"], true))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.do(img); err != nil {
+				t.Fatal(err)
+			}
+			if err := img.Close(); err != nil {
+				t.Fatal(err)
+			}
+			seen := map[string]bool{}
+			r.cuts(rand.New(rand.NewPCG(1, 1)), 40, func(k int, file []byte) {
+				what := fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log))
+				name, got := contents(t, file)
+				seen[name] = true
+				switch {
+				case c.name == "empty":
+					holds(t, got, []state{{0, before["old"]}, {0, append(slices.Clone(parents["old"]), make([]byte, blockSize)...)}})
+				case name == "":
+					sameBytes(t, what, got, before["old"])
+				default:
+					sameBytes(t, what, got, before[name])
+				}
+				noErrors(t, file, "trailing-footer")
+				if t.Failed() {
+					t.Fatal(what)
+				}
+			})
+			name, _ := contents(t, r.bytes())
+			if name != c.after || !seen["old"] || !seen[c.after] {
+				t.Errorf("the parent is %q, want %q; seen after cuts: %v", name, c.after, seen)
+			}
+			if at := be.Uint64(r.bytes()[16:]); at != 512 {
+				t.Errorf("the header is at %d when all is done, want 512", at)
+			}
+			if c.name == "empty" {
+				if total, used := openBytes(t, r.bytes(), withParent(parents["old"], false)).Blocks(); used != 0 || r.size() > 4*kib {
+					t.Errorf("%d of %d blocks are left, in a file of %d bytes", used, total, r.size())
+				}
+			}
+		})
+	}
+}
+
+// While an image is merged into its parent, and emptied then, its disk stays the
+// same: after a power cut at any point it is read from the one file or the other.
+func TestCrashOfCommit(t *testing.T) {
+	const blockSize = 4 * kib
+	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
+	id := text(68, parentID)
+	bases := map[string][]byte{
+		"dynamic": craft{size: 6 * blockSize, footer: []edit{id}, blocks: []block{{2, 4, nil, pattern(blockSize, 3)}, {4, 20, bits(0x3c), pattern(blockSize, 4)}}}.bytes(),
+		"empty":   craft{size: 6 * blockSize, footer: []edit{id}}.bytes(),
+		"fixed":   fixedImage(pattern(6*blockSize, 5), id),
+		"smaller": craft{size: 3*blockSize + 512, footer: []edit{id}, blocks: []block{{3, 4, nil, pattern(blockSize, 6)}}}.bytes(),
+	}
+	child := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing)}, header: []edit{text(40, parentID), text(64, "\x00p")},
+		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {0, 4, nil, make([]byte, blockSize)}, {4, 40, bits(0xf0), pattern(blockSize, 2)}},
+	}.bytes()
+	for name, start := range bases {
+		t.Run(name, func(t *testing.T) {
+			base, leaf := record(start), record(child)
+			var order []*recorder
+			for _, r := range []*recorder{base, leaf} {
+				before := r.before
+				r.before = func(c change) (int, error) {
+					order = append(order, r)
+					return before(c)
+				}
+			}
+			parent, err := vhd.NewImage(base, base.size(), &vhd.OpenOptions{Write: true})
+			must(t, err)
+			img, err := vhd.NewImage(leaf, leaf.size(), &vhd.OpenOptions{Write: true, Parent: parent})
+			must(t, err)
+			want := readAll(t, img)
+			if parent.Size() < img.Size() {
+				must(t, parent.Resize(img.Size()))
+			}
+			must(t, convert.Copy(context.Background(), parent, img, &convert.Options{
+				Workers: 1, Only: func(e disk.Extent) bool { return e.Depth == 0 },
+			}))
+			must(t, parent.Sync())
+			must(t, img.Empty())
+			must(t, img.Close())
+			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, base.bytes(), nil)), want)
+			rnd := rand.New(rand.NewPCG(3, 3))
+			for k := range len(order) + 1 {
+				for range 8 {
+					at := map[*recorder]int{}
+					for _, r := range order[:k] {
+						at[r]++
+					}
+					cut := func(r *recorder) []byte {
+						synced := r.lastSync(at[r])
+						return r.cut(at[r], func() int { return synced + rnd.IntN(at[r]-synced+1) })
+					}
+					b, l := cut(base), cut(leaf)
+					p, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)
+					if err != nil {
+						t.Fatalf("the parent, cut behind change %d of %d: %v", k, len(order), err)
+					}
+					got := readAll(t, openBytes(t, l, &vhd.OpenOptions{Parent: p}))
+					sameBytes(t, fmt.Sprintf("contents, cut behind change %d of %d", k, len(order)), got, want)
+					noErrors(t, b, "trailing-footer")
+					noErrors(t, l, "trailing-footer")
+				}
+			}
 		})
 	}
 }

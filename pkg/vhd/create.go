@@ -3,6 +3,8 @@ package vhd
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,10 +17,12 @@ import (
 // CreateOptions say what image to make. With the zero value of everything but
 // Size it is what qemu-img create makes.
 type CreateOptions struct {
-	// Type is Fixed or Dynamic; the zero value means Dynamic.
+	// Type is Fixed or Dynamic; the zero value means Dynamic. It is not looked at
+	// if there is a Parent: then the image is a differencing one.
 	Type DiskType
 	// Size is the virtual size in bytes. It is rounded up to a whole sector,
-	// and then, unless Exact, to the next size that a geometry has.
+	// and then, unless Exact, to the next size that a geometry has. An image with
+	// a Parent is as large as that if Size is 0, and may be larger, but not smaller.
 	Size int64
 	// Exact keeps the size (qemu's force_size).
 	Exact bool
@@ -41,6 +45,13 @@ type CreateOptions struct {
 	UniqueID uuid.UUID
 	// Time of creation; zero means now.
 	Time time.Time
+	// Parent makes a differencing image: one that has what this disk has, until
+	// something else is written. An *Image that is its parent must be open for
+	// reading, and any other disk is a raw parent. The new image closes it.
+	// If they are not said, block size, geometry and creator are the parent's.
+	Parent disk.Disk
+	// Parentage is what the image records of its parent: see [ParentageOf].
+	Parentage Parentage
 }
 
 // Create makes a new image, as by [CreateIn], under the given name. The file
@@ -76,6 +87,12 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		r: f, f: f, footer: footer, header: header, trailing: true,
 		size: int64(footer.CurrentSize), rule: SizeAuto.resolve(&footer),
 	}
+	if o.Parent != nil {
+		img.parentage = o.parentage()
+		if err := img.adopt(o.Parent); err != nil {
+			return nil, err
+		}
+	}
 	// What was chosen at random, or by the clock, stays when the size changes.
 	img.plan = *o
 	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
@@ -94,6 +111,10 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize-dataAlign))
 		}
 		a.end = img.lay.batOff + a.batRoom
+		img.lay.locators = img.header.locatorRegions(math.MaxInt64)
+		for _, x := range img.lay.locators {
+			a.end = max(a.end, x.end)
+		}
 		a.length = a.end + footerSize
 	}
 	if a.device {
@@ -120,7 +141,7 @@ func (img *Image) clearDevice() error {
 			return err
 		}
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	if img.dynamic() {
@@ -135,6 +156,9 @@ const growingBATRoom = 256 << 10
 
 // resizeNew gives a new image, not yet complete, another size.
 func (img *Image) resizeNew(size int64) error {
+	if img.differencing() {
+		return fmt.Errorf("%w: another size for a new differencing image", ErrUnsupported)
+	}
 	o := img.plan
 	o.Size = size
 	footer, header, err := o.metadata()
@@ -187,6 +211,9 @@ func (img *Image) zeroLost(size int64) error {
 // where it fits, else behind them.
 func (img *Image) placeBAT() {
 	a := &img.alloc
+	if img.differencing() {
+		return // its size was known, and locators stand behind the BAT
+	}
 	switch n := batBytes(img.bat.len()); {
 	case a.end == img.lay.batOff+a.batRoom: // there are no blocks
 		a.end = img.lay.batOff + n
@@ -235,6 +262,9 @@ func (o *CreateOptions) Blocks() (n, size int64, err error) {
 // metadata plans the footer and, for a dynamic disk, the header.
 func (o *CreateOptions) metadata() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
+	if o.Parent != nil {
+		return o.differencingMetadata()
+	}
 	size, err := o.alignedSize()
 	if err != nil {
 		return fail(err)
@@ -283,19 +313,73 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	default:
 		return fail(fmt.Errorf("making a disk of %v: %w", o.Type, ErrUnsupported))
 	}
-	blockSize := o.BlockSize
+	f.Type, f.DataOffset = Dynamic, footerSize
+	h, err := newHeader(int64(current), o.BlockSize)
+	return f, h, err
+}
+
+// newHeader is the header of a disk of so many bytes, in blocks of blockSize, or
+// of the default size if that is 0.
+func newHeader(size, blockSize int64) (Header, error) {
 	if blockSize == 0 {
 		blockSize = DefaultBlockSize
 	}
 	if blockSize < 0 || blockSize > MaxBlockSize || !legalBlockSize(uint32(blockSize)) {
-		return fail(fmt.Errorf("block size %d: %w: want a power of two from %d to %d", blockSize, ErrUnsupported, MinBlockSize, MaxBlockSize))
+		return Header{}, fmt.Errorf("block size %d: %w: want a power of two from %d to %d", blockSize, ErrUnsupported, MinBlockSize, MaxBlockSize)
 	}
-	f.Type, f.DataOffset = Dynamic, footerSize
-	h := Header{
+	return Header{
 		Cookie: headerCookie, DataOffset: noOffset, TableOffset: footerSize + headerSize, Version: headerVersion,
-		MaxTableEntries: uint32((int64(current) + blockSize - 1) / blockSize), BlockSize: uint32(blockSize),
+		MaxTableEntries: uint32((size + blockSize - 1) / blockSize), BlockSize: uint32(blockSize),
+	}, nil
+}
+
+// parentage is what to record of the parent, with its id.
+func (o *CreateOptions) parentage() Parentage {
+	p := o.Parentage
+	p.ID = uuid.Nil
+	if img, ok := o.Parent.(*Image); ok {
+		p.ID = img.footer.UniqueID
 	}
-	return f, h, nil
+	return p
+}
+
+// differencingMetadata plans the footer and the header of an image with a parent.
+func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
+	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
+	own := *o
+	own.Parent, own.Type, own.Align, own.Growing = nil, Dynamic, 0, false
+	parent, _ := o.Parent.(*Image)
+	size := o.Parent.Size()
+	switch {
+	case o.Size != 0 && o.Size < size:
+		return fail(fmt.Errorf("disk of %d bytes: %w: smaller than its parent, which has %d", o.Size, ErrUnsupported, size))
+	case o.Size != 0 && (o.Size+SectorSize-1)/SectorSize*SectorSize != size:
+		size = o.Size
+	case parent != nil && own.Creator == (Creator{}):
+		own.Creator = parent.footer.Creator
+	}
+	if parent != nil && own.BlockSize == 0 {
+		own.BlockSize = parent.lay.blockSize
+	}
+	// The size must come out as it is: not rounded to a geometry again.
+	own.Size, own.Exact = size, true
+	f, h, err := own.metadata()
+	if err != nil {
+		return fail(err)
+	}
+	if parent != nil && own.Creator == parent.footer.Creator && size == parent.size {
+		// As the parent is sized, so is the image.
+		f.Geometry, f.CurrentSize, f.OriginalSize = parent.footer.Geometry, parent.footer.CurrentSize, parent.footer.CurrentSize
+		if h, err = newHeader(int64(f.CurrentSize), own.BlockSize); err != nil {
+			return fail(err)
+		}
+	} else if SizeAuto.resolve(&f) == SizeFromGeometry && f.Geometry.Product()*SectorSize != size {
+		f.Geometry = MaxGeometry // a creator that is believed by its geometry
+	}
+	f.Type = Differencing
+	p := o.parentage()
+	_, err = p.place(&h, int64(h.TableOffset)+batBytes(int64(h.MaxTableEntries)))
+	return f, h, err
 }
 
 // alignedSize is the size asked for, aligned; it may still need rounding up to
@@ -345,7 +429,7 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 func (img *Image) ReadsZero() bool {
 	img.alloc.mu.Lock()
 	defer img.alloc.mu.Unlock()
-	return img.alloc.fresh && !img.wrote.Load()
+	return img.alloc.fresh && !img.differencing() && !img.wrote.Load()
 }
 
 // complete writes the metadata of a new image, the footers last, and from then
@@ -357,12 +441,15 @@ func (img *Image) complete(flush bool) error {
 	defer a.mu.Unlock()
 	sync := func() error {
 		if flush {
-			return img.f.Sync()
+			return img.flush()
 		}
 		return nil
 	}
 	if img.dynamic() {
 		img.placeBAT()
+	}
+	if err := img.writeNewBitmaps(); err != nil {
+		return err
 	}
 	if !a.device {
 		if err := img.f.Truncate(a.end + footerSize); err != nil {
@@ -376,6 +463,9 @@ func (img *Image) complete(flush bool) error {
 			return fmt.Errorf("dynamic disk header: %w", err)
 		}
 		if err := img.bat.writeTo(img.f, img.lay.batOff, 0); err != nil {
+			return err
+		}
+		if err := img.writeTexts(img.parentage.texts(img.lay.batEnd())); err != nil {
 			return err
 		}
 	}
@@ -396,5 +486,25 @@ func (img *Image) complete(flush bool) error {
 	img.footerAt = a.footerAt()
 	a.fresh, a.length = false, a.end+footerSize
 	img.wrote.Store(!flush)
+	return nil
+}
+
+// writeNewBitmaps writes the bitmaps of a new image's blocks that are in the file
+// only in part.
+func (img *Image) writeNewBitmaps() error {
+	a := &img.alloc
+	for len(a.partial) > 0 {
+		block := a.partial[0]
+		if bm, ok := img.bitmaps.known(block); ok && bm != nil {
+			bm.mu.Lock()
+			bm.dirty = false
+			bits := slices.Clone(bm.bits)
+			bm.mu.Unlock()
+			if err := img.writeBitmap(block, bits); err != nil {
+				return err
+			}
+		}
+		a.partial = a.partial[1:]
+	}
 	return nil
 }

@@ -1,14 +1,40 @@
 // Package vhd reads, writes, makes and checks images in the Virtual Hard Disk
 // format (VHD, qemu's "vpc"; not VHDX).
 //
-// [Open] opens an image by name, [Create] makes one, [NewImage] reads one that
-// does not stand in a file of its own, and [Check] examines one without
-// changing it, also when Open refuses it. An [Image] is a [disk.Disk] that can
-// be written; everything that changes an image's contents goes through its
-// WriteAt.
+// # Which function to use
 //
-// Fixed and dynamic images are supported. Differencing images are recognised
-// and refused: read without their parent they would show zeros.
+// [Open] opens an image by name, and [NewImage] one that stands in anything that
+// can be read at random. [Create] makes an image under a name that it takes when it
+// is closed, [CreateIn] makes one in an open file, and [WriteStream] writes one to
+// what cannot be written at random. [Consumer] has the options for an image that
+// Azure, Hyper-V and others take. [Check] examines an image without changing it,
+// also when Open refuses it, and [Repair] mends one. To copy a whole disk into an
+// image, or out of it, see package convert.
+//
+// An [Image] is a [disk.Disk] that can be written; everything that changes an
+// image's contents goes through its WriteAt. [Image.Extents] says what the disk
+// holds, and [Image.FileMap] what the file does. Images are safe to use from many
+// goroutines.
+//
+// # What is supported
+//
+// Fixed, dynamic and differencing images are supported, the latter with chains of
+// up to [MaxParents] parents, of which the last may be a raw disk. [OpenOptions] say
+// where parents may be; the paths in an image are not trusted by themselves.
+// [Image.SetParent] and [Image.Detach] change the parent, [OpenToCommit] opens a chain
+// for merging, and [CreateOptions] with a Parent make a child.
+//
+// Open refuses what is damaged so that reading would go wrong, and bounds
+// everything that it takes from a file by the file's size, so that it can be given
+// files of unknown origin.
+//
+// # What is on the disk after a crash
+//
+// What was written before the last [Image.Sync] that returned is there, and the
+// image opens; space may be leaked, which Check finds. A new image has no name
+// before it is complete.
+//
+// # References
 //
 // Section numbers in comments are those of Microsoft's "Virtual Hard Disk
 // Image Format Specification" version 1.0 where they name a structure. All

@@ -416,8 +416,8 @@ func TestDriver2013Correct(t *testing.T) {
 	})
 	t.Run("correct 25 differencing is not taken for dynamic", func(t *testing.T) {
 		b := craft{size: 8 * kib, footer: []edit{u32(60, differencing)}, header: []edit{text(40, "id of the parent")}}.bytes()
-		if _, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil); !errors.Is(err, vhd.ErrUnsupported) {
-			t.Errorf("%v, want ErrUnsupported", err)
+		if _, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil); !errors.Is(err, vhd.ErrParentNotFound) {
+			t.Errorf("%v, want ErrParentNotFound", err)
 		}
 	})
 	t.Run("correct 26 fixed images are found by their end", func(t *testing.T) {
@@ -620,4 +620,55 @@ func readsDuringWrites(t *testing.T) {
 	copy(want[2*block:], "new")
 	copy(want[9000:], "read")
 	sameBytes(t, "contents", readAll(t, img), want)
+}
+
+// A system that could not write pages drops them, and says that all is well the
+// next time it is asked. Whatever flush fails, the image commits nothing more,
+// and what was synced stays.
+func TestFailedFlush(t *testing.T) {
+	const block = 4 * kib
+	base := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block})
+	img := openMem(t, base)
+	write(t, img, pattern(block, 1), 0)
+	syncImage(t, img)
+	for k := 0; ; k++ {
+		failed := errors.New("input/output error")
+		m := newMemFile(base.bytes())
+		img := openMem(t, m)
+		n := 0
+		m.before = func(c change) (int, error) {
+			if c.op == "sync" {
+				if n++; n == k+1 {
+					return 0, failed
+				}
+			}
+			return len(c.data), nil
+		}
+		write(t, img, pattern(block, 2), block)
+		err := img.Sync()
+		if err == nil {
+			if k < 2 {
+				t.Errorf("Sync flushes %d times only", k)
+			}
+			return
+		}
+		if !errors.Is(err, failed) || !errors.Is(err, vhd.ErrNotDurable) {
+			t.Errorf("flush %d fails: %v", k, err)
+		}
+		left := m.bytes()
+		if _, werr := img.WriteAt(pattern(block, 3), 2*block); !errors.Is(werr, vhd.ErrNotDurable) {
+			t.Errorf("flush %d failed, and then a write: %v", k, werr)
+		}
+		for range 2 {
+			if err := img.Sync(); !errors.Is(err, vhd.ErrNotDurable) {
+				t.Errorf("flush %d failed, and the next: %v", k, err)
+			}
+		}
+		if err := img.Close(); !errors.Is(err, vhd.ErrNotDurable) {
+			t.Errorf("flush %d failed, and then closing: %v", k, err)
+		}
+		sameBytes(t, "the file after the flush that failed", m.bytes(), left)
+		sameBytes(t, "what was synced", readAll(t, openBytes(t, left, nil))[:block], pattern(block, 1))
+		noErrors(t, left)
+	}
 }

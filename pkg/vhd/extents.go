@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"fmt"
 	"iter"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -10,7 +11,8 @@ import (
 // Extents implements [disk.Disk]. Of a fixed disk it yields the data of the
 // file, and its holes as Zero. Of a dynamic disk it yields allocated blocks as Data with
 // their place in the file, whether or not the file has holes there, runs of
-// sectors whose bit is clear as Zero, and the rest as Unallocated.
+// sectors whose bit is clear as Zero, and the rest as Unallocated. What a
+// differencing image does not have are the extents of its parent, one deeper.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	n = min(n, img.size-off)
 	if !img.dynamic() {
@@ -24,7 +26,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 			e := img.bat.load(block)
 			if e == unused {
 				stop = min(end, img.bat.nextUsed(block)*img.lay.blockSize)
-				if !merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Unallocated}) {
+				if !img.missingExtents(&merge, off, stop, disk.Unallocated) {
 					return
 				}
 				off = stop
@@ -59,14 +61,39 @@ func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, b
 	for off < stop {
 		end, set := bitmapRun(bits, (off-start)/SectorSize, limit)
 		next := min(stop, start+end*SectorSize)
-		x := disk.Extent{Off: off, Len: next - off, State: disk.Zero}
-		if set {
-			x.State, x.File, x.FileOff = disk.Data, img.r, data+off-start
+		if set && !merge.Add(disk.Extent{Off: off, Len: next - off, State: disk.Data, File: img.r, FileOff: data + off - start}) {
+			return false
 		}
-		if !merge.Add(x) {
+		if !set && !img.missingExtents(merge, off, next, disk.Zero) {
 			return false
 		}
 		off = next
 	}
 	return true
+}
+
+// missingExtents adds what reads in [off, stop), which is not in this file: what
+// the parent has there, or else nothing, which is of the given state.
+func (img *Image) missingExtents(merge *disk.Merger, off, stop int64, state disk.State) bool {
+	if img.differencing() {
+		if img.parent == nil {
+			merge.Fail(ErrNoParent)
+			return false
+		}
+		if end := min(stop, img.parent.Size()); off < end {
+			for e, err := range img.parent.Extents(off, end-off) {
+				if err != nil {
+					merge.Fail(fmt.Errorf("parent: %w", err))
+					return false
+				}
+				e.Depth++
+				if !merge.Add(e) {
+					return false
+				}
+			}
+			off = end
+		}
+		state = disk.Unallocated // behind the parent's end
+	}
+	return merge.Add(disk.Extent{Off: off, Len: stop - off, State: state})
 }

@@ -33,6 +33,7 @@ func (s Severity) String() string {
 type Finding struct {
 	ID       string // stable name of the rule, such as "bat-overlap"
 	Severity Severity
+	File     string // path of the parent that it is about; "" for the image itself
 	Offset   int64  // in the file, of what is wrong
 	Field    string // what is wrong, in the format's words
 	Got      string // what was found
@@ -58,6 +59,9 @@ var repairs = map[string]string{
 	"bat-overlap":       "copy one of the blocks to a place of its own",
 	"bat-excess":        "mark the entries as unused",
 	"bitmap-data":       "set the bits, with --deep",
+	"batmap-bit":        "clear the bit",
+	"batmap-bitmap":     "clear the bit",
+	"batmap-checksum":   "compute it anew",
 	"leak":              "move blocks into it, and cut the file",
 }
 

@@ -159,6 +159,36 @@ func (f *Footer) hiddenUnsummed() bool {
 	return f.Creator == CreatorXenServer && (f.CreatorVersion == 0x00000001 || f.CreatorVersion == 0x00010001)
 }
 
+// SetCreator names another creator application. It refuses one for which a reader
+// that goes by the creator would take another size for the disk's.
+func (f *Footer) SetCreator(c Creator) error {
+	g := *f
+	g.Creator = c
+	old, now := SizeAuto.resolve(f), SizeAuto.resolve(&g)
+	sectors := int64(f.CurrentSize / SectorSize)
+	if f.Geometry.Product() != sectors && (old != now || f.Geometry != MaxGeometry && f.Creator.trustedByOldQEMU() && !c.trustedByOldQEMU()) {
+		return fmt.Errorf("creator %q: %w: readers would take the disk for one of %v sectors, and it has %d", c, ErrUnsupported, f.Geometry.Product(), sectors)
+	}
+	f.Creator = c
+	return nil
+}
+
+// Hidden is XenServer's mark of an image that only others are made of, and that is
+// not to be attached itself.
+func (f *Footer) Hidden() bool { return f.Creator == CreatorXenServer && f.Reserved[0] != 0 }
+
+// SetHidden sets the mark, which only images of XenServer have.
+func (f *Footer) SetHidden(on bool) error {
+	if f.Creator != CreatorXenServer {
+		return fmt.Errorf("hiding an image of creator %q: %w: only those of XenServer (tap) can be", f.Creator, ErrUnsupported)
+	}
+	f.Reserved[0] = 0
+	if on {
+		f.Reserved[0] = 1
+	}
+	return nil
+}
+
 // marked reports whether the footer has the cookie.
 func (f *Footer) marked() bool { return f.Cookie == footerCookie }
 

@@ -33,11 +33,18 @@ type Image struct {
 	lay     layout
 	bat     bat
 	bitmaps bitmaps
+	batmap  *batmap // XenServer's, or nil
 
-	plan    CreateOptions // of a new image
-	stale   int64         // where the guest has an old footer of a fixed disk still, and 1; or 0
-	wrote   atomic.Bool   // something was written since Sync
-	syncing sync.Mutex    // one Sync at a time
+	// Of differencing images only:
+	parentage  Parentage
+	parent     disk.Disk // nil if the image was opened without it
+	parentFile string    // the path by which it was found
+
+	plan    CreateOptions         // of a new image
+	stale   int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
+	wrote   atomic.Bool           // something was written since Sync
+	syncing sync.Mutex            // one Sync at a time
+	lost    atomic.Pointer[error] // flushing the file failed once
 	alloc   allocator
 }
 
@@ -65,6 +72,9 @@ func (img *Image) BlockSize() int64 { return img.lay.blockSize }
 func (img *Image) Blocks() (total, allocated int64) {
 	return img.bat.len(), img.bat.count()
 }
+
+// differencing reports whether what the image does not have is its parent's.
+func (img *Image) differencing() bool { return img.footer.Type == Differencing }
 
 // dynamic reports whether the disk has blocks.
 func (img *Image) dynamic() bool { return img.footer.Type != Fixed }

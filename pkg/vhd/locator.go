@@ -2,7 +2,15 @@ package vhd
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // locator is one of the eight parent locator entries of a differencing image's
@@ -47,6 +55,57 @@ func (h *Header) locators() map[int]locator {
 	return used
 }
 
+// put writes the entry.
+func (l *locator) put(b []byte) {
+	be := binary.BigEndian
+	copy(b[:4], l.code)
+	be.PutUint32(b[4:], l.space)
+	be.PutUint32(b[8:], l.length)
+	be.PutUint32(b[12:], l.reserved)
+	be.PutUint64(b[16:], l.offset)
+}
+
+// maxLocatorText is the longest path that is read or written, in bytes.
+const maxLocatorText = 64 << 10
+
+// errNoText: the entry has no text that can be read as a path.
+var errNoText = errors.New("no path")
+
+// text reads the path from a file of size bytes. UTF-16 is little-endian here,
+// while the parent name is big-endian. Broken surrogates become U+FFFD. What the
+// entry calls the length may have NULs at its end.
+func (l *locator) text(r io.ReaderAt, size int64) (string, error) {
+	wide, known := locatorCodes[l.code]
+	if !known || l.code == "Mac " || l.length == 0 || l.length > maxLocatorText || wide && l.length%2 != 0 ||
+		l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset {
+		return "", errNoText
+	}
+	b := make([]byte, l.length)
+	if err := readFull(r, b, int64(l.offset)); err != nil {
+		return "", err
+	}
+	text := string(b)
+	switch {
+	case wide:
+		var units []uint16
+		for ; len(b) > 0; b = b[2:] {
+			units = append(units, binary.LittleEndian.Uint16(b))
+		}
+		text = string(utf16.Decode(units))
+	case l.code != "MacX": // 8-bit characters, taken for Latin-1
+		runes := make([]rune, len(b))
+		for i, c := range b {
+			runes[i] = rune(c)
+		}
+		text = string(runes)
+	}
+	text = strings.TrimRight(text, "\x00")
+	if text == "" || strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
+		return "", errNoText
+	}
+	return text, nil
+}
+
 // region is what the entry's text takes of a file of size bytes, the unit of the
 // space being what most writers mean by it.
 func (l *locator) region(i int, size int64) (region, bool) {
@@ -61,12 +120,26 @@ func (l *locator) region(i int, size int64) (region, bool) {
 	return region{fmt.Sprintf("parent locator %d", i+1), start, min(size, start+space)}, true
 }
 
-// validateParent lists what is odd about how a differencing image, whose header
-// is at off in a file of size bytes, names its parent. The parent is not opened.
-func (h *Header) validateParent(off, size int64) []Finding {
+// locatorRegions is what the texts of all entries take of a file of size bytes.
+func (h *Header) locatorRegions(size int64) []region {
+	var rs []region
+	used := h.locators()
+	for i := range locatorCount {
+		if l, ok := used[i]; ok {
+			if x, ok := l.region(i, size); ok {
+				rs = append(rs, x)
+			}
+		}
+	}
+	return rs
+}
+
+// validateParent lists what is odd about how a differencing image, in a file of size
+// bytes, names its parent. The parent is not opened.
+func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []Finding {
 	var fs []Finding
 	odd := func(id string, sev Severity, at int, field, got, want string) {
-		fs = append(fs, Finding{ID: id, Severity: sev, Offset: off + int64(at), Field: "dynamic disk header: " + field, Got: got, Want: want})
+		fs = append(fs, Finding{ID: id, Severity: sev, Offset: int64(f.DataOffset) + int64(at), Field: "dynamic disk header: " + field, Got: got, Want: want})
 	}
 	used := h.locators()
 	usable := 0
@@ -77,31 +150,67 @@ func (h *Header) validateParent(off, size int64) []Finding {
 			continue
 		}
 		at, field := 576+i*locatorSize, fmt.Sprintf("parent locator %d: ", i+1)
-		utf16, known := locatorCodes[l.code]
-		before := len(fs)
+		wide, known := locatorCodes[l.code]
+		good := false
 		switch {
 		case !known:
 			odd("locator-code", Warning, at, field+"platform code", fmt.Sprintf("%q", l.code), "a code that is known")
-		case l.length == 0 || l.length > 64<<10:
+		case l.length == 0 || l.length > maxLocatorText:
 			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "from 1 to 65536")
-		case utf16 && l.length%2 != 0:
+		case wide && l.length%2 != 0:
 			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "an even number, of UTF-16 text")
 		case l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset:
 			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprint(l.offset),
 				fmt.Sprintf("one with %d bytes behind it in the file", l.length))
 		case l.reserved != 0:
 			odd("locator-reserved", Warning, at+12, field+"reserved", hex32(l.reserved), "0")
+			good = true
+		case l.over(lay, t) != "":
+			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, l.over(lay, t)), "a place of its own")
+		case !l.spacious():
+			odd("locator-space", Warning, at+4, field+"platform data space", fmt.Sprint(l.space),
+				fmt.Sprintf("room for %d bytes, as a multiple of 512 (or less than 512, in sectors)", l.length))
+			good = true
 		case seen[l.code]:
 			odd("locator-twice", Warning, at, field+"platform code", fmt.Sprintf("%q for the second time", l.code), "each code once")
+			good = true
+		default:
+			good = true
 		}
-		if len(fs) == before {
+		if good {
 			usable++
 		}
 		seen[l.code] = true
 	}
-	// XenServer has a zero id for a parent that is a raw disk.
 	if usable == 0 && [2]byte(h.ParentName[:]) == [2]byte{} {
 		odd("parent-unnamed", Error, 64, "parent name and locators", "none that is usable", "one that says where the parent is")
 	}
+	if h.ParentID == uuid.Nil && f.Creator != CreatorXenServer {
+		odd("parent-id", Warning, 40, "parent unique id", "zeros: the parent is a raw disk", "an id: only XenServer's tools, and this one, know raw parents")
+	}
 	return fs
+}
+
+// spacious reports whether the space, in the unit that most writers mean by it,
+// holds the text.
+func (l *locator) spacious() bool {
+	space := int64(l.space)
+	if l.space < SectorSize {
+		space *= SectorSize
+	}
+	return space%SectorSize == 0 && space >= int64(l.length)
+}
+
+// over says over what the text stands that is not its own; "" for nothing.
+func (l *locator) over(lay *layout, t bat) string {
+	start, end := int64(l.offset), int64(l.offset)+int64(l.length)
+	for _, r := range slices.Concat(lay.regions, lay.batmap) {
+		if start < r.end && end > r.start {
+			return "the " + r.name
+		}
+	}
+	if block := t.over(lay, start, end); block >= 0 {
+		return fmt.Sprintf("block %d", block)
+	}
+	return ""
 }

@@ -174,7 +174,7 @@ func checkExtents(t tb, img disk.Disk, want []byte, off, n int) {
 		if e.Off != at || e.Len <= 0 || e.End() > int64(off+n) {
 			t.Fatalf("extent %+v, want one that starts at %d and ends at %d or before", e, at, off+n)
 		}
-		if last.Len > 0 && e.State == last.State && e.File == last.File && (e.File == nil || last.FileOff+last.Len == e.FileOff) {
+		if last.Len > 0 && e.State == last.State && e.Depth == last.Depth && e.File == last.File && (e.File == nil || last.FileOff+last.Len == e.FileOff) {
 			t.Fatalf("extents %+v and %+v are one", last, e)
 		}
 		at, last = e.End(), e

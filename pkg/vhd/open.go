@@ -25,6 +25,13 @@ type OpenOptions struct {
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
+	// Parents says where the parents of a differencing image may be. They are
+	// opened for reading, all of them, and closed with the image.
+	Parents disk.Parents
+	// Parent, if set, is the parent of a differencing image, opened by the caller,
+	// and closed with the image. Its unique id must be the right one; a disk that
+	// is not an *Image is a raw parent.
+	Parent disk.Disk
 
 	// tolerateBAT opens the image although its BAT has entries that cannot be
 	// right, to repair it.
@@ -33,7 +40,8 @@ type OpenOptions struct {
 
 // Open opens the named image; a nil o means the zero value. Errors are those of
 // the file system, ErrNotVHD, or wrap ErrCorrupt, ErrUnsupported or
-// ErrSavedState. The caller closes the image.
+// ErrSavedState; a *ParentError says why the parent of a differencing image cannot
+// be had. The caller closes the image.
 //
 // On Linux the file is locked while it is open, as qemu locks its images: it can
 // have several readers or one writer, or else ErrLocked is returned.
@@ -97,8 +105,6 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		img.size = fixed
 		img.alloc.length = size
 		return img, refusal(found, false)
-	case Differencing:
-		return nil, fmt.Errorf("differencing image: %w: without its parent it would read as zeros", ErrUnsupported)
 	}
 	end := size
 	if img.trailing {
@@ -110,7 +116,26 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o.Write {
 		img.alloc.open(img, &fs, size)
 	}
+	if img.differencing() {
+		if err := img.openDifferencing(size, o); err != nil {
+			return nil, err
+		}
+	}
 	return img, nil
+}
+
+// openDifferencing reads what the image says of its parent, and opens that.
+func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
+	if img.parentage, err = readParentage(img.r, size, &img.header); err != nil {
+		return err
+	}
+	switch {
+	case o.Parent != nil:
+		return img.adopt(o.Parent)
+	case o.Parents.None:
+		return nil
+	}
+	return img.openParents(o)
 }
 
 // openDynamic reads the header and the BAT of a file of size bytes, in which
@@ -138,13 +163,16 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 		return err
 	}
 	if m != nil {
-		img.lay.batmap = true
-		img.lay.regions = append(img.lay.regions, m.regions(size)...)
+		if m.encrypted && !o.Parents.None {
+			return fmt.Errorf("%w: the image is encrypted by XenServer", ErrUnsupported)
+		}
+		img.batmap, img.lay.batmap = m, m.regions(size)
 	}
 	blocks := blocksHeld(&img.footer, &h, img.size)
 	if img.bat, err = readBAT(img.r, img.lay.batOff, blocks); err != nil {
 		return err
 	}
+	img.lay.addLocators(&img.footer, &h, img.bat, size)
 	if !o.tolerateBAT {
 		img.bat.validate(&img.lay, func(f Finding) bool {
 			err = f.err()
@@ -223,6 +251,21 @@ func layoutOf(f *Footer, h *Header, limit int64) layout {
 	}
 }
 
+// addLocators notes where the texts of a differencing image's parent locators
+// stand in a file of size bytes. One that stands in a block has lost its place to
+// it.
+func (l *layout) addLocators(f *Footer, h *Header, t bat, size int64) {
+	l.locators = nil
+	if f.Type != Differencing {
+		return
+	}
+	for _, x := range h.locatorRegions(size) {
+		if t.over(l, x.start, x.end) < 0 {
+			l.locators = append(l.locators, x)
+		}
+	}
+}
+
 // batEnd is the first byte behind the BAT.
 func (l *layout) batEnd() int64 { return l.regions[2].end }
 
@@ -232,6 +275,9 @@ func (l *layout) batEnd() int64 { return l.regions[2].end }
 // the last Sync.
 func (img *Image) Close() error {
 	err := img.finish()
+	if perr := img.closeParents(); err == nil {
+		err = perr
+	}
 	if img.out != nil {
 		if err != nil {
 			img.out.Discard()
@@ -251,6 +297,7 @@ func (img *Image) Close() error {
 // It does nothing for an image that was opened, or closed.
 func (img *Image) Discard() {
 	if img.out != nil {
+		_ = img.closeParents()
 		img.out.Discard()
 	}
 }

@@ -442,16 +442,16 @@ func TestFixedDiskOfSizeZero(t *testing.T) {
 	}
 }
 
-func TestDifferencingIsRefused(t *testing.T) {
+func TestMissingParentIsRefused(t *testing.T) {
 	file := craft{size: 8 * kib, footer: []edit{u32(60, differencing)}, blocks: []block{{entry: 1, sector: 4}}}.bytes()
 	for _, o := range []*vhd.OpenOptions{nil, {Write: true}, {IgnoreChecksums: true}, {Force: true}} {
-		if _, err := vhd.NewImage(newMemFile(file), int64(len(file)), o); !errors.Is(err, vhd.ErrUnsupported) || errors.Is(err, vhd.ErrCorrupt) {
-			t.Errorf("with %+v: %v, want ErrUnsupported", o, err)
+		if _, err := vhd.NewImage(newMemFile(file), int64(len(file)), o); !errors.Is(err, vhd.ErrParentNotFound) || errors.Is(err, vhd.ErrCorrupt) {
+			t.Errorf("with %+v: %v, want ErrParentNotFound", o, err)
 		}
 	}
 	// Neither is a leading copy enough to be taken for dynamic.
-	if _, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)-512), nil); !errors.Is(err, vhd.ErrUnsupported) {
-		t.Errorf("without trailing footer: %v, want ErrUnsupported", err)
+	if _, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)-512), nil); !errors.Is(err, vhd.ErrParentNotFound) {
+		t.Errorf("without trailing footer: %v, want ErrParentNotFound", err)
 	}
 }
 
@@ -541,7 +541,7 @@ func TestOpenErrorsNameTheFile(t *testing.T) {
 	}{
 		{"raw.vhd", make([]byte, 4096), vhd.ErrNotVHD},
 		{"damaged.vhd", spoil(fixedImage(make([]byte, 4096)), 4096+64, 4), vhd.ErrCorrupt},
-		{"child.vhd", craft{size: 4096, footer: []edit{u32(60, differencing)}}.bytes(), vhd.ErrUnsupported},
+		{"child.vhd", craft{size: 4096, footer: []edit{u32(60, differencing)}}.bytes(), vhd.ErrParentNotFound},
 		{"missing.vhd", nil, os.ErrNotExist},
 	} {
 		path := filepath.Join(dir, c.name)

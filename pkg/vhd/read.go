@@ -7,9 +7,9 @@ import (
 )
 
 // ReadAt implements [io.ReaderAt] for the disk's contents. Blocks without a
-// place in the file, and sectors of dynamic disks whose bit is clear in the
-// block's bitmap, read as zeros ("Block Bitmap"; VirtualBox and libvhdi do
-// the same, qemu ignores the bitmap).
+// place in the file, and sectors whose bit is clear in the block's bitmap, are
+// the parent's in a differencing image, and read as zeros in a dynamic one ("Block
+// Bitmap"; VirtualBox and libvhdi do the same, qemu ignores the bitmap).
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at negative offset %d", off)
@@ -48,8 +48,7 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 func (img *Image) readBlock(p []byte, block, in int64) error {
 	e := img.bat.load(block)
 	if e == unused {
-		clear(p)
-		return nil
+		return img.readMissing(p, block, in)
 	}
 	data := int64(e)*SectorSize + img.lay.bitmapSize
 	bm, err := img.bitmap(block, e)
@@ -65,13 +64,26 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 	for len(p) > 0 {
 		end, set := bitmapRun(bm.bits, in/SectorSize, limit)
 		piece := p[:min(int64(len(p)), end*SectorSize-in)]
-		if !set {
-			clear(piece)
-		} else if err := readFull(img.r, piece, data+in); err != nil {
+		var err error
+		if set {
+			err = readFull(img.r, piece, data+in)
+		} else {
+			err = img.readMissing(piece, block, in)
+		}
+		if err != nil {
 			return err
 		}
 		p = p[len(piece):]
 		in += int64(len(piece))
 	}
+	return nil
+}
+
+// readMissing reads bytes of a block that are not in this file.
+func (img *Image) readMissing(p []byte, block, in int64) error {
+	if img.differencing() {
+		return img.readInherited(p, block*img.lay.blockSize+in)
+	}
+	clear(p)
 	return nil
 }

@@ -3,6 +3,7 @@ package vhd
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -40,7 +41,7 @@ func (img *Image) reclaim() error {
 			entries = append(entries, uint32(free[0]/SectorSize))
 			free, blocks = free[1:], blocks[1:]
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		for i, block := range moved {
@@ -49,7 +50,7 @@ func (img *Image) reclaim() error {
 		if err := img.writeEntries(moved); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -62,14 +63,11 @@ func (img *Image) reclaim() error {
 // closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
 // of it; where it would stand over itself there, by way of the end of the file.
 func (img *Image) closeGapBeforeBAT() error {
-	if img.lay.batmap {
-		return nil
-	}
 	for _, g := range img.gaps() {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
 			continue
 		}
-		if g[1]-g[0] < batBytes(img.bat.len()) {
+		if g[1]-g[0] < img.tableBytes() {
 			if err := img.moveBATUp(); err != nil {
 				return err
 			}
@@ -83,7 +81,7 @@ func (img *Image) closeGapBeforeBAT() error {
 func (img *Image) moveBATUp() error {
 	a := &img.alloc
 	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + batBytes(img.bat.len())
+	end := at + img.tableBytes()
 	if err := a.moveFooter(img, end); err != nil {
 		return err
 	}
@@ -133,10 +131,7 @@ func (img *Image) freePlaces() []int64 {
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
-	if img.lay.batmap {
-		return nil // it must follow the BAT
-	}
-	n := batBytes(img.bat.len())
+	n := img.tableBytes()
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
 			break
@@ -148,19 +143,42 @@ func (img *Image) moveBATDown() error {
 	return nil
 }
 
+// tableBytes is what the BAT takes in the file, with XenServer's batmap, which must
+// follow it.
+func (img *Image) tableBytes() int64 {
+	n := batBytes(img.bat.len())
+	if img.batmap != nil {
+		n += img.batmap.room(img.bat.len())
+	}
+	return n
+}
+
 // writeBATAt writes the BAT in a place that nothing uses, and switches to it
-// with one write of the header's first sector.
+// with one write of the header's first sector. XenServer's batmap moves with it.
 func (img *Image) writeBATAt(at int64) error {
 	if err := img.bat.writeTo(img.f, at, 0); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	m := img.batmap
+	if m != nil {
+		var err error
+		if m, err = img.copyBatmap(at + batBytes(img.bat.len())); err != nil {
+			return err
+		}
+	}
+	if err := img.flush(); err != nil {
 		return err
 	}
 	header := img.header
 	header.TableOffset = uint64(at)
 	header.MaxTableEntries = uint32(img.bat.len())
-	return img.writeHeader(header)
+	if err := img.writeHeader(header); err != nil {
+		return err
+	}
+	if m != nil {
+		img.batmap, img.lay.batmap = m, m.regions(math.MaxInt64)
+	}
+	return nil
 }
 
 // copyBlock copies a block as it is stored to a place that nothing uses. Holes
@@ -198,7 +216,7 @@ func (img *Image) copyBlock(to, from int64) error {
 func (img *Image) cutFile() error {
 	a := &img.alloc
 	end := img.bat.end(img.lay.stored())
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		end = max(end, r.end)
 	}
 	if end >= a.end {
@@ -211,7 +229,7 @@ func (img *Image) cutFile() error {
 	if _, err := img.f.WriteAt(footer[:], end); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	if err := img.f.Truncate(end + footerSize); err != nil {
@@ -219,5 +237,5 @@ func (img *Image) cutFile() error {
 	}
 	a.end, a.length, a.old = end, end+footerSize, -1
 	img.footerAt = end
-	return img.f.Sync()
+	return img.flush()
 }

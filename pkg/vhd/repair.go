@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -176,10 +177,8 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, ok bool, er
 		r.did("the header got its right checksum")
 	}
 	inUse := lay.regions
-	for i, l := range h.locators() {
-		if x, ok := l.region(i, r.size); ok {
-			inUse = append(inUse, x)
-		}
+	if footer.Type == Differencing {
+		inUse = append(inUse, h.locatorRegions(r.size)...)
 	}
 	m, err := readBatmap(r.f, footer, lay.batEnd(), r.size)
 	if err != nil {
@@ -219,7 +218,7 @@ func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
 			return -1, err
 		}
 		h := DecodeHeader(&b)
-		if h.Cookie != headerCookie || refusal(h.validate(at, Dynamic), false) != nil || len(h.validateTable(uint64(at), r.size)) > 0 {
+		if h.Cookie != headerCookie || refusal(h.validate(at, footer.Type), false) != nil || len(h.validateTable(uint64(at), r.size)) > 0 {
 			continue
 		}
 		moved := *footer
@@ -273,7 +272,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64) error {
 
 // blocks mends the BAT, and gives leaked space back.
 func (r *repairer) blocks() error {
-	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, tolerateBAT: true})
+	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.Parents{None: true}, tolerateBAT: true})
 	if err != nil {
 		if errors.Is(err, ErrSavedState) {
 			return err
@@ -296,7 +295,10 @@ func (r *repairer) blocks() error {
 		if err := r.excess(img); err != nil {
 			return err
 		}
-		if r.o.Deep && img.bat.sane(&img.lay) {
+		if err := r.batmap(img); err != nil {
+			return err
+		}
+		if r.o.Deep && !img.differencing() && img.bat.sane(&img.lay) {
 			if err := r.setBits(img); err != nil {
 				return err
 			}
@@ -423,14 +425,14 @@ func (r *repairer) separate(img *Image) error {
 		if err := img.copyBlock(to, from); err != nil {
 			return fmt.Errorf("moving block %d: %w", block, err)
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		img.bat.store(block, uint32(to/SectorSize))
 		if err := img.writeEntries([]int64{block}); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		r.did("block %d was copied away from the block it stood over", block)
@@ -440,7 +442,7 @@ func (r *repairer) separate(img *Image) error {
 
 // overMetadata reports whether a block at that place would stand over metadata.
 func (img *Image) overMetadata(start int64) bool {
-	for _, x := range img.lay.regions {
+	for _, x := range slices.Concat(img.lay.regions, img.lay.batmap) {
 		if start < x.end && start+img.lay.stored() > x.start {
 			return true
 		}
@@ -467,7 +469,7 @@ func (img *Image) movePlace() (int64, error) {
 
 // settle zeroes the footer that others have followed, when those are durable.
 func (img *Image) settle() error {
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	old := img.alloc.old
@@ -476,7 +478,7 @@ func (img *Image) settle() error {
 		return err
 	}
 	img.lay.limit = img.alloc.footerAt()
-	return img.f.Sync()
+	return img.flush()
 }
 
 // excess marks BAT entries behind the disk's end as unused.
@@ -503,6 +505,19 @@ func (r *repairer) excess(img *Image) error {
 	}
 	r.did("%d BAT entries behind the disk's end were marked as unused", count)
 	return nil
+}
+
+// batmap clears bits of XenServer's map that must not be set.
+func (r *repairer) batmap(img *Image) error {
+	bits, changed, err := img.mendedBatmap()
+	if err != nil || !changed {
+		return err
+	}
+	if err := img.batmap.write(r.f, bits); err != nil {
+		return err
+	}
+	r.did("the batmap was made to say what the blocks' bitmaps say")
+	return r.f.Sync()
 }
 
 // setBits has the data be read that stands under clear bits.
@@ -566,7 +581,7 @@ func hiddenData(r io.ReaderAt, bits []byte, data, blockSize int64, found func(se
 // leaks gives space back that nothing refers to.
 func (r *repairer) leaks(img *Image) error {
 	counts, err := Check(r.f, r.fileSize(), nil, func(Finding) {})
-	if err != nil || counts.Leaked == 0 || counts.Type != Dynamic {
+	if err != nil || counts.Leaked == 0 || counts.Type == Fixed {
 		return err
 	}
 	if !img.bat.sane(&img.lay) {

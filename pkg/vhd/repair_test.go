@@ -328,11 +328,10 @@ func trailingMetadata() []damage {
 	be.PutUint64(header[8:], 2560)
 	be.PutUint32(header[16:], 2)
 	be.PutUint32(header[20:], 0x00010002)
-	be.PutUint32(header[24:], allOnes&0xffffffff)
+	be.PutUint32(header[24:], allOnes&0xffffffff) // of the first sector, which 10 blocks need
 	noFooter := append(append(slices.Clone(xen[:2048]), header...), make([]byte, 1024)...)
 	// A map with a last sector that says something would be seen to change.
 	noFooter = append(noFooter[:len(noFooter)-1], 1)
-	be.PutUint32(noFooter[2048+24:], ^uint32(1))
 	return []damage{
 		{"batmap at the end", append(slices.Clone(noFooter), footer...), empty, all, nil, nil, nil, true, 0, 0},
 		{"batmap at the end, no trailing footer", noFooter, empty, all, []string{"trailing-footer"}, nil, nil, false, 512, 0},
@@ -634,5 +633,70 @@ func TestRepairNestedHeader(t *testing.T) {
 			}
 			sameBytes(t, "all that follows the header", r.bytes()[1536:len(good)-512], good[1536:len(good)-512])
 		})
+	}
+}
+
+// XenServer's batmap must not call a block whole that is not: its tools would not
+// look at the bitmap.
+func TestBatmapRepair(t *testing.T) {
+	const blockSize = 4 * kib
+	c := craft{size: 20 * blockSize, blocks: []block{
+		{3, 4, nil, pattern(blockSize, 1)}, {5, 13, nil, pattern(blockSize, 2)}, {7, 22, nil, pattern(blockSize, 3)},
+	}}
+	good := xenImage(c) // which says that the blocks 3 and 7 are whole
+	const header, bits = 2048, 2560
+	partial := bytes.Clone(good)
+	partial[(22+2)*sector] = 0x7f // the first sector of block 7 is not written
+	summed := bytes.Clone(partial)
+	be.PutUint32(summed[header+24:], be.Uint32(summed[header+24:])-0x40)
+	summed[bits] |= 0x40 // block 1, which has no place
+	wrongSum := bytes.Clone(good)
+	wrongSum[header+27] ^= 1
+	outside := bytes.Clone(good)
+	be.PutUint64(outside[header+8:], 1<<40)
+	for _, d := range []struct {
+		name   string
+		file   []byte
+		found  []string
+		mended bool
+	}{
+		{"right", good, nil, false},
+		{"bit of a block written in part", partial, []string{"batmap-bitmap"}, true},
+		{"bit of a block without a place", summed, []string{"batmap-bit", "batmap-bitmap"}, true},
+		{"checksum", wrongSum, []string{"batmap-checksum"}, true},
+		{"map outside of the file", outside, []string{"batmap-place"}, false},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			check := func(b []byte) []string {
+				var ids []string
+				_, err := vhd.Check(bytes.NewReader(b), int64(len(b)), &vhd.CheckOptions{Deep: true}, func(f vhd.Finding) {
+					if strings.HasPrefix(f.ID, "batmap") {
+						ids = append(ids, f.ID)
+					}
+				})
+				must(t, err)
+				return ids
+			}
+			if got := check(d.file); !slices.Equal(got, d.found) {
+				t.Errorf("check finds %q, want %q", got, d.found)
+			}
+			m := newMemFile(d.file)
+			var done []string
+			must(t, vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, func(s string) { done = append(done, s) }))
+			after := m.bytes()
+			if got := check(after); d.mended && len(got) > 0 || (len(done) > 0) != d.mended {
+				t.Errorf("repaired: %q; check finds %q", done, got)
+			}
+			sameBytes(t, "contents", readAll(t, openBytes(t, after, nil)), readAll(t, openBytes(t, d.file, nil)))
+			sameBytes(t, "all but the batmap", append(bytes.Clone(after[:header]), after[bits+512:]...), append(bytes.Clone(d.file[:header]), d.file[bits+512:]...))
+		})
+	}
+	encrypted := bytes.Clone(good)
+	encrypted[header+29] = 1
+	if _, err := vhd.NewImage(bytes.NewReader(encrypted), int64(len(encrypted)), nil); !errors.Is(err, vhd.ErrUnsupported) || !strings.Contains(err.Error(), "encrypted") {
+		t.Errorf("an encrypted image: %v, want ErrUnsupported", err)
+	}
+	if fs, _ := findings(t, encrypted); !slices.ContainsFunc(fs, func(f vhd.Finding) bool { return f.ID == "batmap-encrypted" }) {
+		t.Errorf("check of an encrypted image finds %v", fs)
 	}
 }

@@ -15,7 +15,8 @@ import (
 // image, not yet complete, is sized as if it had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
-// afterwards the image has the old size or the new one. (A fixed disk has no copy
+// afterwards the image has the old size or the new one. A differencing image is no
+// smaller than its parent. (A fixed disk has no copy
 // of its footer: if the file system makes the longer file durable before the
 // footer at its end, the old footer must be looked for where it was.) Nothing else
 // may use the image meanwhile.
@@ -30,6 +31,11 @@ func (img *Image) Resize(size int64) error {
 	if err != nil {
 		return err
 	}
+	if img.differencing() {
+		if err := img.fitsParent(int64(footer.CurrentSize)); err != nil {
+			return err
+		}
+	}
 	if err := img.Sync(); err != nil {
 		return err
 	}
@@ -39,6 +45,21 @@ func (img *Image) Resize(size int64) error {
 		err = img.resizeFixed(footer)
 	}
 	return err
+}
+
+// fitsParent checks that a differencing image can have that size: no less than its
+// parent, and what it gains must not be the parent's.
+func (img *Image) fitsParent(size int64) error {
+	if img.parent == nil {
+		return ErrNoParent
+	}
+	switch n := img.parent.Size(); {
+	case size < n:
+		return fmt.Errorf("disk of %d bytes: %w: smaller than its parent, which has %d", size, ErrUnsupported, n)
+	case size > img.size && n > img.size:
+		return fmt.Errorf("%w: making a disk larger that is smaller than its parent", ErrUnsupported)
+	}
+	return nil
 }
 
 // resizedFooter is the footer that goes with a new size.
@@ -83,14 +104,15 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	// The footer has no copy: the new one is durable before the old one goes.
-	if _, err := img.f.WriteAt(b[:], end); err != nil {
+	_, err := img.f.WriteAt(b[:], end)
+	if err == nil {
+		err = img.flush()
+	}
+	if err != nil {
 		if end > old {
 			_ = img.f.Truncate(img.alloc.length)
 		}
 		return fmt.Errorf("footer: %w", err)
-	}
-	if err := img.f.Sync(); err != nil {
-		return err
 	}
 	img.footer, img.footerAt, img.size = f, end, end
 	switch {
@@ -106,7 +128,7 @@ func (img *Image) resizeFixed(f Footer) error {
 		}
 	}
 	img.alloc.length = end + footerSize
-	return img.f.Sync()
+	return img.flush()
 }
 
 func (img *Image) resizeDynamic(f Footer) error {
@@ -122,7 +144,11 @@ func (img *Image) resizeDynamic(f Footer) error {
 			return err
 		}
 	}
-	return img.writeFooters(f)
+	if err := img.writeFooters(f); err != nil {
+		return err
+	}
+	img.size = int64(f.CurrentSize)
+	return nil
 }
 
 // zeroHidden zeroes what the disk gains of a block that it has already.
@@ -138,7 +164,7 @@ func (img *Image) zeroHidden(size int64) error {
 		if err := sparse.Zero(img.f, at, end-hidden); err != nil {
 			return err
 		}
-		return img.f.Sync()
+		return img.flush()
 	}
 	return nil
 }
@@ -157,7 +183,7 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := a.moveFooter(img, end); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		a.end = end
@@ -167,7 +193,7 @@ func (img *Image) growBAT(blocks int64) error {
 		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		header := img.header
@@ -178,10 +204,12 @@ func (img *Image) growBAT(blocks int64) error {
 		img.bat = table
 		return nil
 	}
-	if img.lay.batmap {
-		return fmt.Errorf("%w: growing an image with a batmap of XenServer beyond the room that it has", ErrUnsupported)
-	}
 	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
+	for _, r := range img.lay.batmap {
+		if r.start == former.end {
+			former.end = r.end
+		}
+	}
 	before := img.bat
 	img.bat = table
 	if err := img.moveBATUp(); err != nil {
@@ -211,7 +239,7 @@ func (img *Image) roomForBAT() int64 {
 			end = start
 		}
 	}
-	for _, r := range img.lay.regions {
+	for _, r := range img.lay.metadata() {
 		closer(r.start)
 	}
 	for _, e := range img.bat.used() {
@@ -227,15 +255,12 @@ func (img *Image) writeHeader(h Header) error {
 	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
 		return fmt.Errorf("dynamic disk header: %w", err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	img.header = h
 	lay := layoutOf(&img.footer, &h, img.lay.limit)
-	if img.lay.batmap {
-		lay.batmap = true
-		lay.regions = append(lay.regions, img.lay.regions[len(lay.regions):]...)
-	}
+	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
 	img.lay = lay
 	return nil
 }
@@ -248,7 +273,7 @@ func (img *Image) writeFooters(f Footer) error {
 		if _, err := img.f.WriteAt(b[:], at); err != nil {
 			return fmt.Errorf("footer: %w", err)
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -256,17 +281,17 @@ func (img *Image) writeFooters(f Footer) error {
 	a.mendLeading = false
 	a.length = max(a.length, a.footerAt()+footerSize)
 	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
-	img.size = int64(f.CurrentSize)
 	return nil
 }
 
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {
-	if img.lay.batmap {
-		return fmt.Errorf("%w: shrinking an image with a batmap of XenServer", ErrUnsupported)
-	}
 	if err := img.writeFooters(f); err != nil {
+		return err
+	}
+	img.size = int64(f.CurrentSize)
+	if err := img.clearBatmap(blocks); err != nil {
 		return err
 	}
 	var lost []int64
@@ -277,11 +302,13 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	if err := img.writeEntries(lost); err != nil {
 		return err
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return err
 	}
 	h := img.header
-	h.MaxTableEntries = uint32(blocks)
+	if img.batmap == nil { // or else it would not follow the BAT any more
+		h.MaxTableEntries = uint32(blocks)
+	}
 	if err := img.writeHeader(h); err != nil {
 		return err
 	}

@@ -8,6 +8,9 @@ import (
 // epoch is 2000-01-01T00:00:00Z, the zero of the format's time stamps.
 const epoch = 946684800
 
+// timeForm is how findings tell times.
+const timeForm = time.RFC3339
+
 // Timestamp is a time in seconds since 2000-01-01 UTC, good until 2136.
 type Timestamp uint32
 

@@ -74,7 +74,7 @@ func (a *allocator) open(img *Image, fs *footers, size int64) {
 	if a.device {
 		// The length says nothing: go on behind the last thing that is in use.
 		a.end = img.bat.end(img.lay.stored())
-		for _, r := range img.lay.regions {
+		for _, r := range img.lay.metadata() {
 			a.end = max(a.end, r.end)
 		}
 	}
@@ -108,7 +108,7 @@ func (a *allocator) place(bitmapSize int64) int64 {
 
 // allocate gives a block a place, unless it has one, and returns its entry.
 // The sectors of a new block are all marked as written, and read as zeros
-// until they are.
+// until they are. In a differencing image none is, and they stay the parent's.
 func (img *Image) allocate(block int64) (uint32, error) {
 	a := &img.alloc
 	a.mu.Lock()
@@ -146,7 +146,9 @@ func (img *Image) allocate(block int64) (uint32, error) {
 		clear(a.lead)
 	}
 	lead := a.lead
-	setBits(lead[gap:], 0, img.lay.blockSize/SectorSize)
+	if !img.differencing() {
+		setBits(lead[gap:], 0, img.lay.blockSize/SectorSize)
+	}
 	if _, err := img.f.WriteAt(lead, pos-gap); err != nil {
 		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
 	}
@@ -160,7 +162,11 @@ func (img *Image) allocate(block int64) (uint32, error) {
 		a.dirty = append(a.dirty, block)
 	}
 	a.end = end
-	img.bitmaps.setFull(block)
+	if img.differencing() {
+		img.bitmaps.add(block, &sectorBitmap{bits: make([]byte, img.lay.bitmapSize)})
+	} else {
+		img.bitmaps.setFull(block)
+	}
 	e := uint32(pos / SectorSize)
 	img.bat.store(block, e)
 	return e, nil
@@ -205,7 +211,7 @@ func (a *allocator) moveFooter(img *Image, end int64) error {
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
 			return err
 		}
-		if err := img.f.Sync(); err != nil {
+		if err := img.flush(); err != nil {
 			return err
 		}
 		a.mendLeading = false
@@ -252,6 +258,9 @@ func (img *Image) writable(off, n int64) error {
 	if img.f == nil {
 		return ErrReadOnly
 	}
+	if lost := img.lost.Load(); lost != nil {
+		return *lost
+	}
 	if off < 0 || n < 0 || off > img.size || n > img.size-off {
 		return fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", n, off, img.size)
 	}
@@ -281,18 +290,32 @@ func (img *Image) writeBlock(p []byte, block, in int64) error {
 
 // writePartial writes into a block of which not all sectors are in the file.
 // A sector that is only touched in part, and is not there yet, is filled up
-// with zeros. The bits follow with the next Sync, when the data is stable.
+// with what reads there: zeros, or the parent's. The bits follow with the next
+// Sync, when the data is stable.
 func (img *Image) writePartial(bm *sectorBitmap, p []byte, data, block, in int64) error {
 	bm.mu.Lock()
 	defer bm.mu.Unlock()
+	return img.writeSectors(bm, p, data, block, in)
+}
+
+// writeSectors is writePartial for a caller who has locked the bitmap.
+func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64) error {
+	if len(p) == 0 {
+		return nil
+	}
 	first, end := in/SectorSize, (in+int64(len(p))+SectorSize-1)/SectorSize
 	if in%SectorSize != 0 || int64(len(p))%SectorSize != 0 {
 		whole := make([]byte, (end-first)*SectorSize)
 		for _, s := range []int64{first, end - 1} {
+			sector := whole[(s-first)*SectorSize:][:SectorSize]
+			var err error
 			if _, set := bitmapRun(bm.bits, s, s+1); set {
-				if err := readFull(img.r, whole[(s-first)*SectorSize:][:SectorSize], data+s*SectorSize); err != nil {
-					return err
-				}
+				err = readFull(img.r, sector, data+s*SectorSize)
+			} else {
+				err = img.readMissing(sector, block, s*SectorSize)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		copy(whole[in-first*SectorSize:], p)
@@ -301,6 +324,13 @@ func (img *Image) writePartial(bm *sectorBitmap, p []byte, data, block, in int64
 	if _, err := img.f.WriteAt(p, data+in); err != nil {
 		return err
 	}
+	img.markWritten(bm, block, first, end)
+	return nil
+}
+
+// markWritten notes that sectors of a block are in the file, for a caller who has
+// locked its bitmap.
+func (img *Image) markWritten(bm *sectorBitmap, block, first, end int64) {
 	setBits(bm.bits, first, end)
 	if !bm.dirty {
 		bm.dirty = true
@@ -308,10 +338,10 @@ func (img *Image) writePartial(bm *sectorBitmap, p []byte, data, block, in int64
 		img.alloc.partial = append(img.alloc.partial, block)
 		img.alloc.mu.Unlock()
 	}
-	return nil
 }
 
-// WriteZeroes implements [disk.Zeroer]. Blocks without a place stay without.
+// WriteZeroes implements [disk.Zeroer]. Blocks without a place stay without, unless
+// they would show what the parent has.
 func (img *Image) WriteZeroes(off, n int64) error {
 	if err := img.writable(off, n); err != nil {
 		return err
@@ -329,7 +359,14 @@ func (img *Image) zero(off, n int64) error {
 	for n > 0 {
 		block, in := off/img.lay.blockSize, off%img.lay.blockSize
 		piece := min(n, img.lay.blockSize-in)
-		if e := img.bat.load(block); e != unused {
+		e := img.bat.load(block)
+		if e == unused && img.differencing() && !img.inheritsZeros(off, piece) {
+			var err error
+			if e, err = img.allocate(block); err != nil {
+				return err
+			}
+		}
+		if e != unused {
 			if err := img.zeroInBlock(block, e, in, piece); err != nil {
 				return err
 			}
@@ -340,18 +377,36 @@ func (img *Image) zero(off, n int64) error {
 	return nil
 }
 
-// zeroInBlock zeroes a part of an allocated block. Sectors that are not there
-// read as zeros already, and may become so.
+// zeroInBlock zeroes a part of an allocated block. In a dynamic image sectors that
+// are not there read as zeros already, and may become so; in a differencing one
+// they must be there to hide the parent's.
 func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
 	bm, err := img.bitmap(block, e)
 	if err != nil {
 		return err
 	}
-	if bm != nil { // a write beside it may be about to write a whole sector back
-		bm.mu.Lock()
-		defer bm.mu.Unlock()
+	data := int64(e)*SectorSize + img.lay.bitmapSize
+	if bm == nil {
+		return sparse.Zero(img.f, data+in, n)
 	}
-	return sparse.Zero(img.f, int64(e)*SectorSize+img.lay.bitmapSize+in, n)
+	// A write beside it may be about to write a whole sector back.
+	bm.mu.Lock()
+	defer bm.mu.Unlock()
+	if !img.differencing() {
+		return sparse.Zero(img.f, data+in, n)
+	}
+	first, end := roundUp(in, SectorSize), (in+n)/SectorSize*SectorSize
+	if first >= end { // less than a sector, or parts of two
+		return img.writeSectors(bm, make([]byte, n), data, block, in)
+	}
+	if err := img.writeSectors(bm, make([]byte, first-in), data, block, in); err != nil {
+		return err
+	}
+	if err := sparse.Zero(img.f, data+first, end-first); err != nil {
+		return err
+	}
+	img.markWritten(bm, block, first/SectorSize, end/SectorSize)
+	return img.writeSectors(bm, make([]byte, in+n-end), data, block, end)
 }
 
 // Reserve implements [disk.Reserver].
@@ -376,7 +431,8 @@ func (img *Image) Reserve(off, n int64) error {
 
 // Sync implements [disk.Syncer]: it makes everything durable that was written
 // before it was called, in an order that a crash at any point does not harm. A
-// new image is completed by it. After an error it can be called again.
+// new image is completed by it. After an error it can be called again, unless that
+// was ErrNotDurable, which stays.
 func (img *Image) Sync() error {
 	if img.f == nil {
 		return nil
@@ -390,6 +446,22 @@ func (img *Image) Sync() error {
 	err := img.commit()
 	if err != nil {
 		img.wrote.Store(true)
+	}
+	return err
+}
+
+// flush has the file made durable. Where that fails once, what was written may
+// be lost, and a system that dropped it (Linux does) finds nothing to complain of
+// the next time. So after an error nothing is committed any more: the image is as
+// it was at the last Sync.
+func (img *Image) flush() error {
+	if lost := img.lost.Load(); lost != nil {
+		return *lost
+	}
+	err := img.f.Sync()
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNotDurable, err)
+		img.lost.Store(&err)
 	}
 	return err
 }
@@ -421,24 +493,37 @@ func (img *Image) commit() error {
 		bm.dirty = false
 		bm.mu.Unlock()
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return putBack(err)
 	}
 	if len(dirty) == 0 && len(bits) == 0 {
 		return nil
 	}
 	for block, b := range bits {
-		if _, err := img.f.WriteAt(b, int64(img.bat.load(block))*SectorSize); err != nil {
-			return putBack(fmt.Errorf("sector bitmap of block %d: %w", block, err))
+		if err := img.writeBitmap(block, b); err != nil {
+			return putBack(err)
 		}
 	}
 	if err := img.writeEntries(dirty); err != nil {
 		return putBack(err)
 	}
-	if err := img.f.Sync(); err != nil {
+	if err := img.flush(); err != nil {
 		return putBack(err)
 	}
 	return img.zeroFooter(old)
+}
+
+// writeBitmap writes the bitmap of a block, and forgets it where it says that all
+// is in the file.
+func (img *Image) writeBitmap(block int64, bits []byte) error {
+	if _, err := img.f.WriteAt(bits, int64(img.bat.load(block))*SectorSize); err != nil {
+		return fmt.Errorf("sector bitmap of block %d: %w", block, err)
+	}
+	sectors := img.lay.blockSize / SectorSize
+	if end, set := bitmapRun(bits, 0, sectors); set && end == sectors {
+		img.bitmaps.setFull(block)
+	}
+	return nil
 }
 
 // zeroFooter zeroes a footer that another one has followed durably; at -1 there

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// backingFlags name the parent of a new differencing image.
+type backingFlags struct {
+	file   string
+	format string
+}
+
+func (b *backingFlags) add(cmd *cobra.Command, short string) {
+	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD whose parent is this image")
+	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "format of the parent; raw must be said")
+	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
+}
+
+// backedFormat is the format's name that the flags imply if none is given.
+func (c *cli) backedFormat(b *backingFlags, given string) string {
+	if given == "" && b.file != "" && !c.likeQEMU {
+		return vpcFormat.Name
+	}
+	return given
+}
+
+// openBacking opens the parent of an image that is, or will be, in the file child.
+// The name is taken as it is typed, and where there is no such file, from the
+// child's folder, as qemu-img does.
+func (c *cli) openBacking(b *backingFlags, child string, parents disk.Parents) (disk.Disk, string, *format, error) {
+	name := fileName(b.file)
+	if _, err := os.Stat(name); err != nil && !filepath.IsAbs(name) {
+		if beside := filepath.Join(filepath.Dir(child), name); exists(beside) {
+			name = beside
+		}
+	}
+	if sameFile(name, child) {
+		return nil, name, nil, fmt.Errorf("%s: an image cannot be its own parent", name)
+	}
+	d, f, err := c.open(imageRef{arg: b.file, name: name, options: disk.OpenOptions{
+		Format: b.format, Options: disk.Options{}, Parents: parents,
+	}}, false)
+	if err != nil {
+		return nil, name, nil, err
+	}
+	if f == &rawFormat && b.format == "" {
+		d.Close()
+		// Who writes to a raw disk can make it look like a VHD.
+		return nil, name, nil, &hintError{fmt.Errorf("%s: this looks like a raw disk", name), "-F raw says that it is one"}
+	}
+	if f != &rawFormat && f != &vpcFormat {
+		d.Close()
+		return nil, name, nil, fmt.Errorf("%s: a parent of format %s", name, f.Name)
+	}
+	return d, name, f, nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// createChild starts a differencing image whose parent the flags name, and which
+// closes it.
+func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, size int64, set disk.Options) (out *output, parent disk.Disk, err error) {
+	parent, parentName, _, err := c.openBacking(b, name, parents)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err = c.createOutputBy(name, &vpcFormat, set, func(f disk.File) (disk.Disk, error) {
+		return createChild(f, name, size, set, parent, parentName)
+	})
+	if err != nil {
+		parent.Close()
+		return nil, nil, withoutPath(err)
+	}
+	return out, parent, nil
+}
+
+// createDifferencing is create with a parent.
+func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, set disk.Options) error {
+	out, _, err := c.createChild(name, &o.backing, disk.Parents{None: true}, size, set)
+	if err != nil {
+		return err
+	}
+	if !o.quiet {
+		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d backing_file=%s backing_fmt=%s", name, vpcFormat.Name, out.disk.Size(), o.backing.file,
+			cmp.Or(o.backing.format, vpcFormat.Name))
+		printSettings(c.stdout, &vpcFormat, set)
+		if _, err := fmt.Fprintln(c.stdout); err != nil {
+			out.discard()
+			return err
+		}
+	}
+	if err := out.commit(false); err != nil {
+		return withoutPath(err)
+	}
+	if !o.quiet {
+		c.warnSize(o.target.consumer, out.disk.Size())
+	}
+	return nil
+}
+
+// toChild makes a new target that keeps what differs from its parent.
+func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) error {
+	fail := func(err error) error { return conversionError(v.target, v.format, err) }
+	switch {
+	case v.likeQEMU || v.format != &vpcFormat:
+		return fail(qemuErrorf("Backing file not supported for file format '%s'", v.format.Name))
+	case in.disk == nil || v.isPipe(v.target):
+		return fail(errors.New("-B takes neither standard input nor standard output"))
+	}
+	if err := checkOptions(v.format, v.options); err != nil {
+		return err
+	}
+	out, parent, err := v.createChild(v.target, b, v.parents, in.size(), v.options)
+	if err != nil {
+		return fail(err)
+	}
+	if err := convert.CopyDifference(ctx, out.disk, in.disk, parent, &v.copy); err != nil {
+		out.discard()
+		return v.copyError(in.name(), v.target, err)
+	}
+	if err := out.commit(v.flush); err != nil {
+		return fmt.Errorf("%s: %w", v.target, withoutPath(err))
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+type commitOptions struct {
+	source   sourceFlags
+	base     string
+	cache    string
+	rate     string
+	keep     bool // do not empty the image
+	progress bool
+	quiet    bool
+	args     []string
+}
+
+func (c *cli) newCommitCmd() *cobra.Command {
+	var o commitOptions
+	cmd := &cobra.Command{
+		Use:   "commit [-b BASE] [-d] [-p] [-q] FILE",
+		Short: "Merge a differencing VHD into its parent",
+		Long: `Write what the differencing VHD in FILE has to its parent, or with -b to BASE, an
+image further down. Then FILE is emptied, unless -d or -b is given: it keeps
+nothing, and reads the same through its parent.
+
+All other images that have the changed image for a parent become invalid, and so
+do those between FILE and BASE.
+
+FILE changes only when all is in the parent, durably. If anything fails before
+that, it can be tried again.`,
+		Example: "  vhdtool commit child.vhd\n  vhdtool commit -b base.vhd grandchild.vhd",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runCommit(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	o.source.addForce(cmd)
+	fl := cmd.Flags()
+	fl.StringVarP(&o.base, "base", "b", "", "merge into this image, one of the parents")
+	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
+	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	return cmd
+}
+
+func (c *cli) runCommit(ctx context.Context, o *commitOptions) (err error) {
+	ref, err := c.differencingFile(&o.source, o.args)
+	if err != nil {
+		return err
+	}
+	rate, err := parseRate(o.rate)
+	if err != nil {
+		return err
+	}
+	leaf, base, depth, err := vhd.OpenToCommit(ref.name, fileName(o.base), &vhd.OpenOptions{Parents: ref.options.Parents, Force: ref.options.Force})
+	if err != nil {
+		return hintFor(withoutPath(err))
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			leaf.Close()
+		}
+	}()
+	progress := c.newProgress(o.progress, o.quiet, false, 1)
+	defer func() { progress.finish(err == nil) }()
+	if err := mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update)); err != nil {
+		return c.copyError(ref.name, "the parent", err)
+	}
+	if !o.keep && o.base == "" {
+		if err := emptyChild(leaf); err != nil {
+			return fmt.Errorf("%s: %w", ref.name, err)
+		}
+	}
+	closed = true
+	if err := leaf.Close(); err != nil {
+		return fmt.Errorf("%s: %w", ref.name, err)
+	}
+	if !o.quiet {
+		fmt.Fprintln(c.stdout, "Image committed.")
+	}
+	return nil
+}
+
+// differencingFile is the only file that a command line names, which must be a
+// differencing image.
+func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, error) {
+	alone := *flags
+	alone.parents = disk.Parents{None: true}
+	ref, d, f, err := c.openOne(&alone, args)
+	if err != nil {
+		return ref, err
+	}
+	defer d.Close()
+	if img, ok := d.(*vhd.Image); f != &vpcFormat || !ok || img.Type() != vhd.Differencing {
+		return ref, fmt.Errorf("%s: %w", ref.name, errNoBacking)
+	}
+	ref.options.Parents, ref.options.Force = flags.parents, flags.force
+	return ref, nil
+}
+
+var errNoBacking = qemuErrorf("Image does not have a backing file")
+
+// mergeInto writes what an image has at less than the given depth to one of its
+// parents, durably.
+func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, progress func(done, total int64)) error {
+	if base.Size() < img.Size() {
+		r, ok := base.(disk.Resizer)
+		if !ok {
+			return errors.New("the parent is smaller than the image, and cannot be made larger")
+		}
+		if err := r.Resize(img.Size()); err != nil {
+			return err
+		}
+	}
+	target, ok := base.(convert.Target)
+	if !ok {
+		return errors.New("the parent cannot be written")
+	}
+	err := convert.Copy(ctx, target, img, &convert.Options{
+		Only:     func(e disk.Extent) bool { return e.Depth < depth },
+		Progress: progress,
+	})
+	if err == nil {
+		err = makeDurable(base)
+	}
+	return err
+}
+
+// emptyChild takes out of an image what its parent has now, and records when that
+// was changed if it was recorded before.
+func emptyChild(img *vhd.Image) error {
+	if err := img.Empty(); err != nil {
+		return err
+	}
+	if img.Parentage().Time == 0 {
+		return nil
+	}
+	st, err := os.Stat(img.ParentFile())
+	if err != nil {
+		return err
+	}
+	t, err := vhd.TimestampOf(vhd.NearestTime(st.ModTime()))
+	if err != nil {
+		return err
+	}
+	return img.SetParentTime(t)
+}

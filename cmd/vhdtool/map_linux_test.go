@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// onTerminal is what a command prints on a terminal.
+func onTerminal(t *testing.T, args ...string) string {
+	t.Helper()
+	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminal can be had: %v", err)
+	}
+	defer ptmx.Close()
+	fd := int(ptmx.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Skipf("no terminal can be had: %v", err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminal can be had: %v", err)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout = tty
+	err = cmd.Start()
+	tty.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := io.ReadAll(ptmx) // ends in an error, when nobody has the terminal any more
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
+	}
+	return strings.ReplaceAll(string(out), "\r\n", "\n")
+}
+
+// Somebody who looks sees a picture, and may ask for the list; who is called as
+// qemu-img prints the list.
+func TestMapOnTerminal(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "d.vhd")
+	img, err := vhd.Create(image, &vhd.CreateOptions{Size: 10 << 20, Exact: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("data"), 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		out, err := exec.Command(args[0], args[1:]...).Output()
+		if err != nil {
+			t.Fatalf("%q: %v", args, err)
+		}
+		return string(out)
+	}
+	drawing, list := run("vhdtool", "map", "--draw", image), run("vhdtool", "map", image)
+	if drawing == list {
+		t.Fatal("the drawing is the list")
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"map", []string{"vhdtool", "map", image}, drawing},
+		{"map --output=human", []string{"vhdtool", "map", "--output=human", image}, list},
+		{"map -l", []string{"vhdtool", "map", "-l", "10M", image}, list},
+		{"qemu-img map", []string{"qemu-img-like", "map", image}, list},
+	} {
+		if got := onTerminal(t, c.args...); got != c.want {
+			t.Errorf("%s prints on a terminal\n%s\nwant\n%s", c.name, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/internal/picture"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// filePart is a part of an image's file, as pictures show it.
+type filePart struct {
+	off, n int64
+	kind   picture.Kind
+	place  int64 // on the disk, of data
+}
+
+// pictureWriters write a picture into a file, by its suffix.
+var pictureWriters = map[string]func(*picture.Picture, io.Writer) error{
+	".svg": (*picture.Picture).SVG,
+	".png": (*picture.Picture).PNG,
+}
+
+// pictureWriter is the one for a file.
+func pictureWriter(name string) (func(*picture.Picture, io.Writer) error, error) {
+	write := pictureWriters[strings.ToLower(filepath.Ext(name))]
+	if write == nil {
+		return nil, usagef("A picture is .svg or .png, not '%s'", name)
+	}
+	return write, nil
+}
+
+// plot writes the picture of a disk into a new file.
+func (c *cli) plot(p *picture.Picture, name string) error {
+	write, err := pictureWriter(name)
+	if err != nil {
+		return err
+	}
+	f, err := atomicfile.Create(name)
+	if err != nil {
+		return c.createError(name, err)
+	}
+	if err := write(p, f); err != nil {
+		f.Discard()
+		return fmt.Errorf("%s: %w", name, withoutPath(err))
+	}
+	return f.Commit(false)
+}
+
+// drawDisk makes the picture of a disk and its file.
+func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*picture.Picture, error) {
+	st, err := os.Stat(ref.name)
+	if err != nil {
+		return nil, err
+	}
+	strip := picture.NewStrip("Disk", d.Size(), d.Size())
+	for e, err := range d.Extents(0, d.Size()) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+		strip.Add(e.Off, e.Len, extentKind(e), e.Off)
+	}
+	file, err := drawFile(ctx, d, f, fileLength(st, d))
+	if err != nil {
+		return nil, err
+	}
+	title := ref.name + ": " + f.Name
+	if f.subformat != nil {
+		title += ", " + f.subformat(d)
+	}
+	return &picture.Picture{Title: title, Strips: []*picture.Strip{strip, file}}, nil
+}
+
+// extentKind is how pictures show an extent.
+func extentKind(e disk.Extent) picture.Kind {
+	switch e.State {
+	case disk.Data:
+		return picture.InheritedFrom(e.Depth)
+	case disk.Zero:
+		return picture.Zero
+	}
+	return picture.Hole
+}
+
+// drawFile makes the strip of a file, and counts in how many runs its data
+// stands: a run is of data that follows on the disk, too.
+func drawFile(ctx context.Context, d disk.Disk, f *format, length int64) (*picture.Strip, error) {
+	parts := plainParts(d, length)
+	if f.fileParts != nil {
+		parts = f.fileParts(d, length)
+	}
+	strip := picture.NewStrip("File", length, d.Size())
+	strip.ByPlace = true
+	runs, next := 0, int64(-1)
+	for p, err := range parts {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+		strip.Add(p.off, p.n, p.kind, p.place)
+		if p.kind == picture.Data {
+			if p.place != next {
+				runs++
+			}
+			next = p.place + p.n
+		}
+	}
+	if runs > 0 {
+		strip.Note = fmt.Sprintf("data in %s", count(runs, "run"))
+	}
+	return strip, nil
+}
+
+// count is a number of things.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
+// plainParts are the parts of a file of which the disk's bytes are the start.
+func plainParts(d disk.Disk, length int64) iter.Seq2[filePart, error] {
+	return func(yield func(filePart, error) bool) {
+		for e, err := range d.Extents(0, min(d.Size(), length)) {
+			p := filePart{e.Off, e.Len, extentKind(e), e.Off}
+			if p.kind == picture.Zero { // has a place in the file, but the file has a hole there
+				p.kind = picture.Hole
+			}
+			if !yield(p, err) || err != nil {
+				return
+			}
+		}
+	}
+}

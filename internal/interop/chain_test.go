@@ -1,0 +1,106 @@
+package interop
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/internal/oracle"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// TestChainReadByLibvhdi has libvhdi read chains of ours: it follows the locators,
+// checks the ids and heeds the bitmaps, by code of its own.
+func TestChainReadByLibvhdi(t *testing.T) {
+	oracle.Need(t, "vhdimount")
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		t.Skipf("nothing can be mounted here: %v", err)
+	} else {
+		f.Close()
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	for _, c := range []struct {
+		name     string
+		base     vhd.CreateOptions
+		block    int64
+		spelling vhd.Spelling
+	}{
+		{"dynamic base", vhd.CreateOptions{}, 0, vhd.SpellAll},
+		{"dynamic base, as Windows spells", vhd.CreateOptions{Creator: vhd.CreatorWindows, Exact: true}, 512 * kib, vhd.SpellWindows},
+		{"fixed base", vhd.CreateOptions{Type: vhd.Fixed, Exact: true}, 2 * mib, vhd.SpellAll},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := newRand(900)
+			dir := t.TempDir()
+			name := filepath.Join(dir, "0.vhd")
+			ourMaker(c.base)(t, name, 7*mib)
+			img, err := vhd.Open(name, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := make(model, img.Size())
+			img.Close()
+			for level := range 4 {
+				if level > 0 {
+					child := filepath.Join(dir, fmt.Sprintf("%d.vhd", level))
+					newChild(t, child, name, c.block, c.spelling)
+					name = child
+				}
+				ws := randomWrites(r, int64(len(m)), 10)
+				ours(t, name, ws)
+				m.apply(ws)
+				same(t, fmt.Sprintf("level %d read by us", level), readOurs(t, name), m)
+			}
+			same(t, "the chain read by libvhdi", readMounted(t, name), m)
+		})
+	}
+}
+
+// newChild makes a child of the image parent.
+func newChild(t *testing.T, child, parent string, blockSize int64, s vhd.Spelling) {
+	t.Helper()
+	p, err := vhd.Open(parent, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &vhd.CreateOptions{Parent: p, BlockSize: blockSize}
+	if o.Parentage, err = vhd.ParentageOf(child, parent, p, s); err != nil {
+		t.Fatal(err)
+	}
+	img, err := vhd.Create(child, o)
+	if err == nil {
+		err = img.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readMounted is the disk of an image as libvhdi shows it: the last of the files
+// that it makes, one for each level of the chain.
+func readMounted(t *testing.T, image string) []byte {
+	t.Helper()
+	at := t.TempDir()
+	cmd := exec.Command("vhdimount", image, at)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if bytes.Contains(out, []byte("fuse")) {
+			t.Skipf("vhdimount cannot mount here: %s", out)
+		}
+		t.Fatalf("vhdimount: %v: %s", err, out)
+	}
+	defer oracle.Run(t, "umount", at)
+	files, err := filepath.Glob(filepath.Join(at, "vhdi*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("nothing is mounted: %v", err)
+	}
+	b, err := os.ReadFile(filepath.Join(at, fmt.Sprintf("vhdi%d", len(files))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -1,0 +1,40 @@
+package interop
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/internal/oracle"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// A maker makes an empty image of size bytes, perhaps rounded up.
+type maker func(t *testing.T, image string, size int64)
+
+// qemuMakers are those of qemu-img, by their options.
+func qemuMakers() map[string]maker {
+	makers := map[string]maker{}
+	for _, options := range qemuOptions {
+		makers["qemu/"+options] = func(t *testing.T, image string, size int64) {
+			t.Helper()
+			oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
+		}
+	}
+	return makers
+}
+
+// ourMaker makes images of ours, with these options.
+func ourMaker(o vhd.CreateOptions) maker {
+	return func(t *testing.T, image string, size int64) {
+		t.Helper()
+		o := o
+		o.Size = size
+		img, err := vhd.Create(image, &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := img.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

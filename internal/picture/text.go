@@ -1,0 +1,91 @@
+package picture
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+)
+
+// letters stand for the kinds; Data has others.
+var letters = [kinds]byte{'#', '1', '2', '3', 'M', 'b', 'z', '.', '-', '!'}
+
+// prominence is the order in which what a cell holds is looked at: its letter is
+// that of the first kind that it has.
+var prominence = [...]Kind{Leak, Metadata, Data, Inherited, Inherited2, Inherited3, Bitmap, Zero, Hole, Padding}
+
+// Text draws the picture in letters, in lines of 80.
+func (p *Picture) Text(w io.Writer) error {
+	var b bytes.Buffer
+	fmt.Fprintln(&b, p.Title)
+	for _, s := range p.Strips {
+		fmt.Fprintf(&b, "\n%s\n", s.heading())
+		for i := range s.rows() {
+			fmt.Fprintf(&b, "%12s  ", sizearg.Format(int64(i)*columns*s.cellSize))
+			for _, c := range s.row(i) {
+				b.WriteByte(s.letter(&c))
+			}
+			b.WriteByte('\n')
+		}
+		for _, k := range s.legend() {
+			fmt.Fprintf(&b, "%14s%s  %s\n", "", s.letterOf(k), s.describe(k))
+		}
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// letter is the letter of a cell.
+func (s *Strip) letter(c *cell) byte {
+	for _, k := range prominence {
+		switch {
+		case c.n[k] == 0:
+			continue
+		case k == Data && s.ByPlace:
+			return "0123456789"[c.level()*10/levels]
+		case k == Data && c.n[Data] < s.cellSize/2:
+			return '+'
+		}
+		return letters[k]
+	}
+	return ' '
+}
+
+// letterOf is how a legend shows a kind.
+func (s *Strip) letterOf(k Kind) string {
+	switch {
+	case k != Data:
+		return fmt.Sprintf("%-3c", letters[k])
+	case s.ByPlace:
+		return "0-9"
+	}
+	return "#+ "
+}
+
+// heading is the line above a strip.
+func (s *Strip) heading() string {
+	h := fmt.Sprintf("%s: %s, %s in a cell", s.Name, sizearg.Format(s.size), sizearg.Format(s.cellSize))
+	if s.Note != "" {
+		h += "; " + s.Note
+	}
+	return h
+}
+
+// describe is a line of the legend.
+func (s *Strip) describe(k Kind) string {
+	return fmt.Sprintf("%s: %s, %s", kindNames[k], sizearg.Format(s.total[k]), perCent(s.total[k], s.size))
+}
+
+// perCent is a part of a whole. What is there is never 0 %, and what is not all
+// never 100 %.
+func perCent(n, of int64) string {
+	switch p := 100 * float64(n) / float64(of); {
+	case n < of && p > 99.9:
+		return "> 99.9 %"
+	case n > 0 && p < 0.1:
+		return "< 0.1 %"
+	default:
+		return fmt.Sprintf("%.1f %%", p)
+	}
+}

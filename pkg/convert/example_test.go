@@ -1,0 +1,108 @@
+package convert_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// exampleDisk makes a raw disk of 64 MiB with a MiB of data in a new folder.
+func exampleDisk() (dir string, d *raw.Disk) {
+	dir, err := os.MkdirTemp("", "convert-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "disk.raw"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte("data"), 1<<18), 8<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := f.Truncate(64 << 20); err != nil {
+		log.Fatal(err)
+	}
+	return dir, raw.Open(f, 64<<20)
+}
+
+// A raw disk becomes a dynamic VHD. Holes and zeros get no place in it.
+func ExampleCopy() {
+	dir, src := exampleDisk()
+	defer os.RemoveAll(dir)
+	defer src.Close()
+
+	dst, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Size: src.Size(), Exact: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	last := int64(-1)
+	err = convert.Copy(context.Background(), dst, src, &convert.Options{
+		Progress: func(done, total int64) {
+			if quarter := done * 4 / total; quarter > last { // as often as one likes
+				last = quarter
+			}
+		},
+	})
+	if err != nil {
+		dst.Discard() // no half-written file is left
+		log.Fatal(err)
+	}
+	_, allocated := dst.Blocks()
+	fmt.Printf("%d quarters done, %d block in use\n", last, allocated)
+	if err := dst.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 4 quarters done, 1 block in use
+}
+
+// What comes through a pipe has no size until it ends.
+func ExampleReadFrom() {
+	dir, err := os.MkdirTemp("", "convert-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	dst, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Exact: true, Growing: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	pipe := io.MultiReader(bytes.NewReader(make([]byte, 3<<20)), bytes.NewReader([]byte("the end")))
+	n, err := convert.ReadFrom(context.Background(), dst, pipe, nil, nil)
+	if err != nil {
+		dst.Discard()
+		log.Fatal(err)
+	}
+	fmt.Printf("%d bytes on a disk of %d\n", n, dst.Size())
+	if err := dst.Close(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 3145735 bytes on a disk of 3146240
+}
+
+// Two disks are compared by their contents, whatever their formats.
+func ExampleCompare() {
+	dir, a := exampleDisk()
+	defer os.RemoveAll(dir)
+	defer a.Close()
+
+	b, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Size: a.Size(), Exact: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer b.Discard()
+	off, err := convert.Compare(context.Background(), a, b, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("the first difference is at MiB", off>>20)
+	// Output: the first difference is at MiB 8
+}

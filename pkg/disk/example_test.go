@@ -1,0 +1,59 @@
+package disk_test
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// A program lists the formats that it knows, and opens whatever it is given: the
+// format is found out by the contents.
+func ExampleOpen() {
+	formats := disk.Formats{
+		{
+			Name: "vpc", Probe: vhd.Probe,
+			Open: func(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+				img, err := vhd.NewImage(f, size, &vhd.OpenOptions{Write: o.Write})
+				if err != nil {
+					return nil, err // not img: a nil *Image is not a nil Disk
+				}
+				return img, nil
+			},
+		},
+		{
+			Name: "raw", // takes what no other format claims
+			Open: func(f *os.File, size int64, _ *disk.OpenOptions) (disk.Disk, error) { return raw.Open(f, size), nil },
+		},
+	}
+	dir, err := os.MkdirTemp("", "disk-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	name := filepath.Join(dir, "image")
+	img, err := vhd.Create(name, &vhd.CreateOptions{Size: 1 << 20, Exact: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	d, format, err := disk.Open(name, formats, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	n, err := io.Copy(io.Discard, io.NewSectionReader(d, 0, d.Size()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(format.Name, n)
+	// Output: vpc 1048576
+}

@@ -1,0 +1,330 @@
+package vhd_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// chainModel is a chain of images in files beside the bytes that the disk of each
+// must have. The first is a base without a parent.
+type chainModel struct {
+	dir    string
+	made   int
+	levels []modelLevel
+	open   *vhd.Image // the last, opened for writing, if it is a differencing image
+}
+
+type modelLevel struct {
+	file string
+	want []byte
+	raw  bool
+}
+
+func (m *chainModel) leaf() *modelLevel { return &m.levels[len(m.levels)-1] }
+
+func (m *chainModel) name(ext string) string {
+	m.made++
+	return filepath.Join(m.dir, fmt.Sprintf("%d%s", m.made, ext))
+}
+
+func must(t tb, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scribble writes to a disk, and to the bytes that it must have.
+func scribble(t *rapid.T, d convert.Target, want []byte) {
+	for range rapid.IntRange(0, 6).Draw(t, "writes") {
+		off := rapid.IntRange(0, len(want)-1).Draw(t, "off")
+		if rapid.Bool().Draw(t, "whole sectors") {
+			off = off / sector * sector
+		}
+		n := min(rapid.OneOf(rapid.IntRange(1, 1500), rapid.IntRange(1, 20*kib)).Draw(t, "n"), len(want)-off)
+		if rapid.IntRange(0, 3).Draw(t, "zeros") == 0 {
+			must(t, d.(disk.Zeroer).WriteZeroes(int64(off), int64(n)))
+			clear(want[off : off+n])
+			continue
+		}
+		p := pattern(n, rapid.Byte().Draw(t, "seed"))
+		write(t, d, p, int64(off))
+		copy(want[off:], p)
+	}
+}
+
+// base makes the first level: raw, fixed or dynamic.
+func (m *chainModel) base(t *rapid.T) {
+	size := sector * rapid.IntRange(1, 200).Draw(t, "sectors")
+	want := make([]byte, size)
+	kind := rapid.SampledFrom([]string{"raw", "fixed", "dynamic"}).Draw(t, "base")
+	if kind == "raw" {
+		name := m.name(".raw")
+		f, err := os.Create(name)
+		must(t, err)
+		d, err := raw.Create(f, int64(size))
+		must(t, err)
+		scribble(t, d, want)
+		must(t, d.Close())
+		m.levels = []modelLevel{{name, want, true}}
+		return
+	}
+	o := &vhd.CreateOptions{Type: vhd.Fixed, Size: int64(size), Exact: true}
+	if kind == "dynamic" {
+		o.Type, o.BlockSize = vhd.Dynamic, drawBlockSize(t)
+	}
+	name := m.name(".vhd")
+	img, err := vhd.Create(name, o)
+	must(t, err)
+	scribble(t, img, want)
+	must(t, img.Close())
+	m.levels = []modelLevel{{name, want, false}}
+}
+
+func drawBlockSize(t *rapid.T) int64 {
+	return int64(rapid.SampledFrom([]int{4 * kib, 8 * kib, 64 * kib, 4 * mib}).Draw(t, "block size"))
+}
+
+// parent opens the last level for reading.
+func (m *chainModel) parent(t tb) disk.Disk {
+	t.Helper()
+	l := m.leaf()
+	if l.raw {
+		f, size, err := disk.OpenFile(l.file, false)
+		must(t, err)
+		return raw.Open(f, size)
+	}
+	img, err := vhd.Open(l.file, nil)
+	must(t, err)
+	return img
+}
+
+// push makes a child of the last level.
+func (m *chainModel) push(t *rapid.T) {
+	m.close(t)
+	parent := m.parent(t)
+	want := slices.Clone(m.leaf().want)
+	o := &vhd.CreateOptions{Parent: parent, BlockSize: drawBlockSize(t)}
+	if rapid.IntRange(0, 3).Draw(t, "larger") == 0 {
+		want = append(want, make([]byte, sector*rapid.IntRange(1, 50).Draw(t, "sectors more"))...)
+		o.Size = int64(len(want))
+	}
+	name := m.name(".vhd")
+	var err error
+	spelling := rapid.SampledFrom([]vhd.Spelling{vhd.SpellAll, vhd.SpellWindows, vhd.SpellXen}).Draw(t, "spelling")
+	o.Parentage, err = vhd.ParentageOf(name, m.leaf().file, parent, spelling)
+	must(t, err)
+	img, err := vhd.Create(name, o)
+	must(t, err)
+	scribble(t, img, want)
+	must(t, img.Close())
+	m.levels = append(m.levels, modelLevel{name, want, false})
+}
+
+// writable opens the last level, if it is a differencing image.
+func (m *chainModel) writable(t tb) *vhd.Image {
+	t.Helper()
+	if len(m.levels) < 2 {
+		return nil
+	}
+	if m.open == nil {
+		var err error
+		m.open, err = vhd.Open(m.leaf().file, &vhd.OpenOptions{Write: true})
+		must(t, err)
+	}
+	return m.open
+}
+
+func (m *chainModel) close(t tb) {
+	t.Helper()
+	if m.open != nil {
+		must(t, m.open.Close())
+		m.open = nil
+	}
+}
+
+func (m *chainModel) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"": func(t *rapid.T) { // after each of the others
+			if img := m.writable(t); img != nil {
+				sameBytes(t, "contents", readAll(t, img), m.leaf().want)
+			}
+		},
+		"child": func(t *rapid.T) {
+			if len(m.levels) <= 5 {
+				m.push(t)
+			}
+		},
+		"write": func(t *rapid.T) {
+			if img := m.writable(t); img != nil {
+				scribble(t, img, m.leaf().want)
+			}
+		},
+		"sync": func(t *rapid.T) {
+			if img := m.writable(t); img != nil {
+				syncImage(t, img)
+			}
+		},
+		"reserve": func(t *rapid.T) {
+			if img := m.writable(t); img != nil {
+				off := rapid.IntRange(0, len(m.leaf().want)).Draw(t, "off")
+				must(t, img.Reserve(int64(off), int64(min(100, len(m.leaf().want)-off))))
+			}
+		},
+		"extents": func(t *rapid.T) {
+			if img := m.writable(t); img != nil {
+				checkExtents(t, img, m.leaf().want, 0, len(m.leaf().want))
+			}
+		},
+		"read a part": func(t *rapid.T) {
+			img := m.writable(t)
+			if img == nil {
+				return
+			}
+			want := m.leaf().want
+			off := rapid.IntRange(0, len(want)).Draw(t, "off")
+			p := make([]byte, rapid.IntRange(0, len(want)-off).Draw(t, "n"))
+			if n, err := img.ReadAt(p, int64(off)); n != len(p) || err != nil && err != io.EOF {
+				t.Fatalf("ReadAt: %d, %v", n, err)
+			}
+			sameBytes(t, "a part", p, want[off:off+len(p)])
+		},
+		"grow": func(t *rapid.T) {
+			img := m.writable(t)
+			if img == nil || rapid.IntRange(0, 2).Draw(t, "not so often") > 0 {
+				return
+			}
+			l := m.leaf()
+			l.want = append(l.want, make([]byte, sector*rapid.IntRange(1, 100).Draw(t, "sectors more"))...)
+			must(t, img.Resize(int64(len(l.want))))
+		},
+		"commit": func(t *rapid.T) {
+			m.close(t)
+			if len(m.levels) > 1 {
+				m.commit(t)
+			}
+		},
+		"rebase": func(t *rapid.T) {
+			if m.writable(t) != nil {
+				m.rebase(t)
+			}
+		},
+	}
+}
+
+// commit merges the last level into one of those before it, and gives up those
+// above that.
+func (m *chainModel) commit(t *rapid.T) {
+	at := rapid.IntRange(0, len(m.levels)-2).Draw(t, "into")
+	leaf, into, depth, err := vhd.OpenToCommit(m.leaf().file, m.levels[at].file, &vhd.OpenOptions{})
+	must(t, err)
+	if want := len(m.levels) - 1 - at; depth != want {
+		t.Fatalf("depth %d, want %d", depth, want)
+	}
+	if into.Size() < leaf.Size() {
+		must(t, into.(disk.Resizer).Resize(leaf.Size()))
+	}
+	must(t, convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{
+		Only: func(e disk.Extent) bool { return e.Depth < depth },
+	}))
+	if rapid.Bool().Draw(t, "empty the leaf") && depth == 1 {
+		must(t, into.(disk.Syncer).Sync())
+		must(t, leaf.Empty())
+		sameBytes(t, "contents of the empty leaf", readAll(t, leaf), m.leaf().want)
+	}
+	must(t, leaf.Close())
+	m.levels[at].want = m.leaf().want
+	m.levels = m.levels[:at+1]
+}
+
+// rebase makes the last level the child of one further down, or of none.
+func (m *chainModel) rebase(t *rapid.T) {
+	img, l := m.open, *m.leaf()
+	at := rapid.IntRange(-1, len(m.levels)-2).Draw(t, "onto")
+	only := func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data }
+	if at < 0 {
+		must(t, convert.CopyDifference(context.Background(), img, img, nil, &convert.Options{Only: only}))
+		must(t, img.Detach())
+		sameBytes(t, "contents without a parent", readAll(t, img), l.want)
+		m.close(t)
+		m.levels = []modelLevel{l}
+		return
+	}
+	below := chainModel{levels: m.levels[:at+1]}
+	parent := below.parent(t)
+	if parent.Size() > img.Size() {
+		t.Fatalf("a parent of %d bytes, of a disk of %d", parent.Size(), img.Size())
+	}
+	must(t, convert.CopyDifference(context.Background(), img, img, parent, &convert.Options{Only: only}))
+	p, err := vhd.ParentageOf(l.file, m.levels[at].file, parent, vhd.SpellAll)
+	must(t, err)
+	must(t, img.SetParent(parent, p))
+	m.levels = append(m.levels[:at+1:at+1], l)
+}
+
+// finish looks at every level, by way of the paths in the files.
+func (m *chainModel) finish(t *rapid.T) {
+	m.close(t)
+	for i, l := range m.levels {
+		if l.raw {
+			continue
+		}
+		img, err := vhd.Open(l.file, nil)
+		must(t, err)
+		sameBytes(t, fmt.Sprintf("level %d", i), readAll(t, img), l.want)
+		checkExtents(t, img, l.want, 0, len(l.want))
+		must(t, img.Close())
+	}
+	f, size, err := disk.OpenFile(m.leaf().file, false)
+	must(t, err)
+	defer f.Close()
+	if m.leaf().raw {
+		return
+	}
+	counts, err := vhd.Check(f, size, &vhd.CheckOptions{Chain: true, Deep: true}, func(f vhd.Finding) {
+		if f.Severity == vhd.Error {
+			t.Errorf("check: %s%s: %v", f.File, f.ID, f)
+		}
+	})
+	must(t, err)
+	if counts.Errors > 0 {
+		t.Errorf("%d errors", counts.Errors)
+	}
+}
+
+// Whatever is done to a chain of images, the disk of each is what a slice of bytes
+// would be.
+func TestChainModel(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		m := &chainModel{dir: dir}
+		defer func() {
+			if m.open != nil {
+				m.open.Close()
+			}
+		}()
+		m.base(t)
+		for range rapid.IntRange(1, 5).Draw(t, "children") {
+			m.push(t)
+		}
+		t.Repeat(m.actions())
+		m.finish(t)
+		left, err := filepath.Glob(filepath.Join(dir, "*"))
+		must(t, err)
+		for _, name := range left {
+			must(t, os.Remove(name))
+		}
+	})
+}

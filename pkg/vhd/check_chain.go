@@ -1,0 +1,122 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// checkParents opens the parents of the image, one after the other, and checks
+// each.
+func (c *checker) checkParents() error {
+	o := &OpenOptions{Parents: c.o.Parents, NoLock: c.o.NoLock, IgnoreChecksums: true}
+	o.Parents.None = true
+	img, err := NewImage(c.r, c.size, o)
+	if err != nil {
+		return nil // why was told
+	}
+	o.Parents.None = false
+	f, ok := c.r.(*os.File)
+	if !ok {
+		return errors.New("the parents of an image that is not in a file cannot be checked")
+	}
+	search, err := newChain(o, f, img)
+	if err != nil {
+		return err
+	}
+	defer func(leaf *Image) { _ = leaf.closeParents() }(img)
+	name, child := f.Name(), ""
+	for depth := 0; img.differencing(); depth++ {
+		err := search.openParent(img, name, depth == 0)
+		if depth == MaxParents {
+			err = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
+		}
+		if err != nil {
+			c.add(missingParent(img, child, err))
+			return nil
+		}
+		name = img.parentFile
+		c.checkLink(img, child)
+		child = name
+		parent, ok := img.parent.(*Image)
+		if !ok {
+			return nil
+		}
+		if err := c.checkParent(parent, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		img = parent
+	}
+	return nil
+}
+
+// missingParent is the finding of a parent that cannot be had, of the image in the
+// file child.
+func missingParent(img *Image, child string, err error) Finding {
+	id := "parent-missing"
+	switch {
+	case errors.Is(err, ErrParentLoop):
+		id = "parent-loop"
+	case errors.Is(err, ErrParentMismatch):
+		id = "parent-mismatch"
+	}
+	want := "the image with unique id " + img.header.ParentID.String()
+	if img.header.ParentID == uuid.Nil {
+		want = "a raw disk"
+	}
+	return Finding{ID: id, Severity: Error, File: child, Offset: int64(img.footer.DataOffset) + 40, Field: "parent", Got: err.Error(), Want: want}
+}
+
+// checkLink compares what an image, in the file child, records of its parent with
+// what that is.
+func (c *checker) checkLink(img *Image, child string) {
+	name := img.parentFile
+	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
+		changed, err := TimestampOf(NearestTime(st.ModTime()))
+		if err == nil && changed != img.header.ParentTimestamp {
+			c.add(Finding{
+				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
+				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(timeForm),
+				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(timeForm), name),
+			})
+		}
+	}
+	if size := img.parent.Size(); size != img.size {
+		f := Finding{
+			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
+			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, name),
+		}
+		if img.size < size {
+			f.Severity = Error
+		}
+		c.add(f)
+	}
+}
+
+// checkParent checks a parent, which is in the file name, as an image of its own.
+func (c *checker) checkParent(parent *Image, name string) error {
+	f := parent.r.(*os.File)
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := st.Size()
+	if disk.IsDevice(f) {
+		if size, err = disk.DeviceSize(f); err != nil {
+			return err
+		}
+	}
+	o := c.o
+	o.Chain, o.SizeRule, o.Device = false, SizeAuto, disk.IsDevice(f)
+	n, err := Check(f, size, &o, func(x Finding) {
+		x.File = name
+		c.found(x)
+	})
+	c.n.Errors += n.Errors
+	c.n.Warnings += n.Warnings
+	return err
+}

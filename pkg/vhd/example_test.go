@@ -1,0 +1,317 @@
+package vhd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// exampleDir is a new folder for the files of an example.
+func exampleDir() (dir string, remove func()) {
+	dir, err := os.MkdirTemp("", "vhd-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	return dir, func() { os.RemoveAll(dir) }
+}
+
+// exampleImage makes a dynamic image of 10 MiB that says "hello" at 4 MiB.
+func exampleImage(dir string) string {
+	name := filepath.Join(dir, "disk.vhd")
+	img, err := vhd.Create(name, &vhd.CreateOptions{Size: 10 << 20, Exact: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("hello"), 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+	return name
+}
+
+// An image is a disk that can be read at random.
+func ExampleOpen() {
+	dir, remove := exampleDir()
+	defer remove()
+	img, err := vhd.Open(exampleImage(dir), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer img.Close()
+	b := make([]byte, 5)
+	if _, err := img.ReadAt(b, 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	total, allocated := img.Blocks()
+	fmt.Printf("%v, %d bytes, %d of %d blocks in use: %s\n", img.Type(), img.Size(), allocated, total, b)
+	// Output: dynamic, 10485760 bytes, 1 of 5 blocks in use: hello
+}
+
+// What is wrong with a file is told apart by three errors, and a FormatError says
+// where.
+func ExampleOpen_errors() {
+	dir, remove := exampleDir()
+	defer remove()
+	name := exampleImage(dir)
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{0, 0, 0, 1}, 1536+4); err != nil { // a block over the header
+		log.Fatal(err)
+	}
+	_, err = vhd.Open(name, nil)
+	var fe *vhd.FormatError
+	switch {
+	case errors.Is(err, vhd.ErrNotVHD):
+		fmt.Println("something else")
+	case errors.Is(err, vhd.ErrUnsupported):
+		fmt.Println("fine, perhaps, but not for this package")
+	case errors.As(err, &fe):
+		fmt.Printf("damaged at byte %d: %s is %s\n", fe.Offset, fe.Field, fe.Got)
+	}
+	// Output: damaged at byte 1540: BAT entry 1 is sector 1, a block over the dynamic disk header
+}
+
+// A new file takes its name when the image is closed. Until then, Discard gives it
+// up, and an older file of the name stays as it was.
+func ExampleCreate() {
+	dir, remove := exampleDir()
+	defer remove()
+	name := filepath.Join(dir, "disk.vhd")
+	img, err := vhd.Create(name, &vhd.CreateOptions{
+		Type:  vhd.Fixed,
+		Size:  10 << 20,
+		Exact: true, // or else the size is rounded up to a geometry's
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("hello"), 4096); err != nil {
+		img.Discard()
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(st.Size() - 10<<20)
+	// Output: 512
+}
+
+// A product's own rules are options to start from.
+func ExampleConsumer_CreateOptions() {
+	azure, err := vhd.FindConsumer("azure")
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := azure.CreateOptions(100<<20 + 1)
+	size, err := o.VirtualSize()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%v, %d MiB\n", o.Type, size>>20)
+	// Output: fixed, 101 MiB
+}
+
+// Anything that reads at random can hold an image: here it is memory.
+func ExampleNewImage() {
+	var file bytes.Buffer
+	o := &vhd.CreateOptions{Type: vhd.Fixed, Size: 512, Exact: true}
+	if err := vhd.WriteStream(&file, o, strings.NewReader(strings.Repeat("disk", 128)), nil); err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.NewImage(bytes.NewReader(file.Bytes()), int64(file.Len()), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, err := io.ReadAll(io.NewSectionReader(img, 0, 8))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", b)
+	// Output: diskdisk
+}
+
+// Check goes on where Open stops, and tells all that it finds.
+func ExampleCheck() {
+	dir, remove := exampleDir()
+	defer remove()
+	b, err := os.ReadFile(exampleImage(dir))
+	if err != nil {
+		log.Fatal(err)
+	}
+	b = b[:len(b)-512] // the footer is gone
+	n, err := vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
+		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Repair())
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d errors, %d of %d blocks in use\n", n.Errors, n.Allocated, n.Blocks)
+	// Output:
+	// error: trailing-footer: footer at the end of the file; repair: write the footer anew from its copy
+	// 1 errors, 1 of 5 blocks in use
+}
+
+// Extents say what must be read to know it; all else is zeros.
+func ExampleImage_Extents() {
+	dir, remove := exampleDir()
+	defer remove()
+	img, err := vhd.Open(exampleImage(dir), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer img.Close()
+	for e, err := range img.Extents(0, img.Size()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%8d %8d %v", e.Off, e.Len, e.State)
+		if e.State == disk.Data {
+			fmt.Printf(" at %d in the file", e.FileOff)
+		}
+		fmt.Println()
+	}
+	// Output:
+	//        0  4194304 unallocated
+	//  4194304  2097152 data at 4096 in the file
+	//  6291456  4194304 unallocated
+}
+
+// The other way round: what the bytes of the file are for.
+func ExampleImage_FileMap() {
+	dir, remove := exampleDir()
+	defer remove()
+	name := exampleImage(dir)
+	st, err := os.Stat(name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.Open(name, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer img.Close()
+	for e := range img.FileMap(st.Size()) {
+		fmt.Printf("%8d %8d %v", e.Off, e.Len, e.Use)
+		if e.Block >= 0 {
+			fmt.Printf(" of block %d", e.Block)
+		}
+		fmt.Println()
+	}
+	// Output:
+	//        0      512 copy of the footer
+	//      512     1024 header
+	//     1536      512 BAT
+	//     2048     1536 padding
+	//     3584      512 sector bitmap of block 2
+	//     4096  2097152 data of block 2
+	//  2101248      512 footer
+}
+
+// A child keeps what is written to it, and reads the rest from its parent.
+func ExampleCreate_differencing() {
+	dir, remove := exampleDir()
+	defer remove()
+	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
+
+	parent, err := vhd.Open(base, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := &vhd.CreateOptions{Parent: parent} // the child closes it
+	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.Create(child, o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("J"), 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, name := range []string{base, child} {
+		img, err := vhd.Open(name, nil) // a child's parents are opened with it
+		if err != nil {
+			log.Fatal(err)
+		}
+		b := make([]byte, 5)
+		if _, err := img.ReadAt(b, 4<<20); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%v: %s\n", img.Type(), b)
+		img.Close()
+	}
+	// Output:
+	// dynamic: hello
+	// differencing: Jello
+}
+
+// What a child has is written into its parent, and then the child is emptied.
+func ExampleOpenToCommit() {
+	dir, remove := exampleDir()
+	defer remove()
+	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
+	parent, err := vhd.Open(base, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := &vhd.CreateOptions{Parent: parent}
+	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+		log.Fatal(err)
+	}
+	img, err := vhd.Create(child, o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("J"), 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	leaf, into, depth, err := vhd.OpenToCommit(child, "", &vhd.OpenOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer leaf.Close() // and with it the parent
+	own := func(e disk.Extent) bool { return e.Depth < depth }
+	if err := convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{Only: own}); err != nil {
+		log.Fatal(err)
+	}
+	if err := into.(disk.Syncer).Sync(); err != nil {
+		log.Fatal(err)
+	}
+	if err := leaf.Empty(); err != nil {
+		log.Fatal(err)
+	}
+	b := make([]byte, 5)
+	if _, err := into.ReadAt(b, 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	_, allocated := leaf.Blocks()
+	fmt.Printf("the parent has %s, the child %d blocks\n", b, allocated)
+	// Output: the parent has Jello, the child 0 blocks
+}

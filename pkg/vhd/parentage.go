@@ -1,0 +1,233 @@
+package vhd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"unicode/utf16"
+
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Parentage is what a differencing image records of its parent ("Differencing
+// Hard Disks").
+type Parentage struct {
+	// ID is the parent's unique id. It is zero for a parent that is a raw disk,
+	// which XenServer has.
+	ID uuid.UUID
+	// Time is when the parent's file was last changed; 0 if that is not recorded.
+	Time Timestamp
+	// Name is the parent's file name, with or without its folders.
+	Name string
+	// Locators are paths to the parent, at most 8.
+	Locators []Locator
+}
+
+// Locator is a path to the parent as it is written in an image.
+type Locator struct {
+	// Code says what the path is: "W2ru" relative, with backslashes; "W2ku"
+	// absolute, with backslashes; "MacX" a file URL; "Wi2r" and "Wi2k" are
+	// forms of the first two that are no longer written.
+	Code string
+	// Path is the text. It is whatever its writer liked, and not to be trusted.
+	Path string
+}
+
+// Spelling is how an image spells the paths to its parent.
+type Spelling uint8
+
+const (
+	// SpellAll has a relative and an absolute path, and a URL.
+	SpellAll Spelling = iota
+	// SpellWindows has a relative and an absolute path, the latter also as the
+	// name, and no time, as Windows 10 writes them.
+	SpellWindows
+	// SpellXen has the relative path in all three, as XenServer's vhd-util
+	// writes them.
+	SpellXen
+)
+
+// ParentageOf is what an image in the file child is to record of its parent: the
+// disk in the file name, which exists, while child need not. A disk that is not
+// an [Image] is a raw parent.
+func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, error) {
+	var p Parentage
+	if img, ok := parent.(*Image); ok {
+		if p.ID = img.footer.UniqueID; p.ID == uuid.Nil {
+			return p, fmt.Errorf("%s: %w: a parent whose unique id is zero", name, ErrUnsupported)
+		}
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return p, err
+	}
+	if s != SpellWindows {
+		if p.Time, err = TimestampOf(NearestTime(st.ModTime())); err != nil {
+			return p, err
+		}
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return p, err
+	}
+	childAbs, err := filepath.Abs(child)
+	if err != nil {
+		return p, err
+	}
+	p.Name = filepath.Base(abs)
+	relative, err := filepath.Rel(filepath.Dir(childAbs), abs)
+	switch {
+	case err != nil: // on another drive
+	case runtime.GOOS != "windows" && strings.Contains(relative, `\`):
+		return p, fmt.Errorf("%s: a path with a backslash cannot be written in a VHD", relative)
+	default:
+		p.Locators = append(p.Locators, Locator{"W2ru", `.\` + backslashes(relative)})
+	}
+	switch {
+	case s == SpellXen && err == nil:
+		p.Locators = append(p.Locators,
+			Locator{"W2ku", `.\` + backslashes(relative)},
+			Locator{"MacX", "file://./" + escape(filepath.ToSlash(relative))})
+	case runtime.GOOS != "windows" && strings.Contains(abs, `\`): // of a folder further up
+	default:
+		p.Locators = append(p.Locators, Locator{"W2ku", backslashes(abs)})
+		if s == SpellWindows {
+			p.Name = backslashes(abs)
+		} else {
+			p.Locators = append(p.Locators, Locator{"MacX", "file://localhost/" + escape(strings.TrimPrefix(filepath.ToSlash(abs), "/"))})
+		}
+	}
+	if len(utf16.Encode([]rune(p.Name))) > nameUnits {
+		p.Name = filepath.Base(abs)
+	}
+	return p, nil
+}
+
+func backslashes(path string) string { return strings.ReplaceAll(filepath.ToSlash(path), "/", `\`) }
+
+// escape writes a path as a part of a URL.
+func escape(path string) string {
+	u := url.URL{Path: path}
+	return strings.TrimPrefix(u.EscapedPath(), "./")
+}
+
+// nameUnits is how many UTF-16 units the header has room for.
+const nameUnits = 256
+
+// placedText is the text of a locator, and where in the file it goes.
+type placedText struct {
+	text []byte
+	off  int64
+}
+
+// texts are the texts of the locators, one behind the other from at on, a multiple
+// of 512.
+func (p *Parentage) texts(at int64) []placedText {
+	var texts []placedText
+	for _, l := range p.Locators {
+		t := placedText{l.encode(), at}
+		texts = append(texts, t)
+		at = t.end()
+	}
+	return texts
+}
+
+// end is the first byte behind what the text takes in the file.
+func (t *placedText) end() int64 { return t.off + roundUp(int64(len(t.text)), SectorSize) }
+
+// place sets the parent fields of a header, for texts that stand from at on. It
+// returns their end.
+func (p *Parentage) place(h *Header, at int64) (int64, error) {
+	if len(p.Locators) > locatorCount {
+		return 0, fmt.Errorf("%d parent locators: an image has at most %d", len(p.Locators), locatorCount)
+	}
+	h.ParentID, h.ParentTimestamp = p.ID, p.Time
+	h.ParentName, h.Locators = [512]byte{}, [192]byte{}
+	name := utf16.Encode([]rune(p.Name))
+	if len(name) > nameUnits {
+		return 0, fmt.Errorf("parent name %q: a header has room for %d characters", p.Name, nameUnits)
+	}
+	for i, u := range name {
+		binary.BigEndian.PutUint16(h.ParentName[2*i:], u)
+	}
+	for i, t := range p.texts(at) {
+		code := p.Locators[i].Code
+		if len(t.text) == 0 || len(t.text) > maxLocatorText {
+			return 0, fmt.Errorf("parent locator %q: a path of %d bytes, want 1 to %d", code, len(t.text), maxLocatorText)
+		}
+		e := locator{code: code, space: uint32(t.end() - t.off), length: uint32(len(t.text)), offset: uint64(t.off)}
+		e.put(h.Locators[i*locatorSize:])
+		at = t.end()
+	}
+	return at, nil
+}
+
+// encode is the text as it stands in the file.
+func (l *Locator) encode() []byte {
+	if !locatorCodes[l.Code] {
+		return []byte(l.Path)
+	}
+	var b []byte
+	for _, u := range utf16.Encode([]rune(l.Path)) {
+		b = binary.LittleEndian.AppendUint16(b, u)
+	}
+	return b
+}
+
+// writeTexts writes the texts of locators.
+func (img *Image) writeTexts(texts []placedText) error {
+	for _, t := range texts {
+		b := make([]byte, t.end()-t.off)
+		copy(b, t.text)
+		if _, err := img.f.WriteAt(b, t.off); err != nil {
+			return fmt.Errorf("parent locator: %w", err)
+		}
+	}
+	return nil
+}
+
+// Parentage is what a differencing image records of its parent. Locators that make
+// no sense are left out. It is zero for all other images.
+func (img *Image) Parentage() Parentage { return img.parentage }
+
+// readParentage reads it from a file of size bytes.
+func readParentage(r io.ReaderAt, size int64, h *Header) (Parentage, error) {
+	p := Parentage{ID: h.ParentID, Time: h.ParentTimestamp, Name: h.parentName()}
+	used := h.locators()
+	for i := range locatorCount {
+		l, ok := used[i]
+		if !ok {
+			continue
+		}
+		text, err := l.text(r, size)
+		if errors.Is(err, errNoText) {
+			continue
+		}
+		if err != nil {
+			return p, fmt.Errorf("parent locator %d: %w", i+1, err)
+		}
+		p.Locators = append(p.Locators, Locator{l.code, text})
+	}
+	return p, nil
+}
+
+// parentName is the name in the header, up to the first NUL.
+func (h *Header) parentName() string {
+	var units []uint16
+	for b := h.ParentName[:]; len(b) > 0; b = b[2:] {
+		u := binary.BigEndian.Uint16(b)
+		if u == 0 {
+			break
+		}
+		units = append(units, u)
+	}
+	return string(utf16.Decode(units))
+}

@@ -1,0 +1,324 @@
+package vhd
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// SetParent makes another disk the parent of a differencing image, which takes it
+// over and closes the former one. Only what the image records of its parent
+// changes: what it inherits is the new parent's from then on. The new parent must
+// not be larger than the image. Each step is durable before the next, and after a
+// crash the image has the one parent or the other. Nothing else may use the image
+// meanwhile.
+//
+// With a nil parent only the record changes; the image keeps the parent that it
+// has open, if any.
+func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case !img.differencing() || img.alloc.fresh:
+		return fmt.Errorf("%w: another parent for a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+	case parent != nil && parent.Size() > img.size:
+		return fmt.Errorf("%w: a parent of %d bytes, larger than the image, which has %d", ErrUnsupported, parent.Size(), img.size)
+	}
+	if parent != nil {
+		o := CreateOptions{Parent: parent, Parentage: p}
+		p = o.parentage()
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	h := img.header
+	end, err := p.place(&h, 0)
+	if err != nil {
+		return err
+	}
+	at, err := img.freeRoom(end)
+	if err != nil {
+		return err
+	}
+	if _, err := p.place(&h, at); err != nil {
+		return err
+	}
+	if err := img.writeTexts(p.texts(at)); err != nil {
+		return err
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	// Until the header leads there, the texts must count as in use.
+	img.lay.locators = append(img.lay.locators, region{"parent locators", at, at + end})
+	if err := img.replaceHeader(h, img.footer); err != nil {
+		return err
+	}
+	img.parentage = p
+	if parent != nil {
+		err = img.closeParents()
+		img.parent, img.parentFile = parent, ""
+	}
+	return err
+}
+
+// Detach makes a dynamic image of a differencing one: it gets all that it
+// inherits, and has no parent afterwards. It is as safe against crashes as
+// SetParent.
+func (img *Image) Detach() error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case !img.differencing() || img.alloc.fresh:
+		return fmt.Errorf("%w: taking the parent from a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+	}
+	if err := img.takeInherited(); err != nil {
+		return err
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	h, f := img.header, img.footer
+	if _, err := (&Parentage{}).place(&h, 0); err != nil {
+		return err
+	}
+	f.Type = Dynamic
+	if err := img.replaceHeader(h, f); err != nil {
+		return err
+	}
+	img.parentage = Parentage{}
+	return img.closeParents()
+}
+
+// takeInherited writes what the parent has into the image. In blocks that have a
+// place all sectors are written then: readers disagree on what a dynamic image
+// has under a clear bit.
+func (img *Image) takeInherited() error {
+	buf := make([]byte, min(img.lay.blockSize, 1<<20))
+	for block := range img.bat.len() {
+		start := block * img.lay.blockSize
+		end := min(start+img.lay.blockSize, img.size)
+		if img.bat.load(block) == unused && img.inheritsZeros(start, end-start) {
+			continue
+		}
+		for off := start; off < end; off += int64(len(buf)) {
+			b := buf[:min(int64(len(buf)), end-off)]
+			if err := img.takeRange(b, off); err != nil {
+				return fmt.Errorf("block %d: %w", block, err)
+			}
+		}
+		// A new block of which a part is the parent's zeros, or is behind the end.
+		if e := img.bat.load(block); e != unused {
+			if err := img.fillBlock(block, e); err != nil {
+				return fmt.Errorf("block %d: %w", block, err)
+			}
+		}
+	}
+	return nil
+}
+
+// takeRange writes the data of [off, off+len(buf)) that is not in the image.
+func (img *Image) takeRange(buf []byte, off int64) error {
+	var missing []disk.Extent
+	for e, err := range img.Extents(off, int64(len(buf))) {
+		if err != nil {
+			return err
+		}
+		if e.Depth > 0 && e.State == disk.Data {
+			missing = append(missing, e)
+		}
+	}
+	for _, e := range missing {
+		b := buf[:e.Len]
+		if err := img.readInherited(b, e.Off); err != nil {
+			return err
+		}
+		if len(bytes.TrimLeft(b, "\x00")) == 0 {
+			continue
+		}
+		if _, err := img.WriteAt(b, e.Off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillBlock makes zeros of the sectors of an allocated block that are not in the
+// file, for good.
+func (img *Image) fillBlock(block int64, e uint32) error {
+	bm, err := img.bitmap(block, e)
+	if err != nil || bm == nil {
+		return err
+	}
+	bm.mu.Lock()
+	defer bm.mu.Unlock()
+	data := int64(e)*SectorSize + img.lay.bitmapSize
+	sectors := img.lay.blockSize / SectorSize
+	for s := int64(0); s < sectors; {
+		end, set := bitmapRun(bm.bits, s, sectors)
+		if !set {
+			img.wrote.Store(true)
+			if err := sparse.Zero(img.f, data+s*SectorSize, (end-s)*SectorSize); err != nil {
+				return err
+			}
+			img.markWritten(bm, block, s, end)
+		}
+		s = end
+	}
+	return nil
+}
+
+// Empty takes all blocks out of an image: a dynamic disk reads as zeros then, and a
+// differencing one as its parent. After a crash any of the blocks may still be
+// there. Nothing else may use the image meanwhile.
+func (img *Image) Empty() error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case !img.dynamic() || img.alloc.fresh:
+		return fmt.Errorf("%w: emptying a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	if err := img.clearBatmap(0); err != nil {
+		return err
+	}
+	var lost []int64
+	var places []uint32
+	for block, e := range img.bat.used() {
+		lost, places = append(lost, block), append(places, e)
+	}
+	for _, block := range lost {
+		img.bat.store(block, unused)
+	}
+	err := img.writeEntries(slices.Clone(lost))
+	if err == nil {
+		err = img.flush()
+	}
+	if err != nil {
+		for i, block := range lost { // the next try starts from the beginning
+			img.bat.store(block, places[i])
+		}
+		return err
+	}
+	img.bitmaps.forgetFrom(0)
+	return img.reclaim()
+}
+
+// SetFooter replaces the footer, but for what describes the file: data offset,
+// sizes, geometry and type stay. It is durable when it returns.
+func (img *Image) SetFooter(f Footer) error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case img.alloc.fresh:
+		return fmt.Errorf("%w: another footer for a new image", ErrUnsupported)
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	old := &img.footer
+	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
+	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
+	if img.dynamic() {
+		return img.writeFooters(f)
+	}
+	b := f.Encode()
+	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
+		return fmt.Errorf("footer: %w", err)
+	}
+	img.footer = f
+	return img.flush()
+}
+
+// SetParentTime records when the parent was last changed, or with 0 that this is
+// not known.
+func (img *Image) SetParentTime(t Timestamp) error {
+	if img.f == nil {
+		return ErrReadOnly
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	h := img.header
+	h.ParentTimestamp = t
+	if err := img.writeHeader(h); err != nil {
+		return err
+	}
+	img.parentage.Time = t
+	return nil
+}
+
+// freeRoom returns where n bytes, in whole sectors, can be written: a place that
+// nothing uses, or a new one at the end, behind which the footer stands then.
+func (img *Image) freeRoom(n int64) (int64, error) {
+	a := &img.alloc
+	for _, g := range img.gaps() {
+		if at := roundUp(g[0], SectorSize); at+n <= g[1] {
+			return at, nil
+		}
+	}
+	at := a.end
+	if !a.device {
+		at += footerSize // leave the footer where it is
+	}
+	if err := a.moveFooter(img, at+n); err != nil {
+		return 0, err
+	}
+	if a.device {
+		a.end = at + n
+		return at, nil
+	}
+	if err := img.flush(); err != nil {
+		return 0, err
+	}
+	old := a.end
+	a.end = at + n
+	return at, img.zeroFooter(old)
+}
+
+// replaceHeader replaces the header, and the footers with it, so that a reader
+// finds both as they were or both as they become: the new header is written in
+// another place, the footers lead there, and then it moves back.
+func (img *Image) replaceHeader(h Header, f Footer) error {
+	home := img.footer.DataOffset
+	was, is := img.header.Encode(), h.Encode()
+	if f == img.footer && bytes.Equal(was[SectorSize:], is[SectorSize:]) {
+		if err := img.writeHeader(h); err != nil {
+			return err
+		}
+		img.relayout()
+		return nil
+	}
+	at, err := img.freeRoom(headerSize)
+	if err != nil {
+		return err
+	}
+	for _, off := range []uint64{uint64(at), home} {
+		if _, err := img.f.WriteAt(is[:], int64(off)); err != nil {
+			return fmt.Errorf("dynamic disk header: %w", err)
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
+		f.DataOffset = off
+		if err := img.writeFooters(f); err != nil {
+			return err
+		}
+		img.header = h
+		img.relayout()
+	}
+	return img.cutFile()
+}
+
+// relayout says anew where things stand.
+func (img *Image) relayout() {
+	batmap, limit := img.lay.batmap, img.lay.limit
+	img.lay = layoutOf(&img.footer, &img.header, limit)
+	img.lay.batmap = batmap
+	img.lay.addLocators(&img.footer, &img.header, img.bat, img.alloc.length)
+}

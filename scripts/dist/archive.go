@@ -1,0 +1,80 @@
+package main
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"io"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// entry is a file of an archive or package.
+type entry struct {
+	name    string // with slashes
+	mode    fs.FileMode
+	content []byte
+}
+
+// byName sorts entries, so that an archive does not depend on how they were
+// found.
+func byName(entries []entry) []entry {
+	return slices.SortedFunc(slices.Values(entries), func(a, b entry) int { return cmp.Compare(a.name, b.name) })
+}
+
+// writeTarGz writes files of nobody in particular, all of one time. The header
+// of gzip has neither name nor time.
+func writeTarGz(w io.Writer, entries []entry, t time.Time) error {
+	z, err := gzip.NewWriterLevel(w, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	a := tar.NewWriter(z)
+	for _, e := range byName(entries) {
+		h := &tar.Header{Name: e.name, Mode: int64(e.mode), Size: int64(len(e.content)), ModTime: t, Format: tar.FormatUSTAR}
+		if err := a.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := a.Write(e.content); err != nil {
+			return err
+		}
+	}
+	if err := a.Close(); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// writeZip is writeTarGz for Windows.
+func writeZip(w io.Writer, entries []entry, t time.Time) error {
+	z := zip.NewWriter(w)
+	for _, e := range byName(entries) {
+		h := &zip.FileHeader{Name: e.name, Method: zip.Deflate, Modified: t}
+		h.SetMode(e.mode)
+		f, err := z.CreateHeader(h)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Write(e.content); err != nil {
+			return err
+		}
+	}
+	return z.Close()
+}
+
+// gzipped is b as 'gzip -n9' has it.
+func gzipped(b []byte) ([]byte, error) {
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := z.Write(b); err != nil {
+		return nil, err
+	}
+	err = z.Close()
+	return out.Bytes(), err
+}
