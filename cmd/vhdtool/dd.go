@@ -16,6 +16,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 type ddOptions struct {
@@ -157,6 +158,9 @@ func (c *cli) ddFromDisk(ctx context.Context, o *ddOptions, args *ddOperands, f 
 		skip = src.Size()
 	}
 	n := src.Size() - skip
+	if r, ok := src.(*raw.Disk); ok { // what rounds it up to a sector is not copied over anything
+		n = max(0, r.Length()-skip)
+	}
 	if args.hasCount {
 		n = min(n, args.count*args.bs)
 	}

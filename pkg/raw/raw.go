@@ -18,14 +18,15 @@ import (
 // sector, as in qemu; what the last sector lacks reads as zeros. ReadAt and
 // WriteAt are safe from many goroutines.
 type Disk struct {
-	f    disk.File
-	size int64
-	zero atomic.Bool // new, and nothing but holes
+	f      disk.File
+	size   int64
+	length int64       // of the file
+	zero   atomic.Bool // new, and nothing but holes
 }
 
 // Open sees an open file of size bytes as a raw disk. Close closes the file.
 func Open(f disk.File, size int64) *Disk {
-	return &Disk{f: f, size: roundUp(size)}
+	return &Disk{f: f, size: roundUp(size), length: size}
 }
 
 // Create makes the empty file f a raw disk of size bytes, rounded up to a
@@ -50,6 +51,10 @@ func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize
 
 // Size is the disk's size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
+
+// Length is how many bytes of the disk were in the file when it was opened, or given its
+// size; those from there up to Size are zeros.
+func (d *Disk) Length() int64 { return d.length }
 
 // ReadsZero implements [disk.Zeroed]: the disk is a new regular file,
 // and nothing was written to it yet.
@@ -132,7 +137,7 @@ func (d *Disk) Resize(size int64) error {
 	if err := d.f.Truncate(size); err != nil {
 		return err
 	}
-	d.size = roundUp(size)
+	d.size, d.length = roundUp(size), size
 	return nil
 }
 

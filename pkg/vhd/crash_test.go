@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -41,20 +42,22 @@ func (r *recorder) lastSync(k int) int {
 	return k
 }
 
+// ofLength stands for a sector when the length of the file is asked for.
+const ofLength = -1
+
 // cut is the file after a power cut behind the first k changes. What was
 // flushed is there. Of the changes since then, each sector, and the file's
 // length, show the state of some moment, which when tells; a sector is never
 // torn.
-func (r *recorder) cut(k int, when func() int) []byte {
+func (r *recorder) cut(k int, when func(sector int64) int) []byte {
 	synced := r.lastSync(k)
 	moments := map[int64]int{}
 	moment := func(s int64) int {
 		if _, ok := moments[s]; !ok {
-			moments[s] = when()
+			moments[s] = when(s)
 		}
 		return moments[s]
 	}
-	const ofLength = -1
 	b := slices.Clone(r.start)
 	length := len(b)
 	for i, c := range r.log[:k] {
@@ -91,17 +94,58 @@ func (r *recorder) cut(k int, when func() int) []byte {
 	return append(b, make([]byte, length-len(b))...)
 }
 
-// cuts calls f with files as power cuts leave them: at every point with all
-// that was written until then, and with only some of what was not flushed yet.
-func (r *recorder) cuts(rnd *rand.Rand, each int, f func(k int, file []byte)) {
+// subset is the file after a power cut behind the first k changes, when of those
+// that were not flushed the ones in the mask have come to the file. A sector that
+// comes has all that was written to it before.
+func (r *recorder) subset(k int, mask uint) []byte {
+	synced := r.lastSync(k)
+	return r.cut(k, func(s int64) int {
+		last := synced
+		for i, c := range r.log[synced:k] {
+			end := c.off + int64(len(c.data))
+			touches := c.op == "write" && s >= c.off/sector && s*sector < end
+			if mask>>i&1 == 1 && (touches || s == ofLength) {
+				last = synced + i + 1
+			}
+		}
+		return last
+	})
+}
+
+// allSubsets is up to how many changes that were not flushed every subset of them
+// is tried.
+var allSubsets = func() int {
+	if os.Getenv("VHDTOOL_TORTURE") != "" {
+		return 10
+	}
+	return 5
+}()
+
+// cuts calls f with files as power cuts leave them: at every point with all that
+// was written until then, with every subset of what was not flushed yet if that is
+// not too much, and with random parts of it, sector by sector.
+func (r *recorder) cuts(t *testing.T, rnd *rand.Rand, each int, f func(k int, file []byte)) {
+	t.Helper()
+	tried := 0
+	defer func() { t.Logf("%d power cuts at %d changes", tried, len(r.log)) }()
+	call := f
+	f = func(k int, file []byte) {
+		tried++
+		call(k, file)
+	}
 	for k := range len(r.log) + 1 {
 		synced := r.lastSync(k)
-		f(k, r.cut(k, func() int { return k }))
+		f(k, r.cut(k, func(int64) int { return k }))
 		if synced == k {
 			continue
 		}
+		if k-synced <= allSubsets {
+			for mask := range uint(1) << (k - synced) {
+				f(k, r.subset(k, mask))
+			}
+		}
 		for i := range each {
-			f(k, r.cut(k, func() int {
+			f(k, r.cut(k, func(int64) int {
 				if i%2 == 0 { // all or nothing
 					return []int{synced, k}[rnd.IntN(2)]
 				}
@@ -261,7 +305,7 @@ func TestCrashInPlace(t *testing.T) {
 				r := record(start.file)
 				h := session(t, r, start.parent, rnd, 25)
 				n := 0
-				r.cuts(rnd, 6, func(k int, file []byte) {
+				r.cuts(t, rnd, 6, func(k int, file []byte) {
 					img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), withParent(start.parent, false))
 					if err != nil {
 						t.Fatalf("seed %d, cut behind change %d of %d: %v", seed, k, len(r.log), err)
@@ -323,7 +367,7 @@ func TestCrashOfCreate(t *testing.T) {
 			}
 			syncImage(t, img)
 			opened := 0
-			r.cuts(rand.New(rand.NewPCG(1, 1)), 100, func(k int, file []byte) {
+			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 100, func(k int, file []byte) {
 				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
 				if err != nil {
 					if k == len(r.log) {
@@ -476,7 +520,7 @@ func TestCrashOfResize(t *testing.T) {
 			if err := img.Close(); err != nil {
 				t.Fatal(err)
 			}
-			r.cuts(rand.New(rand.NewPCG(1, 1)), 30, func(k int, file []byte) {
+			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 30, func(k int, file []byte) {
 				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
 				if err != nil && len(file) > len(c.start) && bytes.Equal(file[:len(c.start)], c.start) && len(old) == len(c.start)-sector {
 					// The new length of a fixed disk is there, and the footer at its
@@ -568,7 +612,7 @@ func TestCrashOfRelink(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen := map[string]bool{}
-			r.cuts(rand.New(rand.NewPCG(1, 1)), 40, func(k int, file []byte) {
+			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 40, func(k int, file []byte) {
 				what := fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log))
 				name, got := contents(t, file)
 				seen[name] = true
@@ -652,7 +696,7 @@ func TestCrashOfCommit(t *testing.T) {
 					}
 					cut := func(r *recorder) []byte {
 						synced := r.lastSync(at[r])
-						return r.cut(at[r], func() int { return synced + rnd.IntN(at[r]-synced+1) })
+						return r.cut(at[r], func(int64) int { return synced + rnd.IntN(at[r]-synced+1) })
 					}
 					b, l := cut(base), cut(leaf)
 					p, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)

@@ -251,27 +251,20 @@ func ExampleCreate_differencing() {
 		log.Fatal(err)
 	}
 
-	for _, name := range []string{base, child} {
-		img, err := vhd.Open(name, nil) // a child's parents are opened with it
-		if err != nil {
-			log.Fatal(err)
-		}
-		b := make([]byte, 5)
-		if _, err := img.ReadAt(b, 4<<20); err != nil {
-			log.Fatal(err)
-		}
-		fmt.Printf("%v: %s\n", img.Type(), b)
-		img.Close()
+	if img, err = vhd.Open(child, nil); err != nil { // its parents are opened with it
+		log.Fatal(err)
 	}
-	// Output:
-	// dynamic: hello
-	// differencing: Jello
+	defer img.Close()
+	b := make([]byte, 5)
+	if _, err := img.ReadAt(b, 4<<20); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%v, of %s: %s\n", img.Type(), filepath.Base(img.ParentFile()), b)
+	// Output: differencing, of disk.vhd: Jello
 }
 
-// What a child has is written into its parent, and then the child is emptied.
-func ExampleOpenToCommit() {
-	dir, remove := exampleDir()
-	defer remove()
+// exampleChild makes a child of exampleImage that says "Jello" there.
+func exampleChild(dir string) string {
 	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
 	parent, err := vhd.Open(base, nil)
 	if err != nil {
@@ -291,6 +284,14 @@ func ExampleOpenToCommit() {
 	if err := img.Close(); err != nil {
 		log.Fatal(err)
 	}
+	return child
+}
+
+// What a child has is written into its parent, and then the child is emptied.
+func ExampleOpenToCommit() {
+	dir, remove := exampleDir()
+	defer remove()
+	child := exampleChild(dir)
 
 	leaf, into, depth, err := vhd.OpenToCommit(child, "", &vhd.OpenOptions{})
 	if err != nil {

@@ -539,7 +539,7 @@ func TestCrashOfRepair(t *testing.T) {
 			each = 4
 		}
 		refused, of := 0, 0
-		r.cuts(rnd, each, func(k int, file []byte) {
+		r.cuts(t, rnd, each, func(k int, file []byte) {
 			if d.header < 0 || d.header == 0 && !d.o.Deep {
 				holdsNow := d.holding(file)
 				sameBytes(t, fmt.Sprintf("what the disk holds, cut behind change %d of %d", k, len(r.log)), holdsNow, d.contents)
