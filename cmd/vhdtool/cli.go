@@ -34,6 +34,9 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	root := c.newRootCmd()
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
+	if out, ok := c.stdout.(*standardOutput); ok && err == nil {
+		err = out.failed()
+	}
 	if err == nil {
 		return 0
 	}

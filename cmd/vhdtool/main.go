@@ -45,6 +45,6 @@ func newCLI(arg0 string) *cli {
 	name := strings.TrimSuffix(filepath.Base(arg0), ".exe")
 	return &cli{
 		name: name, likeQEMU: name == "qemu-img",
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		stdin: os.Stdin, stdout: &standardOutput{f: os.Stdout}, stderr: os.Stderr,
 	}
 }

@@ -60,7 +60,7 @@ func limitRate(ctx context.Context, rate int64, next func(done, total int64)) fu
 
 // isTerminal reports whether an output is shown to somebody.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+	f, ok := w.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 

@@ -61,13 +61,17 @@ func TestScripts(t *testing.T) {
 }
 
 // scriptCondition knows [qemu-img] and [vhdiinfo], which are true where the
-// program is installed and an error where it is missing and must not be;
+// program is installed and an error where it is missing and must not be; [full],
+// which is true where there is a device that is always full;
 // [qemu-7], which is true where what qemu-img prints can be compared; [holes], where
 // holes of files are found; and [root], for whom no file is read-only.
 func scriptCondition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "full":
+		_, err := os.Stat("/dev/full")
+		return err == nil, nil
 	case "qemu-7":
 		return qemu7(), nil
 	case "holes":

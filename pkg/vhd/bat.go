@@ -164,16 +164,16 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 	}
 }
 
-// nextUsed is a block behind the unused one given up to which all are unused, as
-// far as can be said without looking at every entry.
-func (t bat) nextUsed(block int64) int64 {
+// nextUsed is a block behind the unused one given, and about as far as end, up to
+// which all are unused, as far as can be said without looking at every entry.
+func (t bat) nextUsed(block, end int64) int64 {
 	k := block / batPieceLen
 	if p := t.piece(k); p != nil {
 		rest := atomic.LoadUint64(&p.used) >> (block % batPieceLen) >> 1
 		return min(block+1+int64(bits.TrailingZeros64(rest)), (k+1)*batPieceLen)
 	}
 	dirLen := int64(len(batDir{}))
-	for k++; k < batPieces(t.n) && t.piece(k) == nil; k++ {
+	for k++; k < batPieces(min(end, t.n)) && t.piece(k) == nil; k++ {
 		if k%dirLen == 0 && t.dirs[k/dirLen].Load() == nil {
 			k += dirLen - 1
 		}

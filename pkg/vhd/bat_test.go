@@ -84,7 +84,7 @@ func TestBATModel(t *testing.T) {
 			if table.load(i) != unused {
 				continue
 			}
-			next := table.nextUsed(i)
+			next := table.nextUsed(i, table.len())
 			if next <= i {
 				t.Fatalf("behind %d comes %d", i, next)
 			}

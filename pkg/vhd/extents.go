@@ -25,7 +25,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 			stop := min(end, (block+1)*img.lay.blockSize)
 			e := img.bat.load(block)
 			if e == unused {
-				stop = min(end, img.bat.nextUsed(block)*img.lay.blockSize)
+				stop = min(end, img.bat.nextUsed(block, (end-1)/img.lay.blockSize+1)*img.lay.blockSize)
 				if !img.missingExtents(&merge, off, stop, disk.Unallocated) {
 					return
 				}

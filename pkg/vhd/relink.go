@@ -97,50 +97,30 @@ func (img *Image) Detach() error {
 // place all sectors are written then: readers disagree on what a dynamic image
 // has under a clear bit.
 func (img *Image) takeInherited() error {
-	buf := make([]byte, min(img.lay.blockSize, 1<<20))
-	for block := range img.bat.len() {
-		start := block * img.lay.blockSize
-		end := min(start+img.lay.blockSize, img.size)
-		if img.bat.load(block) == unused && img.inheritsZeros(start, end-start) {
-			continue
-		}
-		for off := start; off < end; off += int64(len(buf)) {
-			b := buf[:min(int64(len(buf)), end-off)]
-			if err := img.takeRange(b, off); err != nil {
-				return fmt.Errorf("block %d: %w", block, err)
-			}
-		}
-		// A new block of which a part is the parent's zeros, or is behind the end.
-		if e := img.bat.load(block); e != unused {
-			if err := img.fillBlock(block, e); err != nil {
-				return fmt.Errorf("block %d: %w", block, err)
-			}
-		}
-	}
-	return nil
-}
-
-// takeRange writes the data of [off, off+len(buf)) that is not in the image.
-func (img *Image) takeRange(buf []byte, off int64) error {
-	var missing []disk.Extent
-	for e, err := range img.Extents(off, int64(len(buf))) {
+	buf := make([]byte, 1<<20)
+	for e, err := range img.Extents(0, img.size) {
 		if err != nil {
 			return err
 		}
-		if e.Depth > 0 && e.State == disk.Data {
-			missing = append(missing, e)
-		}
-	}
-	for _, e := range missing {
-		b := buf[:e.Len]
-		if err := img.readInherited(b, e.Off); err != nil {
-			return err
-		}
-		if len(bytes.TrimLeft(b, "\x00")) == 0 {
+		if e.Depth == 0 || e.State != disk.Data {
 			continue
 		}
-		if _, err := img.WriteAt(b, e.Off); err != nil {
-			return err
+		for off := e.Off; off < e.End(); {
+			b := buf[:min(int64(len(buf)), e.End()-off)]
+			if err := img.readInherited(b, off); err != nil {
+				return err
+			}
+			if len(bytes.TrimLeft(b, "\x00")) > 0 {
+				if _, err := img.WriteAt(b, off); err != nil {
+					return err
+				}
+			}
+			off += int64(len(b))
+		}
+	}
+	for block, e := range img.bat.used() {
+		if err := img.fillBlock(block, e); err != nil {
+			return fmt.Errorf("block %d: %w", block, err)
 		}
 	}
 	return nil
