@@ -23,9 +23,13 @@ const unused = 0xffffffff
 // entry are not there, and scans pass over what is unused. Entries are read and
 // set atomically.
 type bat struct {
-	n      int64                      // entries
-	pieces []atomic.Pointer[batPiece] // nil: all unused, as are entries behind the last
+	n    int64                    // entries
+	dirs []atomic.Pointer[batDir] // nil: no pieces
 }
+
+// batDir holds pieces that follow each other; nil: all entries are unused, as are
+// those behind the table's last.
+type batDir [64]atomic.Pointer[batPiece]
 
 // batPieceLen is the number of entries of a piece.
 const batPieceLen = 64
@@ -72,14 +76,53 @@ func (p *batPiece) load(i int) uint32 {
 	return unused
 }
 
-func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batPiece], batPieces(n))} }
+func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batDir], batDirs(n))} }
 
+// batPieces and batDirs are how many a table of n entries has.
 func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
+
+func batDirs(n int64) int64 { return (batPieces(n) + int64(len(batDir{})) - 1) / int64(len(batDir{})) }
+
+// piece is piece k, or nil if its entries are all unused.
+func (t bat) piece(k int64) *batPiece {
+	if d := t.dirs[k/int64(len(batDir{}))].Load(); d != nil {
+		return d[k%int64(len(batDir{}))].Load()
+	}
+	return nil
+}
+
+// setPiece is for one goroutine at a time.
+func (t bat) setPiece(k int64, p *batPiece) {
+	at := &t.dirs[k/int64(len(batDir{}))]
+	d := at.Load()
+	if d == nil {
+		d = new(batDir)
+		at.Store(d)
+	}
+	d[k%int64(len(batDir{}))].Store(p)
+}
+
+// held yields the pieces that are there, in order.
+func (t bat) held() iter.Seq2[int64, *batPiece] {
+	return func(yield func(int64, *batPiece) bool) {
+		for i := range t.dirs {
+			d := t.dirs[i].Load()
+			if d == nil {
+				continue
+			}
+			for k := range d {
+				if p := d[k].Load(); p != nil && !yield(int64(i*len(d)+k), p) {
+					return
+				}
+			}
+		}
+	}
+}
 
 func (t bat) len() int64 { return t.n }
 
 func (t bat) load(block int64) uint32 {
-	if p := t.pieces[block/batPieceLen].Load(); p != nil {
+	if p := t.piece(block / batPieceLen); p != nil {
 		return p.load(int(block % batPieceLen))
 	}
 	return unused
@@ -87,34 +130,33 @@ func (t bat) load(block int64) uint32 {
 
 // store sets an entry. It is for one goroutine at a time.
 func (t bat) store(block int64, entry uint32) {
-	at, i := &t.pieces[block/batPieceLen], int(block%batPieceLen)
-	p := at.Load()
+	k, i := block/batPieceLen, int(block%batPieceLen)
+	p := t.piece(k)
 	if (p == nil || p.entry(i) == nil) && entry == unused {
 		return
 	}
+	all := p
 	if p == nil || len(p.entries) < batPieceLen {
-		p = newBATPiece(p)
+		all = newBATPiece(p)
 	}
-	atomic.StoreUint32(&p.entries[i], entry)
+	atomic.StoreUint32(&all.entries[i], entry)
 	if entry == unused {
-		atomic.AndUint64(&p.used, ^(1 << i))
+		atomic.AndUint64(&all.used, ^(1 << i))
 	} else {
-		atomic.OrUint64(&p.used, 1<<i)
+		atomic.OrUint64(&all.used, 1<<i)
 	}
-	at.Store(p)
+	if all != p {
+		t.setPiece(k, all)
+	}
 }
 
 // used yields the blocks that have a place, in order, and their entries.
 func (t bat) used() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
-		for k := range t.pieces {
-			p := t.pieces[k].Load()
-			if p == nil {
-				continue
-			}
+		for k, p := range t.held() {
 			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
 				i := bits.TrailingZeros64(used)
-				if e := p.load(i); e != unused && !yield(int64(k*batPieceLen+i), e) {
+				if e := p.load(i); e != unused && !yield(k*batPieceLen+int64(i), e) {
 					return
 				}
 			}
@@ -126,12 +168,15 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 // which all are unused, as far as can be said without looking at every entry.
 func (t bat) nextUsed(block, end int64) int64 {
 	k := block / batPieceLen
-	if p := t.pieces[k].Load(); p != nil {
+	if p := t.piece(k); p != nil {
 		rest := atomic.LoadUint64(&p.used) >> (block % batPieceLen) >> 1
 		return min(block+1+int64(bits.TrailingZeros64(rest)), (k+1)*batPieceLen)
 	}
-	for k < min(int64(len(t.pieces)), batPieces(end)) && t.pieces[k].Load() == nil {
-		k++
+	dirLen := int64(len(batDir{}))
+	for k++; k < batPieces(min(end, t.n)) && t.piece(k) == nil; k++ {
+		if k%dirLen == 0 && t.dirs[k/dirLen].Load() == nil {
+			k += dirLen - 1
+		}
 	}
 	return k * batPieceLen
 }
@@ -139,10 +184,8 @@ func (t bat) nextUsed(block, end int64) int64 {
 // count is how many blocks have a place.
 func (t bat) count() int64 {
 	n := 0
-	for k := range t.pieces {
-		if p := t.pieces[k].Load(); p != nil {
-			n += bits.OnesCount64(atomic.LoadUint64(&p.used))
-		}
+	for _, p := range t.held() {
+		n += bits.OnesCount64(atomic.LoadUint64(&p.used))
 	}
 	return int64(n)
 }
@@ -150,11 +193,11 @@ func (t bat) count() int64 {
 // resized is the table with n entries: the new ones are unused, as those that are
 // cut off must be.
 func (t bat) resized(n int64) bat {
-	have, want := int64(len(t.pieces)), batPieces(n)
+	have, want := int64(len(t.dirs)), batDirs(n)
 	if want > have {
-		return bat{n, slices.Concat(t.pieces, make([]atomic.Pointer[batPiece], want-have))}
+		return bat{n, slices.Concat(t.dirs, make([]atomic.Pointer[batDir], want-have))}
 	}
-	return bat{n, t.pieces[:want]}
+	return bat{n, t.dirs[:want]}
 }
 
 // readBAT reads n entries at off. The caller has made sure that the file is
@@ -172,7 +215,7 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 		for ; len(b) > 0; k++ {
 			piece := b[:min(len(b), len(ones))]
 			if b = b[len(piece):]; !bytes.Equal(piece, ones[:len(piece)]) {
-				t.pieces[k].Store(d.decode(piece))
+				t.setPiece(k, d.decode(piece))
 			}
 		}
 	}
@@ -234,7 +277,7 @@ func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
 		for at := off; at < end && len(buf) < cap(buf); at = off + int64(len(buf)) {
 			i := at / 4
 			n := min(batPieceLen-int(i%batPieceLen), (cap(buf)-len(buf))/4)
-			if k := i / batPieceLen; k >= int64(len(t.pieces)) || t.pieces[k].Load() == nil {
+			if k := i / batPieceLen; k >= batPieces(t.n) || t.piece(k) == nil {
 				buf = append(buf, ones[:n*4]...)
 				continue
 			}

@@ -194,3 +194,36 @@ func TestBATReaders(t *testing.T) {
 		t.Errorf("%d are used, want %d", table.count(), n)
 	}
 }
+
+// benchmarkBAT is the table of a disk of 2040 GiB of which one block in a hundred
+// is used.
+func benchmarkBAT() bat {
+	t := newBAT(2040 << 30 / DefaultBlockSize)
+	for i := int64(0); i < t.len(); i += 101 {
+		t.store(i, uint32(i))
+	}
+	return t
+}
+
+func BenchmarkBATLookup(b *testing.B) {
+	t := benchmarkBAT()
+	b.ReportAllocs()
+	i := int64(0)
+	for b.Loop() {
+		if e := t.load(i); e != unused && e != uint32(i) {
+			b.Fatal(e)
+		}
+		i = (i + 7919) % t.len()
+	}
+}
+
+// BenchmarkBATScan visits the used entries.
+func BenchmarkBATScan(b *testing.B) {
+	t := benchmarkBAT()
+	b.ReportAllocs()
+	for b.Loop() {
+		if t.count() != (t.len()+100)/101 || t.end(0) == 0 {
+			b.Fatal("not all are found")
+		}
+	}
+}

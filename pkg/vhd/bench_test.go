@@ -3,6 +3,7 @@ package vhd_test
 import (
 	"fmt"
 	"math/rand"
+	"path/filepath"
 	"testing"
 
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -52,5 +53,77 @@ func benchmarkAt(b *testing.B, do func(img *vhd.Image, p []byte, off int64) erro
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkBitmapRun finds the end of a run over the bitmap of a block of 2 MiB.
+func BenchmarkBitmapRun(b *testing.B) {
+	bits := make([]byte, 512)
+	vhd.SetBits(bits, 0, 4000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if end, set := vhd.BitmapRun(bits, 1, 4096); end != 4000 || !set {
+			b.Fatal(end, set)
+		}
+	}
+}
+
+// BenchmarkInPlace writes into a dynamic image in a file, of 64 GiB: at first each
+// write touches another block, which gets its place, and then the blocks have it.
+// Nothing is flushed within the time.
+func BenchmarkInPlace(b *testing.B) {
+	const size = 64 << 30
+	const blocks = size / (2 * mib)
+	for _, n := range []int{4 << 10, 64 << 10} {
+		for _, second := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%dKiB/second=%v", n>>10, second), func(b *testing.B) {
+				name := filepath.Join(b.TempDir(), "disk.vhd")
+				open := func() *vhd.Image {
+					img, err := vhd.Create(name, &vhd.CreateOptions{Size: size, Exact: true})
+					if err == nil {
+						err = img.Close()
+					}
+					if err == nil {
+						img, err = vhd.Open(name, &vhd.OpenOptions{Write: true})
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+					return img
+				}
+				p := make([]byte, n)
+				img := open()
+				write := func(i int) {
+					block := int64(i) * 12345 % blocks // an odd factor: each comes once
+					if _, err := img.WriteAt(p, block*2*mib+int64(i)*7919*4096%(2*mib-64<<10)); err != nil {
+						b.Fatal(err)
+					}
+				}
+				touched := blocks / 16
+				if second {
+					for i := range touched {
+						write(i)
+					}
+				}
+				b.SetBytes(int64(n))
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					switch {
+					case second:
+						i %= touched
+					case i == blocks:
+						b.StopTimer()
+						img.Close()
+						img, i = open(), 0
+						b.StartTimer()
+					}
+					write(i)
+					i++
+				}
+				b.StopTimer()
+				img.Close()
+			})
+		}
 	}
 }

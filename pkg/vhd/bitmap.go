@@ -54,10 +54,19 @@ func setBits(b []byte, s, end int64) {
 // most images are written whole, and for those one bit is kept.
 type bitmaps struct {
 	mu      sync.RWMutex
-	full    []uint64                // a bit for each block: all its sectors are in the file
+	full    []*fullBits             // by 4096 blocks; nil: none of them is full
 	partial map[int64]*sectorBitmap // the others that were looked at
 	forget  bool                    // nobody writes, so that any can be read again
 	spare   sync.Pool               // of *[]byte, to read bitmaps that are then full
+}
+
+// fullBits has a bit for each block: all its sectors are in the file.
+type fullBits [64]uint64
+
+const fullBlocks = int64(len(fullBits{})) * 64
+
+func (b *fullBits) has(block int64) bool {
+	return b != nil && b[block%fullBlocks/64]&(1<<(block%64)) != 0
 }
 
 // keepPartial bounds how many bitmaps an image that is only read keeps in
@@ -65,22 +74,28 @@ type bitmaps struct {
 const keepPartial = 4096
 
 func (m *bitmaps) init(blocks int64, readOnly bool) {
-	m.full = make([]uint64, (blocks+63)/64)
+	m.grow(blocks)
 	m.partial = map[int64]*sectorBitmap{}
 	m.forget = readOnly
 }
 
 // grow makes room for more blocks.
 func (m *bitmaps) grow(blocks int64) {
-	if more := (blocks+63)/64 - int64(len(m.full)); more > 0 {
-		m.full = append(m.full, make([]uint64, more)...)
+	if more := (blocks+fullBlocks-1)/fullBlocks - int64(len(m.full)); more > 0 {
+		m.full = append(m.full, make([]*fullBits, more)...)
 	}
 }
 
 // forgetFrom drops what is known of the blocks from this one on.
 func (m *bitmaps) forgetFrom(block int64) {
-	for i := block; i < int64(len(m.full))*64; i++ {
-		m.full[i/64] &^= 1 << (i % 64)
+	for i := block; i < int64(len(m.full))*fullBlocks; i++ {
+		b := m.full[i/fullBlocks]
+		if b == nil || i%fullBlocks == 0 {
+			m.full[i/fullBlocks] = nil
+			i += fullBlocks - i%fullBlocks - 1
+			continue
+		}
+		b[i%fullBlocks/64] &^= 1 << (i % 64)
 	}
 	for i := range m.partial {
 		if i >= block {
@@ -92,7 +107,12 @@ func (m *bitmaps) forgetFrom(block int64) {
 // setFull notes that all sectors of a block are in the file.
 func (m *bitmaps) setFull(block int64) {
 	m.mu.Lock()
-	m.full[block/64] |= 1 << (block % 64)
+	b := m.full[block/fullBlocks]
+	if b == nil {
+		b = new(fullBits)
+		m.full[block/fullBlocks] = b
+	}
+	b[block%fullBlocks/64] |= 1 << (block % 64)
 	delete(m.partial, block)
 	m.mu.Unlock()
 }
@@ -101,7 +121,7 @@ func (m *bitmaps) setFull(block int64) {
 func (m *bitmaps) known(block int64) (*sectorBitmap, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if m.full[block/64]&(1<<(block%64)) != 0 {
+	if m.full[block/fullBlocks].has(block) {
 		return nil, true
 	}
 	b, ok := m.partial[block]
@@ -113,7 +133,7 @@ func (m *bitmaps) known(block int64) (*sectorBitmap, bool) {
 func (m *bitmaps) add(block int64, b *sectorBitmap) *sectorBitmap {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.full[block/64]&(1<<(block%64)) != 0 {
+	if m.full[block/fullBlocks].has(block) {
 		return nil
 	}
 	if old, ok := m.partial[block]; ok {
