@@ -12,6 +12,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // backingFlags name the parent of a new differencing image.
@@ -65,6 +66,25 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.Parents) (
 	return d, name, f, nil
 }
 
+// refuseAncestor makes it an error to replace, by a child of the image in the file
+// parent, one that this is made of itself.
+func refuseAncestor(parent, child string) error {
+	if !exists(child) {
+		return nil
+	}
+	img, err := vhd.Open(parent, &vhd.OpenOptions{NoLock: true})
+	if err != nil {
+		return fmt.Errorf("%s is there already, and may be what %s is made of: %w", child, parent, err)
+	}
+	defer img.Close()
+	for level := img; level != nil; level, _ = level.Parent().(*vhd.Image) {
+		if sameFile(level.ParentFile(), child) {
+			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, parent)
+		}
+	}
+	return nil
+}
+
 func exists(name string) bool {
 	_, err := os.Stat(name)
 	return err == nil
@@ -76,6 +96,12 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, si
 	parent, parentName, _, err := c.openBacking(b, name, parents)
 	if err != nil {
 		return nil, nil, err
+	}
+	if img, ok := parent.(*vhd.Image); ok && img.Type() == vhd.Differencing {
+		if err := refuseAncestor(parentName, name); err != nil {
+			parent.Close()
+			return nil, nil, err
+		}
 	}
 	out, err = c.createOutputBy(name, &vpcFormat, set, func(f disk.File) (disk.Disk, error) {
 		return createChild(f, name, size, set, parent, parentName)
