@@ -66,20 +66,30 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.Parents) (
 	return d, name, f, nil
 }
 
-// refuseAncestor makes it an error to replace, by a child of the image in the file
-// parent, one that this is made of itself.
-func refuseAncestor(parent, child string) error {
-	if !exists(child) {
+// refuseAncestor makes it an error to replace, by a child of the disk in the file
+// parent, an image that this is made of itself.
+func refuseAncestor(d disk.Disk, f *format, parent, child string) error {
+	img, ok := d.(*vhd.Image)
+	if !ok || img.Type() != vhd.Differencing || !exists(child) {
 		return nil
 	}
-	img, err := vhd.Open(parent, &vhd.OpenOptions{NoLock: true})
-	if err != nil {
-		return fmt.Errorf("%s is there already, and may be what %s is made of: %w", child, parent, err)
+	if img.Parent() == nil { // opened alone
+		chain, err := vhd.Open(parent, &vhd.OpenOptions{NoLock: true})
+		if err != nil {
+			return fmt.Errorf("%s is there already, and may be what %s is made of: %w", child, parent, err)
+		}
+		defer chain.Close()
+		d = chain
 	}
-	defer img.Close()
-	for level := img; level != nil; level, _ = level.Parent().(*vhd.Image) {
-		if sameFile(level.ParentFile(), child) {
-			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, parent)
+	return refuseMadeOf(d, f, parent, child)
+}
+
+// refuseMadeOf makes it an error for the file child to be among the parents of the
+// disk in the file name.
+func refuseMadeOf(d disk.Disk, f *format, name, child string) error {
+	for _, parent := range fileNames(d, f, name)[1:] {
+		if sameFile(parent, child) {
+			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, name)
 		}
 	}
 	return nil
@@ -93,18 +103,16 @@ func exists(name string) bool {
 // createChild starts a differencing image whose parent the flags name, and which
 // closes it.
 func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, size int64, set disk.Options) (out *output, parent disk.Disk, err error) {
-	parent, parentName, _, err := c.openBacking(b, name, parents)
+	parent, parentName, f, err := c.openBacking(b, name, parents)
 	if err != nil {
 		return nil, nil, err
 	}
-	if img, ok := parent.(*vhd.Image); ok && img.Type() == vhd.Differencing {
-		if err := refuseAncestor(parentName, name); err != nil {
-			parent.Close()
-			return nil, nil, err
-		}
+	if err := refuseAncestor(parent, f, parentName, name); err != nil {
+		parent.Close()
+		return nil, nil, err
 	}
-	out, err = c.createOutputBy(name, &vpcFormat, set, func(f disk.File) (disk.Disk, error) {
-		return createChild(f, name, size, set, parent, parentName)
+	out, err = c.createOutputBy(name, &vpcFormat, set, func(file disk.File) (disk.Disk, error) {
+		return createVPCChild(file, name, size, set, parent, parentName)
 	})
 	if err != nil {
 		parent.Close()

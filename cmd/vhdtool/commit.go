@@ -56,7 +56,7 @@ that, it can be tried again.`,
 	return cmd
 }
 
-func (c *cli) runCommit(ctx context.Context, o *commitOptions) (err error) {
+func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	ref, err := c.differencingFile(&o.source, o.args)
 	if err != nil {
 		return err
@@ -74,25 +74,20 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) (err error) {
 	if err != nil {
 		return hintFor(pathFirst(err))
 	}
-	closed := false
-	defer func() {
-		if !closed {
-			leaf.Close()
-		}
-	}()
 	progress := c.newProgress(o.progress, o.quiet, false, 1)
-	defer func() { progress.finish(err == nil) }()
-	if err := mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update)); err != nil {
-		return c.copyError(ref.name, "the parent", err)
-	}
-	if o.base == "" {
-		if err := settleChild(leaf, base.Size(), !o.keep); err != nil {
-			return fmt.Errorf("%s: %w", ref.name, err)
+	err = mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update))
+	err = c.copyError(ref.name, "the parent", err)
+	if err == nil && o.base == "" {
+		if err = settleChild(leaf, base.Size(), !o.keep); err != nil {
+			err = fmt.Errorf("%s: %w", ref.name, err)
 		}
 	}
-	closed = true
-	if err := leaf.Close(); err != nil {
-		return fmt.Errorf("%s: %w", ref.name, err)
+	progress.finish(err == nil)
+	if cerr := leaf.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("%s: %w", ref.name, cerr)
+	}
+	if err != nil {
+		return err
 	}
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")
@@ -166,9 +161,5 @@ func settleChild(img *vhd.Image, size int64, empty bool) error {
 	if err != nil {
 		return err
 	}
-	t, err := vhd.TimestampOf(vhd.NearestTime(st.ModTime()))
-	if err != nil {
-		return err
-	}
-	return img.SetParentTime(t)
+	return img.SetParentTime(vhd.NearestTimestamp(st.ModTime()))
 }

@@ -107,9 +107,9 @@ func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 	return img, nil
 }
 
-// createChild starts a new differencing image in a file, which will have the given
+// createVPCChild starts a new differencing image in a file, which will have the given
 // name: a child of the disk in parentName.
-func createChild(f disk.File, name string, size int64, o disk.Options, parent disk.Disk, parentName string) (disk.Disk, error) {
+func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent disk.Disk, parentName string) (disk.Disk, error) {
 	if o["subformat"] != "" {
 		return nil, errors.New("an image with a parent is a differencing one, and has no other subformat")
 	}
@@ -117,13 +117,9 @@ func createChild(f disk.File, name string, size int64, o disk.Options, parent di
 	if err != nil {
 		return nil, err
 	}
-	spelling := vhd.SpellAll
-	if product, given := o[consumerOption]; given {
-		consumer, err := vhd.FindConsumer(product)
-		if err != nil {
-			return nil, err
-		}
-		spelling = consumer.Spelling()
+	spelling, err := spellingFor(o[consumerOption])
+	if err != nil {
+		return nil, err
 	}
 	vo.Size, vo.Parent = size, parent
 	if vo.Parentage, err = vhd.ParentageOf(name, parentName, parent, spelling); err != nil {
@@ -134,6 +130,18 @@ func createChild(f disk.File, name string, size int64, o disk.Options, parent di
 		return nil, err
 	}
 	return img, nil
+}
+
+// spellingFor is how a product spells the paths to parents; "" is no product.
+func spellingFor(product string) (vhd.Spelling, error) {
+	if product == "" {
+		return vhd.SpellAll, nil
+	}
+	consumer, err := vhd.FindConsumer(product)
+	if err != nil {
+		return 0, err
+	}
+	return consumer.Spelling(), nil
 }
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
@@ -232,7 +240,7 @@ func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
 	if stamp != "" {
 		t, err := parseTime(stamp)
 		if err != nil {
-			return nil, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", stamp)
+			return nil, err
 		}
 		vo.Time = t
 		if !given { // builds set it to 1970 or 1980, before the format's time begins
@@ -246,7 +254,11 @@ func parseTime(s string) (time.Time, error) {
 	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return time.Unix(sec, 0), nil
 	}
-	return time.Parse(time.RFC3339, s)
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", s)
+	}
+	return t, nil
 }
 
 // vpcDetails is what info tells about a VHD.

@@ -67,13 +67,9 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 	if !o.given {
 		return usagef("-b says which image is to be the parent")
 	}
-	spelling := vhd.SpellAll
-	if o.product != "" {
-		p, err := vhd.FindConsumer(o.product)
-		if err != nil {
-			return err
-		}
-		spelling = p.Spelling()
+	spelling, err := spellingFor(o.product)
+	if err != nil {
+		return err
 	}
 	ref, err := c.differencingFile(&o.source, o.args)
 	if err != nil {
@@ -122,20 +118,13 @@ func (r *rebase) openParent() error {
 	if r.o.unsafe {
 		parents = disk.Parents{None: true}
 	}
-	d, name, _, err := r.openBacking(&r.o.backing, r.name, parents)
+	d, name, f, err := r.openBacking(&r.o.backing, r.name, parents)
 	if err != nil {
 		return err
 	}
-	for level := d; level != nil; {
-		img, ok := level.(*vhd.Image)
-		if !ok {
-			break
-		}
-		if sameFile(img.ParentFile(), r.name) {
-			d.Close()
-			return fmt.Errorf("%s: %w: %s is made of it", r.name, vhd.ErrParentLoop, name)
-		}
-		level = img.Parent()
+	if err := refuseMadeOf(d, f, name, r.name); err != nil {
+		d.Close()
+		return err
 	}
 	r.parent, r.parentName = d, name
 	return nil

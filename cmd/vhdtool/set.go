@@ -141,7 +141,7 @@ func (o *setOptions) changeFooter(f *vhd.Footer) error {
 	if o.timestamp != "" {
 		t, err := parseTime(o.timestamp)
 		if err != nil {
-			return fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", o.timestamp)
+			return err
 		}
 		if f.Timestamp, err = vhd.TimestampOf(t); err != nil {
 			return err

@@ -105,24 +105,15 @@ func (c *comparer) progress(n int64) {
 
 // plan sends what must be looked at, in order.
 func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
-	type side struct {
-		zeroRun
-		next func() (zeroRun, error, bool)
-	}
-	var sides [2]side
+	var sides [2]*runCursor
 	for i, d := range c.disks {
-		next, stop := iter.Pull2(zeroRuns(d, nil))
-		defer stop()
-		sides[i].next = next
+		sides[i] = newRunCursor(d, nil)
+		defer sides[i].stop()
 	}
 	for off := int64(0); off < c.total; {
-		for i := range sides {
-			for s := &sides[i]; s.end <= off; {
-				run, err, _ := s.next()
-				if err != nil {
-					return &SideError{i, OpError{"mapping", off, err}}
-				}
-				s.zeroRun = run
+		for i, s := range sides {
+			if err := s.seek(off); err != nil {
+				return &SideError{i, OpError{"mapping", off, err}}
 			}
 		}
 		end := min(sides[0].end, sides[1].end, c.total)

@@ -135,6 +135,21 @@ type piece struct {
 	placed chan struct{}
 }
 
+// turns puts pieces one behind the other.
+type turns struct{ last <-chan struct{} }
+
+func newTurns() *turns {
+	begun := make(chan struct{})
+	close(begun)
+	return &turns{begun}
+}
+
+// next puts a piece behind those before.
+func (t *turns) next(p *piece) {
+	p.before, p.placed = t.last, make(chan struct{})
+	t.last = p.placed
+}
+
 type copier struct {
 	dst      Target
 	src      disk.Disk
@@ -149,11 +164,9 @@ type copier struct {
 
 // plan sends the pieces in order.
 func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
-	before := make(chan struct{})
-	close(before)
+	order := newTurns()
 	send := func(p piece) error {
-		p.before, p.placed = before, make(chan struct{})
-		before = p.placed
+		order.next(&p)
 		select {
 		case pieces <- p:
 			return nil
@@ -247,6 +260,24 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 			runs = dataRuns(buf, p.off, c.step)
 		}
 	}
+	if err := c.place(ctx, p, runs); err != nil {
+		return err
+	}
+	at := int64(0)
+	for _, r := range runs {
+		if err := c.zero(p.off+at, r.start-at); err != nil {
+			return err
+		}
+		if err := c.put(p, r, buf); err != nil {
+			return err
+		}
+		at = r.end
+	}
+	return c.zero(p.off+at, p.n-at)
+}
+
+// place gives runs of a piece their places in the target, when it is the piece's turn.
+func (c *copier) place(ctx context.Context, p piece, runs []run) error {
 	select {
 	case <-p.before:
 	case <-ctx.Done():
@@ -260,17 +291,7 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		}
 	}
 	close(p.placed)
-	at := int64(0)
-	for _, r := range runs {
-		if err := c.zero(p.off+at, r.start-at); err != nil {
-			return err
-		}
-		if err := c.put(p, r, buf); err != nil {
-			return err
-		}
-		at = r.end
-	}
-	return c.zero(p.off+at, p.n-at)
+	return nil
 }
 
 // put makes a run of a piece stand in the target: it shares the storage of what

@@ -3,8 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"iter"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -18,21 +16,21 @@ import (
 // Of the options Workers, Only and Progress count. The places that a
 // [disk.Reserver] gives to the data are in the order of the source.
 func CopyDifference(ctx context.Context, dst Target, src, base disk.Disk, o *Options) error {
-	if o == nil {
-		o = &Options{}
+	c, err := newCopier(dst, src, o)
+	if err != nil {
+		return err
 	}
-	if dst.Size() < src.Size() {
-		return fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
+	d := differ{copier: c}
+	if base != nil {
+		d.base = &copier{src: base}
 	}
-	d := differ{copier: copier{dst: dst, src: src, o: *o}, base: base}
-	d.reserver, _ = dst.(disk.Reserver)
-	return inParallel(ctx, o.Workers, d.plan, d.work)
+	return inParallel(ctx, c.o.Workers, d.plan, d.work)
 }
 
 // differ is a copier of what differs from base.
 type differ struct {
-	copier
-	base disk.Disk
+	*copier
+	base *copier // reads it; nil: all zeros
 }
 
 // differPiece is a part of both disks, within one chunk; a side that is zero there
@@ -44,32 +42,18 @@ type differPiece struct {
 
 // plan sends what must be looked at, in order.
 func (d *differ) plan(ctx context.Context, pieces chan<- differPiece) error {
-	type side struct {
-		zeroRun
-		next func() (zeroRun, error, bool)
-	}
-	from := func(seq iter.Seq2[zeroRun, error]) (*side, func()) {
-		next, stop := iter.Pull2(seq)
-		return &side{next: next}, stop
-	}
-	src, stop := from(zeroRuns(d.src, d.o.Only))
-	defer stop()
-	base := &side{zeroRun: zeroRun{end: d.src.Size(), zero: true}}
+	src := newRunCursor(d.src, d.o.Only)
+	defer src.stop()
+	base := &runCursor{zeroRun: zeroRun{end: d.src.Size(), zero: true}}
 	if d.base != nil {
-		var stop func()
-		base, stop = from(zeroRuns(d.base, nil))
-		defer stop()
+		base = newRunCursor(d.base.src, nil)
+		defer base.stop()
 	}
-	before := make(chan struct{})
-	close(before)
+	order := newTurns()
 	for off, total := int64(0), d.src.Size(); off < total; {
-		for _, s := range []*side{src, base} {
-			for s.end <= off {
-				run, err, _ := s.next()
-				if err != nil {
-					return &OpError{"mapping", off, err}
-				}
-				s.zeroRun = run
+		for _, s := range []*runCursor{src, base} {
+			if err := s.seek(off); err != nil {
+				return &OpError{"mapping", off, err}
 			}
 		}
 		end := min(src.end, base.end, total)
@@ -79,8 +63,8 @@ func (d *differ) plan(ctx context.Context, pieces chan<- differPiece) error {
 			continue
 		}
 		end = min(end, off+chunk-off%chunk)
-		p := differPiece{piece{off: off, n: end - off, zero: src.zero, before: before, placed: make(chan struct{})}, base.zero}
-		before = p.placed
+		p := differPiece{piece{off: off, n: end - off, zero: src.zero}, base.zero}
+		order.next(&p.piece)
 		select {
 		case pieces <- p:
 		case <-ctx.Done():
@@ -106,33 +90,20 @@ func (d *differ) work(ctx context.Context, pieces <-chan differPiece) error {
 }
 
 func (d *differ) copyDifference(ctx context.Context, p differPiece, got, have []byte) error {
-	clear(got)
-	clear(have)
-	if !p.zero {
-		if err := d.read(got, p.off); err != nil {
-			return err
-		}
+	if p.zero {
+		clear(got)
+	} else if err := d.read(got, p.off); err != nil {
+		return err
 	}
-	if !p.zeroBase {
-		base := differ{copier: copier{src: d.base}}
-		if err := base.read(have, p.off); err != nil {
-			return err
-		}
+	if p.zeroBase {
+		clear(have)
+	} else if err := d.base.read(have, p.off); err != nil {
+		return err
 	}
 	runs := differingRuns(got, have, p.off)
-	select {
-	case <-p.before:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := d.place(ctx, p.piece, runs); err != nil {
+		return err
 	}
-	if d.reserver != nil {
-		for _, r := range runs {
-			if err := d.reserver.Reserve(p.off+r.start, r.end-r.start); err != nil {
-				return &OpError{"writing", p.off + r.start, err}
-			}
-		}
-	}
-	close(p.placed)
 	for _, r := range runs {
 		if b := got[r.start:r.end]; isZero(b) {
 			if err := d.zero(p.off+r.start, int64(len(b))); err != nil {

@@ -19,6 +19,30 @@ type zeroRun struct {
 	fileOff int64
 }
 
+// runCursor goes along the zero runs of a disk.
+type runCursor struct {
+	zeroRun // the one it is at
+	next    func() (zeroRun, error, bool)
+	stop    func() // ends the use of the cursor
+}
+
+func newRunCursor(d disk.Disk, want func(disk.Extent) bool) *runCursor {
+	next, stop := iter.Pull2(zeroRuns(d, want))
+	return &runCursor{next: next, stop: stop}
+}
+
+// seek goes on to the run that off is in.
+func (c *runCursor) seek(off int64) error {
+	for c.end <= off {
+		run, err, _ := c.next()
+		if err != nil {
+			return err
+		}
+		c.zeroRun = run
+	}
+	return nil
+}
+
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
 // its end zeros without end. It also looks for holes of the file under extents
 // of data: a block of an image may be allocated and still be mostly hole. Parts

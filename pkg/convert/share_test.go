@@ -218,21 +218,27 @@ func TestShareFallback(t *testing.T) {
 // copyRangeFails reports whether the system cannot copy from file to file.
 func copyRangeFails(t *testing.T) bool {
 	t.Helper()
+	a, b := filePair(t, make([]byte, 4096))
+	return copyRange(b, 0, a, 0, 4096) != 4096
+}
+
+// filePair is a file with these contents, to be read, and an empty one.
+func filePair(t *testing.T, contents []byte) (a, b *os.File) {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 4096), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "a"), contents, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	a, err := os.Open(filepath.Join(dir, "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close()
-	b, err := os.Create(filepath.Join(dir, "b"))
-	if err != nil {
+	t.Cleanup(func() { a.Close() })
+	if b, err = os.Create(filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
-	return copyRange(b, 0, a, 0, 4096) != 4096
+	t.Cleanup(func() { b.Close() })
+	return a, b
 }
 
 // TestShareSalvage: a source of which parts may not be readable is read, although
@@ -264,20 +270,7 @@ func TestCopyRangeShort(t *testing.T) {
 	if copyRangeFails(t) {
 		t.Skip("the system does not copy from file to file")
 	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte("x"), 10000), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	a, err := os.Open(filepath.Join(dir, "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	b, err := os.Create(filepath.Join(dir, "b"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	a, b := filePair(t, bytes.Repeat([]byte("x"), 10000))
 	if n := copyRange(b, 4096, a, 8192, 4096); n != 10000-8192 {
 		t.Errorf("%d bytes, want %d", n, 10000-8192)
 	}

@@ -321,6 +321,16 @@ type layout struct {
 // metadata is all that is not a block.
 func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }
 
+// regionOver returns the first of the regions that has bytes in [start, end), or nil.
+func regionOver(regions []region, start, end int64) *region {
+	for i := range regions {
+		if r := &regions[i]; start < r.end && end > r.start {
+			return r
+		}
+	}
+	return nil
+}
+
 // stored is what a block takes in the file.
 func (l *layout) stored() int64 { return l.bitmapSize + l.blockSize }
 
@@ -341,13 +351,10 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 		used++
 		start := int64(e) * SectorSize
 		end := start + stored
-		for _, r := range regions {
-			if start < r.end && end > r.start {
-				if !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
-					fmt.Sprintf("a block that ends before byte %d or starts at byte %d or later", r.start, r.end)) {
-					return
-				}
-				break
+		if r := regionOver(regions, start, end); r != nil {
+			if !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
+				fmt.Sprintf("a block that ends before byte %d or starts at byte %d or later", r.start, r.end)) {
+				return
 			}
 		}
 		if end > l.limit {

@@ -72,10 +72,8 @@ func (m *batmap) place(l *layout, t bat) (outside bool, over string) {
 		return true, "no place in the file"
 	}
 	start, end := int64(m.offset), int64(m.offset)+length
-	for _, r := range append([]region{{"batmap header", m.at, m.at + SectorSize}}, l.regions...) {
-		if start < r.end && end > r.start {
-			return false, "the " + r.name
-		}
+	if r := regionOver(append(m.ownRegions()[:1], l.regions...), start, end); r != nil {
+		return false, "the " + r.name
 	}
 	if block := t.over(l, start, end); block >= 0 {
 		return false, fmt.Sprintf("block %d", block)
@@ -136,7 +134,7 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (bits []byte, fs []Fi
 		return nil, fs, err
 	}
 	for i := range blocks {
-		if bits[i/8]&(0x80>>(i%8)) != 0 && t.load(i) == unused {
+		if hasBit(bits, i) && t.load(i) == unused {
 			fs = append(fs, m.odd("batmap-bit", Error, int64(m.offset)-m.at+i/8, fmt.Sprintf("bit of block %d", i), "set", "clear: the block has no place in the file"))
 		}
 	}
@@ -236,7 +234,7 @@ func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 		return nil, false, err
 	}
 	for i := range img.bat.len() {
-		if bits[i/8]&(0x80>>(i%8)) == 0 {
+		if !hasBit(bits, i) {
 			continue
 		}
 		whole := false
@@ -278,3 +276,6 @@ func (img *Image) SetMarker(marker byte) error {
 	img.batmap.marker = marker
 	return img.flush()
 }
+
+// encrypted reports whether XenServer has encrypted the contents.
+func (img *Image) encrypted() bool { return img.batmap != nil && img.batmap.encrypted }

@@ -3,6 +3,7 @@ package vhd
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 )
 
@@ -19,7 +20,7 @@ type sectorBitmap struct {
 // run returns where the run of equal bits that starts at sector s ends, at
 // most limit, and the bit.
 func bitmapRun(b []byte, s, limit int64) (end int64, set bool) {
-	set = b[s/8]&(0x80>>(s%8)) != 0
+	set = hasBit(b, s)
 	flip := byte(0)
 	if set {
 		flip = 0xff
@@ -35,6 +36,15 @@ func bitmapRun(b []byte, s, limit int64) (end int64, set bool) {
 		}
 	}
 	return limit, set
+}
+
+// hasBit reports whether bit s is set, most significant bit of each byte first.
+func hasBit(b []byte, s int64) bool { return b[s/8]&(0x80>>(s%8)) != 0 }
+
+// allBits reports whether the first n bits are set.
+func allBits(b []byte, n int64) bool {
+	end, set := bitmapRun(b, 0, n)
+	return set && end == n
 }
 
 // setBits sets the bits of the sectors [s, end).
@@ -128,6 +138,19 @@ func (m *bitmaps) known(block int64) (*sectorBitmap, bool) {
 	return b, ok
 }
 
+// takeDirty returns what a bitmap that has changed says, to be written to the file, or
+// nil if nothing is to be: all sectors of the block are there.
+func (m *bitmaps) takeDirty(block int64) []byte {
+	b, ok := m.known(block)
+	if !ok || b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dirty = false
+	return slices.Clone(b.bits)
+}
+
 // add notes a bitmap that was read from the file, unless another goroutine
 // was first; it returns the one to use, nil for full.
 func (m *bitmaps) add(block int64, b *sectorBitmap) *sectorBitmap {
@@ -160,8 +183,7 @@ func (img *Image) bitmap(block int64, e uint32) (*sectorBitmap, error) {
 	if err := readFull(img.r, *raw, int64(e)*SectorSize); err != nil {
 		return nil, fmt.Errorf("sector bitmap of block %d: %w", block, err)
 	}
-	sectors := img.lay.blockSize / SectorSize
-	if end, set := bitmapRun(*raw, 0, sectors); set && end == sectors {
+	if allBits(*raw, img.lay.blockSize/SectorSize) {
 		img.bitmaps.setFull(block)
 		img.bitmaps.spare.Put(raw)
 		return nil, nil

@@ -115,7 +115,7 @@ func (img *Image) adopt(parent disk.Disk) error {
 		if id = p.footer.UniqueID; id == uuid.Nil {
 			return fmt.Errorf("%w: a parent whose unique id is zero", ErrUnsupported)
 		}
-		if p.batmap != nil && p.batmap.encrypted {
+		if p.encrypted() {
 			return errEncrypted
 		}
 		if depth := 1 + p.depth(); depth > MaxParents {
@@ -347,7 +347,7 @@ func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error)
 		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.Parents{None: true}, tolerateBAT: c.o.tolerateBAT,
 	}
 	img, err := NewImage(f, size, o)
-	if err == nil && img.batmap != nil && img.batmap.encrypted {
+	if err == nil && img.encrypted() {
 		err = errEncrypted
 	}
 	if err == nil && level.size > img.size && uint64(level.size) <= img.footer.CurrentSize {
@@ -391,6 +391,7 @@ func (c *chain) candidates(p *Parentage, dirs []string) []candidate {
 			list = append(list, candidate{path, refused})
 		}
 	}
+	dirs = append(dirs, c.o.Parents.Dirs...)
 	var texts []string
 	for _, code := range []string{"W2ru", "Wi2r", "W2ku", "Wi2k", "MacX"} {
 		for _, l := range p.Locators {
@@ -415,12 +416,12 @@ func (c *chain) candidates(p *Parentage, dirs []string) []candidate {
 		case filepath.IsAbs(path):
 			add(filepath.Clean(path), nil)
 		default:
-			for _, d := range append(dirs, c.o.Parents.Dirs...) {
+			for _, d := range dirs {
 				add(filepath.Join(d, path), nil)
 			}
 		}
 	}
-	for _, d := range append(dirs, c.o.Parents.Dirs...) {
+	for _, d := range dirs {
 		for _, name := range names {
 			add(filepath.Join(d, name), nil)
 		}
@@ -492,35 +493,30 @@ func (c *chain) open(path string) (*os.File, int64, error) {
 	}
 	// A symbolic link with an absolute path is not followed below a folder, but where
 	// it leads may be in one, too.
-	for _, path := range []string{abs, resolved(abs)} {
+	real := resolved(abs)
+	for _, path := range []string{abs, real} {
 		for _, root := range c.roots {
 			rel, err := filepath.Rel(root, path)
 			if err != nil || !filepath.IsLocal(rel) {
 				continue
 			}
 			f, size, err := openIn(root, rel)
-			if err == nil || path != abs || path == resolved(path) {
+			if err == nil || path == real {
 				return f, size, err
 			}
 		}
 	}
-	if _, err := os.Stat(abs); err != nil {
+	st, err := os.Stat(abs)
+	if err != nil {
 		return nil, 0, err
 	}
-	switch real := filepath.ToSlash(resolved(abs)); {
+	switch real := filepath.ToSlash(real); {
 	case !c.o.Parents.Trust:
 		return nil, 0, ErrParentRefused
 	case strings.HasPrefix(real, "//"):
 		return nil, 0, errNetworkPath
-	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"):
+	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
 		return nil, 0, errSpecialPath
-	}
-	st, err := os.Stat(abs)
-	if err == nil && !st.Mode().IsRegular() {
-		err = errSpecialPath
-	}
-	if err != nil {
-		return nil, 0, err
 	}
 	return disk.OpenFile(abs, false)
 }

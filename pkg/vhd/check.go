@@ -137,7 +137,7 @@ func (c *checker) checkFooters(fs *footers) *footerCopy {
 	if t := footer.Timestamp.Time(); t.After(c.o.Now.Add(time.Minute)) {
 		c.add(Finding{
 			ID: "timestamp", Severity: Warning, Offset: footer.off + 24, Field: "footer: time stamp",
-			Got: t.Format(timeForm), Want: "a time that has passed",
+			Got: t.Format(time.RFC3339), Want: "a time that has passed",
 		})
 	}
 	if footer.Type == Fixed || footer == &fs.leading {
@@ -270,8 +270,7 @@ func (c *checker) checkBlocks(typ DiskType, t bat, lay *layout, m *batmap, whole
 		if err := readFull(c.r, bits, start); err != nil {
 			return fmt.Errorf("sector bitmap of block %d: %w", i, err)
 		}
-		sectors := lay.blockSize / SectorSize
-		if end, set := bitmapRun(bits, 0, sectors); whole != nil && whole[i/8]&(0x80>>(i%8)) != 0 && !(set && end == sectors) {
+		if whole != nil && hasBit(whole, i) && !allBits(bits, lay.blockSize/SectorSize) {
 			c.add(m.odd("batmap-bitmap", Warning, int64(m.offset)-m.at+int64(i/8), fmt.Sprintf("bit of block %d", i), "set", "clear: not all sectors of the block are written"))
 		}
 		if typ == Differencing {

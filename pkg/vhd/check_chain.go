@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -80,12 +81,11 @@ func missingParent(img *Image, child string, err error) Finding {
 func (c *checker) checkLink(img *Image, child string) {
 	name := img.parentFile
 	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
-		changed, err := TimestampOf(NearestTime(st.ModTime()))
-		if err == nil && changed != img.header.ParentTimestamp {
+		if changed := NearestTimestamp(st.ModTime()); changed != img.header.ParentTimestamp {
 			c.add(Finding{
 				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
-				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(timeForm),
-				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(timeForm), name),
+				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(time.RFC3339),
+				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), name),
 			})
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -500,14 +499,10 @@ func (img *Image) writeNewBitmaps() error {
 	a.partial = nil
 	a.mu.Unlock()
 	for i, block := range blocks {
-		bm, ok := img.bitmaps.known(block)
-		if !ok || bm == nil {
+		bits := img.bitmaps.takeDirty(block)
+		if bits == nil {
 			continue
 		}
-		bm.mu.Lock()
-		bm.dirty = false
-		bits := slices.Clone(bm.bits)
-		bm.mu.Unlock()
 		if err := img.writeBitmap(block, bits); err != nil {
 			a.mu.Lock()
 			a.partial = append(a.partial, blocks[i:]...)

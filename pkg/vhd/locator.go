@@ -216,10 +216,8 @@ func (l *locator) over(lay *layout, t bat, all map[int]locator, i int) string {
 	if l.offset > math.MaxInt64-maxLocatorText || start == end {
 		return ""
 	}
-	for _, r := range slices.Concat(lay.regions, lay.batmap) {
-		if start < r.end && end > r.start {
-			return "the " + r.name
-		}
+	if r := regionOver(slices.Concat(lay.regions, lay.batmap), start, end); r != nil {
+		return "the " + r.name
 	}
 	if end > lay.limit {
 		return "the footer"

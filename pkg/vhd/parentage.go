@@ -71,9 +71,7 @@ func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, e
 		return p, err
 	}
 	if s != SpellWindows {
-		if p.Time, err = TimestampOf(NearestTime(st.ModTime())); err != nil {
-			return p, err
-		}
+		p.Time = NearestTimestamp(st.ModTime())
 	}
 	abs, err := filepath.Abs(name)
 	if err != nil {

@@ -110,7 +110,7 @@ func (img *Image) takeInherited() error {
 			if err := img.readInherited(b, off); err != nil {
 				return err
 			}
-			if len(bytes.TrimLeft(b, "\x00")) > 0 {
+			if !allZero(b) {
 				if _, err := img.WriteAt(b, off); err != nil {
 					return err
 				}

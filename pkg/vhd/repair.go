@@ -444,12 +444,7 @@ func (r *repairer) separate(img *Image) error {
 
 // overMetadata reports whether a block at that place would stand over metadata.
 func (img *Image) overMetadata(start int64) bool {
-	for _, x := range slices.Concat(img.lay.regions, img.lay.batmap) {
-		if start < x.end && start+img.lay.stored() > x.start {
-			return true
-		}
-	}
-	return false
+	return regionOver(slices.Concat(img.lay.regions, img.lay.batmap), start, start+img.lay.stored()) != nil
 }
 
 // movePlace returns the next place for a block, with the footer written behind

@@ -48,6 +48,9 @@ func (img *Image) Resize(size int64) error {
 	return err
 }
 
+// allZero reports whether all bytes are zero.
+func allZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
+
 // fitsParent checks that a differencing image can have that size: no less than its
 // parent, and what it gains must not be the parent's.
 func (img *Image) fitsParent(size int64) error {
@@ -64,7 +67,7 @@ func (img *Image) fitsParent(size int64) error {
 		if err := img.readInherited(buf, off); err != nil {
 			return err
 		}
-		if len(bytes.TrimLeft(buf, "\x00")) > 0 {
+		if !allZero(buf) {
 			return fmt.Errorf("%w: making a disk larger over what its parent has behind it", ErrUnsupported)
 		}
 	}

@@ -8,9 +8,6 @@ import (
 // epoch is 2000-01-01T00:00:00Z, the zero of the format's time stamps.
 const epoch = 946684800
 
-// timeForm is how findings tell times.
-const timeForm = time.RFC3339
-
 // Timestamp is a time in seconds since 2000-01-01 UTC, good until 2136.
 type Timestamp uint32
 
@@ -22,6 +19,9 @@ func TimestampOf(t time.Time) (Timestamp, error) {
 	}
 	return Timestamp(s), nil
 }
+
+// NearestTimestamp is the time stamp that is nearest to a time.
+func NearestTimestamp(t time.Time) Timestamp { return Timestamp(NearestTime(t).Unix() - epoch) }
 
 // NearestTime returns the time that is nearest to t of those that the format can
 // hold.

@@ -306,10 +306,7 @@ func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64
 	first, end := in/SectorSize, (in+int64(len(p))+SectorSize-1)/SectorSize
 	// Sectors that are in the file are not read and written back: once all of the
 	// block is there, others write beside this without the lock.
-	missing := func(s int64) bool {
-		_, set := bitmapRun(bm.bits, s, s+1)
-		return !set
-	}
+	missing := func(s int64) bool { return !hasBit(bm.bits, s) }
 	stop := in + int64(len(p))
 	from, to := in, stop
 	if in%SectorSize != 0 && missing(first) {
@@ -495,14 +492,9 @@ func (img *Image) commit() error {
 	}
 	bits := make(map[int64][]byte, len(partial))
 	for _, block := range partial {
-		bm, ok := img.bitmaps.known(block)
-		if !ok || bm == nil {
-			continue
+		if b := img.bitmaps.takeDirty(block); b != nil {
+			bits[block] = b
 		}
-		bm.mu.Lock()
-		bits[block] = slices.Clone(bm.bits)
-		bm.dirty = false
-		bm.mu.Unlock()
 	}
 	if err := img.flush(); err != nil {
 		return putBack(err)
@@ -530,8 +522,7 @@ func (img *Image) writeBitmap(block int64, bits []byte) error {
 	if _, err := img.f.WriteAt(bits, int64(img.bat.load(block))*SectorSize); err != nil {
 		return fmt.Errorf("sector bitmap of block %d: %w", block, err)
 	}
-	sectors := img.lay.blockSize / SectorSize
-	if end, set := bitmapRun(bits, 0, sectors); set && end == sectors {
+	if allBits(bits, img.lay.blockSize/SectorSize) {
 		img.bitmaps.setFull(block)
 	}
 	return nil
