@@ -427,6 +427,8 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 // ReadsZero implements [disk.Zeroed]: the image is new, and nothing was written
 // to it yet.
 func (img *Image) ReadsZero() bool {
+	img.syncing.Lock() // while it is held, wrote says nothing
+	defer img.syncing.Unlock()
 	img.alloc.mu.Lock()
 	defer img.alloc.mu.Unlock()
 	return img.alloc.fresh && !img.differencing() && !img.wrote.Load()
@@ -486,7 +488,6 @@ func (img *Image) complete(flush bool) error {
 	}
 	img.footerAt = a.footerAt()
 	a.fresh, a.length = false, a.end+footerSize
-	img.wrote.Store(!flush)
 	return nil
 }
 

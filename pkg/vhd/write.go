@@ -447,11 +447,14 @@ func (img *Image) Sync() error {
 	}
 	img.syncing.Lock()
 	defer img.syncing.Unlock()
-	if img.alloc.fresh {
-		return img.complete(true)
-	}
+	// Before anything is looked at: what is written from here on may come too late.
 	img.wrote.Store(false)
-	err := img.commit()
+	var err error
+	if img.alloc.fresh {
+		err = img.complete(true)
+	} else {
+		err = img.commit()
+	}
 	if err != nil {
 		img.wrote.Store(true)
 	}
