@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ type cli struct {
 
 // execute runs a command line and returns the exit status.
 func (c *cli) execute(ctx context.Context, args []string) int {
-	root := c.newRootCmd()
+	root := c.newRootCmd(neededCommands(args))
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if out, ok := c.stdout.(*standardOutput); ok && err == nil {
@@ -56,8 +57,40 @@ var onlyReads = map[string]string{onlyReadsKey: "yes"}
 
 const onlyReadsKey = "only-reads"
 
-// newRootCmd returns the command with all subcommands.
-func (c *cli) newRootCmd() *cobra.Command {
+// commands makes the subcommands, by their names.
+var commands = map[string]func(*cli) *cobra.Command{
+	"check":   (*cli).newCheckCmd,
+	"commit":  (*cli).newCommitCmd,
+	"compare": (*cli).newCompareCmd,
+	"convert": (*cli).newConvertCmd,
+	"create":  (*cli).newCreateCmd,
+	"dd":      (*cli).newDDCmd,
+	"info":    (*cli).newInfoCmd,
+	"map":     (*cli).newMapCmd,
+	"measure": (*cli).newMeasureCmd,
+	"rebase":  (*cli).newRebaseCmd,
+	"resize":  (*cli).newResizeCmd,
+	"set":     (*cli).newSetCmd,
+}
+
+// neededCommands are the subcommands that a command line may use. Making all of
+// them would take a tenth of the time of a command that only prints something.
+func neededCommands(args []string) []string {
+	if len(args) > 0 {
+		if _, ok := commands[args[0]]; ok {
+			return args[:1]
+		}
+		if len(args) == 1 && (args[0] == "-V" || args[0] == "--version") {
+			return nil
+		}
+	}
+	return allCommands()
+}
+
+func allCommands() []string { return slices.Sorted(maps.Keys(commands)) }
+
+// newRootCmd returns the command with these subcommands.
+func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	var version bool
 	root := &cobra.Command{
 		Use:   c.name + " COMMAND",
@@ -84,28 +117,17 @@ func (c *cli) newRootCmd() *cobra.Command {
 			}
 			return usagef("Command not found: %s", args[0])
 		},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		// The commands "help" and "completion" come with the others.
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: len(subcommands) < len(commands)},
 	}
 	root.Flags().BoolVarP(&version, "version", "V", false, "print the version and exit")
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(
-		c.newCheckCmd(),
-		c.newCommitCmd(),
-		c.newCompareCmd(),
-		c.newConvertCmd(),
-		c.newCreateCmd(),
-		c.newDDCmd(),
-		c.newInfoCmd(),
-		c.newMapCmd(),
-		c.newMeasureCmd(),
-		c.newRebaseCmd(),
-		c.newResizeCmd(),
-		c.newSetCmd(),
-	)
-	for _, cmd := range root.Commands() {
+	for _, name := range subcommands {
+		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
+		root.AddCommand(cmd)
 	}
 	return root
 }

@@ -18,7 +18,7 @@ var updateMan = flag.Bool("update-man", false, "write the man pages instead of c
 func TestManPages(t *testing.T) {
 	const kept = "../../docs/man"
 	c := newCLI("vhdtool")
-	root := c.newRootCmd()
+	root := c.newRootCmd(allCommands())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd("convert")
 	root.DisableAutoGenTag = true

@@ -231,11 +231,18 @@ type batDecoder struct {
 // decode reads the entries of a piece; those that b is too short for are unused.
 func (d *batDecoder) decode(b []byte) *batPiece {
 	used := uint64(0)
-	for i := 0; i < len(b); i += 4 {
-		if i+8 <= len(b) && binary.NativeEndian.Uint64(b[i:]) == math.MaxUint64 {
-			i += 4 // two at a time: most are unused
-		} else if binary.BigEndian.Uint32(b[i:]) != unused {
-			used |= 1 << (i / 4)
+	for i := 0; i < len(b); {
+		if i+32 <= len(b) { // eight at a time: most are unused
+			if g := b[i : i+32]; binary.NativeEndian.Uint64(g)&binary.NativeEndian.Uint64(g[8:])&
+				binary.NativeEndian.Uint64(g[16:])&binary.NativeEndian.Uint64(g[24:]) == math.MaxUint64 {
+				i += 32
+				continue
+			}
+		}
+		for end := min(i+32, len(b)); i < end; i += 4 {
+			if binary.BigEndian.Uint32(b[i:]) != unused {
+				used |= 1 << (i / 4)
+			}
 		}
 	}
 	n := bits.OnesCount64(used)
@@ -345,14 +352,18 @@ func (t bat) validate(l *layout, found func(Finding) bool) {
 			Field: fmt.Sprintf("BAT entry %d", block), Got: got, Want: want,
 		})
 	}
-	used := int64(0)
+	used, regionsEnd := int64(0), int64(0)
 	regions := slices.Concat(l.regions, l.batmap)
+	for _, r := range regions {
+		regionsEnd = max(regionsEnd, r.end)
+	}
 	for i, e := range t.used() {
 		used++
 		start := int64(e) * SectorSize
 		end := start + stored
-		if r := regionOver(regions, start, end); r != nil {
-			if !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
+		if start < regionsEnd {
+			r := regionOver(regions, start, end)
+			if r != nil && !bad("bat-over-metadata", i, fmt.Sprintf("sector %d, a block over the %s", e, r.name),
 				fmt.Sprintf("a block that ends before byte %d or starts at byte %d or later", r.start, r.end)) {
 				return
 			}
@@ -412,8 +423,10 @@ func (t bat) spans(l *layout) [][2]int64 {
 
 // overlaps reports pairs of entries (in the order of their places) whose blocks
 // share bytes. No two blocks that fit beside each other start in the same
-// slot of the stored size, so one pass over a table of slots finds the
-// neighbours; where that table would be larger than sorting needs, it sorts.
+// slot of the stored size, and those in neighbouring slots are as far apart as
+// where they start in them: one pass over a table of slots tells whether any
+// overlap. Which ones, and where that table would be larger than sorting needs,
+// is found by sorting.
 func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 	storedSectors := l.stored() / SectorSize
 	slots := l.limit/l.stored() + 1
@@ -424,29 +437,25 @@ func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 		t.overlapsSorted(storedSectors, used, pair)
 		return
 	}
-	at := make([]uint32, slots) // entry + 1 of the block that starts in the slot
-	for i, e := range t.used() {
-		slot := int64(e) / storedSectors
+	at := make([]uint32, slots) // where in the slot a block starts, + 1
+	for _, e := range t.used() {
+		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
 		if slot >= slots {
 			continue // behind the limit, and said so
 		}
-		if at[slot] != 0 {
-			// Two in one slot: overlaps exist, and sorting tells them all.
+		if at[slot] != 0 { // two in one slot
 			t.overlapsSorted(storedSectors, used, pair)
 			return
 		}
-		at[slot] = uint32(i) + 1
+		at[slot] = uint32(in) + 1
 	}
-	last := int64(-1)
+	last := uint32(0) // in the slot before
 	for _, v := range at {
-		if v == 0 {
-			continue
-		}
-		i := int64(v) - 1
-		if last >= 0 && int64(t.load(i))-int64(t.load(last)) < storedSectors && !pair(last, i) {
+		if v != 0 && v < last {
+			t.overlapsSorted(storedSectors, used, pair)
 			return
 		}
-		last = i
+		last = v
 	}
 }
 
