@@ -103,8 +103,8 @@ func (c *comparer) progress(n int64) {
 	c.o.Progress(c.done, c.total)
 }
 
-// plan sends what must be looked at, in order.
-func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
+// plan yields what must be looked at, in order.
+func (c *comparer) plan(yield func(comparePiece, error) bool) {
 	var sides [2]*runCursor
 	for i, d := range c.disks {
 		sides[i] = newRunCursor(d, nil)
@@ -113,7 +113,8 @@ func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
 	for off := int64(0); off < c.total; {
 		for i, s := range sides {
 			if err := s.seek(off); err != nil {
-				return &SideError{i, OpError{"mapping", off, err}}
+				yield(comparePiece{}, &SideError{i, OpError{"mapping", off, err}})
+				return
 			}
 		}
 		end := min(sides[0].end, sides[1].end, c.total)
@@ -123,26 +124,20 @@ func (c *comparer) plan(ctx context.Context, pieces chan<- comparePiece) error {
 			continue
 		}
 		end = min(end, off+compareChunk-off%compareChunk)
-		if c.settled(off) {
-			return nil
-		}
-		select {
-		case pieces <- comparePiece{off, end - off, [2]bool{sides[0].zero, sides[1].zero}}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if c.settled(off) || !yield(comparePiece{off, end - off, [2]bool{sides[0].zero, sides[1].zero}}, nil) {
+			return
 		}
 		off = end
 	}
-	return nil
 }
 
-func (c *comparer) work(ctx context.Context, pieces <-chan comparePiece) error {
+func (c *comparer) work(_ context.Context, pieces iter.Seq2[comparePiece, error]) error {
 	var bufs [2][]byte
 	for i := range bufs {
 		bufs[i] = make([]byte, compareChunk)
 	}
-	for p := range pieces {
-		if err := ctx.Err(); err != nil {
+	for p, err := range pieces {
+		if err != nil {
 			return err
 		}
 		var got [2][]byte

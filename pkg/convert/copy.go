@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
-	"runtime"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -28,9 +26,6 @@ const DefaultSparseSize = 4096
 
 // chunk is the size of one request. Chunks are aligned to their size.
 const chunk = 1 << 20
-
-// maxWorkers bounds the memory that many processors would take.
-const maxWorkers = 16
 
 // Options say how to copy. The zero value is right for a new target.
 type Options struct {
@@ -88,7 +83,7 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	if dst.Size() < src.Size() {
 		return nil, fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
 	}
-	c := copier{dst: dst, src: src, o: *o, step: o.SparseSize}
+	c := copier{dst: dst, src: src, o: *o, order: newQueue(), step: o.SparseSize}
 	if c.step <= 0 {
 		c.step = DefaultSparseSize
 	}
@@ -101,24 +96,6 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	return &c, nil
 }
 
-// inParallel has one goroutine plan pieces of work, and so many others do it;
-// 0 means as many as there are processors.
-func inParallel[P any](ctx context.Context, workers int, plan func(context.Context, chan<- P) error, work func(context.Context, <-chan P) error) error {
-	if workers <= 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	pieces := make(chan P)
-	group.Go(func() error {
-		defer close(pieces)
-		return plan(ctx, pieces)
-	})
-	for range workers {
-		group.Go(func() error { return work(ctx, pieces) })
-	}
-	return group.Wait()
-}
-
 // piece is a part of the source that one worker deals with: within one chunk
 // if it is data to be read, of any length if it is zeros to be made.
 type piece struct {
@@ -129,32 +106,15 @@ type piece struct {
 	file    *os.File // in which the data stands, at fileOff; may be nil
 	fileOff int64
 
-	// before is closed when all pieces before this one have their places in the
-	// target; placed is for this piece to close.
-	before <-chan struct{}
-	placed chan struct{}
-}
-
-// turns puts pieces one behind the other.
-type turns struct{ last <-chan struct{} }
-
-func newTurns() *turns {
-	begun := make(chan struct{})
-	close(begun)
-	return &turns{begun}
-}
-
-// next puts a piece behind those before.
-func (t *turns) next(p *piece) {
-	p.before, p.placed = t.last, make(chan struct{})
-	t.last = p.placed
+	number int64 // in the order of the source
 }
 
 type copier struct {
 	dst      Target
 	src      disk.Disk
 	o        Options
-	reserver disk.Reserver
+	reserver disk.Reserver // nil: order makes no difference
+	order    *queue
 	sharer   sharer
 	step     int64
 
@@ -162,19 +122,15 @@ type copier struct {
 	done int64
 }
 
-// plan sends the pieces in order.
-func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
-	order := newTurns()
-	send := func(p piece) error {
-		order.next(&p)
-		select {
-		case pieces <- p:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// plan yields the pieces in order.
+func (c *copier) plan(yield func(piece, error) bool) {
+	number := int64(0)
+	send := func(p piece) bool {
+		p.number = number
+		number++
+		return yield(p, nil)
 	}
-	data := func(off, n int64, file *os.File, fileOff int64) error {
+	data := func(off, n int64, file *os.File, fileOff int64) bool {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
 			limit := int64(chunk)
@@ -188,27 +144,28 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 				}
 			}
 			p.n = min(n, limit-off%limit)
-			if err := send(p); err != nil {
-				return err
+			if !send(p) {
+				return false
 			}
 			off, n, fileOff = off+p.n, n-p.n, fileOff+p.n
 		}
-		return nil
+		return true
 	}
-	zeros := func(off, n int64) error {
+	zeros := func(off, n int64) bool {
 		switch {
 		case c.o.Allocate:
 			return data(off, n, nil, 0) // read as zeros, and written
 		case c.o.TargetIsZero:
 			c.progress(n)
-			return ctx.Err()
+			return true
 		}
 		return send(piece{off: off, n: n, zero: true})
 	}
-	off := int64(0)
+	off, more := int64(0), true
 	for r, err := range zeroRuns(c.src, c.o.Only) {
 		if err != nil {
-			return &OpError{"reading", off, err}
+			yield(piece{}, &OpError{"reading", off, err})
+			return
 		}
 		n := min(r.end, c.src.Size()) - off
 		if n == 0 {
@@ -218,25 +175,24 @@ func (c *copier) plan(ctx context.Context, pieces chan<- piece) error {
 		case r.skip:
 			c.progress(n)
 		case r.zero:
-			err = zeros(off, n)
+			more = zeros(off, n)
 		default:
-			err = data(off, n, r.file, r.fileOff)
+			more = data(off, n, r.file, r.fileOff)
 		}
-		if err != nil {
-			return err
+		if !more {
+			return
 		}
 		off += n
 	}
-	return nil
 }
 
-func (c *copier) work(ctx context.Context, pieces <-chan piece) error {
+func (c *copier) work(ctx context.Context, pieces iter.Seq2[piece, error]) error {
 	buf := make([]byte, chunk)
-	for p := range pieces {
-		if err := ctx.Err(); err != nil {
-			return err
+	for p, err := range pieces {
+		if err == nil {
+			err = c.copyPiece(ctx, p, buf[:min(p.n, chunk)])
 		}
-		if err := c.copyPiece(ctx, p, buf[:min(p.n, chunk)]); err != nil {
+		if err != nil {
 			return err
 		}
 		c.progress(p.n)
@@ -278,19 +234,20 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 
 // place gives runs of a piece their places in the target, when it is the piece's turn.
 func (c *copier) place(ctx context.Context, p piece, runs []run) error {
-	select {
-	case <-p.before:
-	case <-ctx.Done():
-		return ctx.Err()
+	if c.reserver == nil {
+		return nil
 	}
-	if c.reserver != nil {
-		for _, r := range runs {
-			if err := c.reserver.Reserve(p.off+r.start, r.end-r.start); err != nil {
-				return &OpError{"writing", p.off + r.start, err}
-			}
+	if len(runs) > 0 {
+		if err := c.order.wait(ctx, p.number); err != nil {
+			return err
 		}
 	}
-	close(p.placed)
+	for _, r := range runs {
+		if err := c.reserver.Reserve(p.off+r.start, r.end-r.start); err != nil {
+			return &OpError{"writing", p.off + r.start, err}
+		}
+	}
+	c.order.finish(p.number)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package convert
 import (
 	"bytes"
 	"context"
+	"iter"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -40,8 +41,8 @@ type differPiece struct {
 	zeroBase bool
 }
 
-// plan sends what must be looked at, in order.
-func (d *differ) plan(ctx context.Context, pieces chan<- differPiece) error {
+// plan yields what must be looked at, in order.
+func (d *differ) plan(yield func(differPiece, error) bool) {
 	src := newRunCursor(d.src, d.o.Only)
 	defer src.stop()
 	base := &runCursor{zeroRun: zeroRun{end: d.src.Size(), zero: true}}
@@ -49,11 +50,12 @@ func (d *differ) plan(ctx context.Context, pieces chan<- differPiece) error {
 		base = newRunCursor(d.base.src, nil)
 		defer base.stop()
 	}
-	order := newTurns()
+	number := int64(0)
 	for off, total := int64(0), d.src.Size(); off < total; {
 		for _, s := range []*runCursor{src, base} {
 			if err := s.seek(off); err != nil {
-				return &OpError{"mapping", off, err}
+				yield(differPiece{}, &OpError{"mapping", off, err})
+				return
 			}
 		}
 		end := min(src.end, base.end, total)
@@ -63,25 +65,21 @@ func (d *differ) plan(ctx context.Context, pieces chan<- differPiece) error {
 			continue
 		}
 		end = min(end, off+chunk-off%chunk)
-		p := differPiece{piece{off: off, n: end - off, zero: src.zero}, base.zero}
-		order.next(&p.piece)
-		select {
-		case pieces <- p:
-		case <-ctx.Done():
-			return ctx.Err()
+		if !yield(differPiece{piece{off: off, n: end - off, zero: src.zero, number: number}, base.zero}, nil) {
+			return
 		}
+		number++
 		off = end
 	}
-	return nil
 }
 
-func (d *differ) work(ctx context.Context, pieces <-chan differPiece) error {
+func (d *differ) work(ctx context.Context, pieces iter.Seq2[differPiece, error]) error {
 	got, have := make([]byte, chunk), make([]byte, chunk)
-	for p := range pieces {
-		if err := ctx.Err(); err != nil {
-			return err
+	for p, err := range pieces {
+		if err == nil {
+			err = d.copyDifference(ctx, p, got[:p.n], have[:p.n])
 		}
-		if err := d.copyDifference(ctx, p, got[:p.n], have[:p.n]); err != nil {
+		if err != nil {
 			return err
 		}
 		d.progress(p.n)
