@@ -131,6 +131,7 @@ func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, p
 		return errors.New("the parent cannot be written")
 	}
 	err := convert.Copy(ctx, target, img, &convert.Options{
+		Workers:  workers(0),
 		Only:     func(e disk.Extent) bool { return e.Depth < depth },
 		Progress: progress,
 	})

@@ -93,7 +93,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	}
 	progress := c.newProgress(o.progress, o.quiet, false, 2)
 	defer func() { progress.finish(err == nil) }()
-	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Progress: progress.update})
+	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Workers: workers(0), Progress: progress.update})
 	var side *convert.SideError
 	if errors.As(err, &side) && side.Op == "mapping" {
 		return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", o.args[side.Side], side.Off, side.Err)}

@@ -116,7 +116,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	co.SparseSize, co.Allocate = n, n == 0
 	if o.workers != "" {
 		m, err := sizearg.Parse(o.workers)
-		if err != nil || m < 1 || m > 16 {
+		if err != nil || m < 1 || m > maxWorkers {
 			return co, false, qemuErrorf("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
 		}
 		co.Workers = int(m)
@@ -241,6 +241,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)
 		}
 	}
+	v.copy.Workers = workers(v.copy.Workers)
 	toStdout := c.isPipe(target)
 	progress := c.newProgress(o.progress, o.quiet, toStdout, 1)
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)

@@ -147,6 +147,7 @@ func (r *rebase) run(ctx context.Context, img *vhd.Image, progress func(done, to
 		return fmt.Errorf("the new parent has %d bytes, more than the image, which has %d", r.parent.Size(), img.Size())
 	}
 	err := convert.CopyDifference(ctx, img, img, r.parent, &convert.Options{
+		Workers: workers(0),
 		// All that is not in the image itself: the parent's, and what is behind its end.
 		Only:     func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data },
 		Progress: progress,

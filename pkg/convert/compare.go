@@ -27,7 +27,7 @@ type SideError struct {
 }
 
 // compareChunk is the size of one request: two of them fit the second-level
-// cache of most processors.
+// cache of most processors. What is mapped is not copied into it.
 const compareChunk = 256 << 10
 
 // Compare finds the first sector in which two disks differ. The shorter disk
@@ -40,6 +40,7 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 		o = &CompareOptions{}
 	}
 	c := comparer{disks: [2]disk.Disk{a, b}, o: *o, total: max(a.Size(), b.Size()), first: -1}
+	defer c.mappings.close()
 	if err := inParallel(ctx, o.Workers, c.plan, c.work); err != nil {
 		return -1, err
 	}
@@ -49,16 +50,25 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 	return c.first, nil
 }
 
-// comparePiece is a part of both disks; a side that is zero there is not read.
+// comparePiece is a part of both disks.
 type comparePiece struct {
 	off, n int64
-	zero   [2]bool
+	sides  [2]compareSide
+}
+
+// compareSide is what is known of a piece in one of the disks. A side that is zero
+// is not read.
+type compareSide struct {
+	zero    bool
+	mapping *mapping // of the file in which it stands, at fileOff; may be nil
+	fileOff int64
 }
 
 type comparer struct {
-	disks [2]disk.Disk
-	o     CompareOptions
-	total int64
+	disks    [2]disk.Disk
+	o        CompareOptions
+	total    int64
+	mappings mappings
 
 	mu    sync.Mutex
 	first int64 // offset of the first difference found, or -1
@@ -123,8 +133,18 @@ func (c *comparer) plan(yield func(comparePiece, error) bool) {
 			off = end
 			continue
 		}
-		end = min(end, off+compareChunk-off%compareChunk)
-		if c.settled(off) || !yield(comparePiece{off, end - off, [2]bool{sides[0].zero, sides[1].zero}}, nil) {
+		p := comparePiece{off: off}
+		limit := int64(mapChunk)
+		for i, s := range sides {
+			x := compareSide{zero: s.zero, mapping: c.mappings.of(s.file), fileOff: s.fileOff + off - s.start}
+			if !x.zero && x.mapping == nil {
+				limit = compareChunk
+			}
+			p.sides[i] = x
+		}
+		end = min(end, off+limit-off%limit)
+		p.n = end - off
+		if c.settled(off) || !yield(p, nil) {
 			return
 		}
 		off = end
@@ -133,35 +153,69 @@ func (c *comparer) plan(yield func(comparePiece, error) bool) {
 
 func (c *comparer) work(_ context.Context, pieces iter.Seq2[comparePiece, error]) error {
 	var bufs [2][]byte
-	for i := range bufs {
-		bufs[i] = make([]byte, compareChunk)
-	}
 	for p, err := range pieces {
 		if err != nil {
 			return err
 		}
-		var got [2][]byte
-		for i, d := range c.disks {
-			if p.zero[i] {
-				continue
-			}
-			got[i] = bufs[i][:p.n]
-			// Both ends are within the disk's size, or the side would be zero.
-			if n, err := d.ReadAt(got[i], p.off); int64(n) < p.n {
-				if err == nil || errors.Is(err, io.EOF) {
-					err = io.ErrUnexpectedEOF
-				}
-				c.failed(&SideError{i, OpError{"reading", p.off + int64(n), err}}, p.off)
-				got = [2][]byte{}
-				break
-			}
+		at, ok := c.compareMapped(&p)
+		if !ok {
+			at = c.compareRead(&p, &bufs)
 		}
-		if at := firstDifference(got[0], got[1], p.off); at >= 0 {
+		if at >= 0 {
 			c.found((p.off + at) / disk.SectorSize * disk.SectorSize)
 		}
 		c.progress(p.n)
 	}
 	return nil
+}
+
+// compareMapped finds the first difference in a piece of which no side must be
+// read, and reports whether it could.
+func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
+	var got [2][]byte
+	for i := range p.sides {
+		side := &p.sides[i]
+		if side.zero {
+			continue
+		}
+		if side.mapping == nil {
+			return 0, false
+		}
+		v, ok := side.mapping.view(side.fileOff, p.n)
+		if !ok {
+			return 0, false
+		}
+		defer v.close()
+		got[i] = v.b
+	}
+	err := guarded(func() error {
+		at = firstDifference(got[0], got[1], p.off)
+		return nil
+	})
+	return at, err == nil
+}
+
+// compareRead reads a piece, and finds the first difference.
+func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
+	var got [2][]byte
+	for i, d := range c.disks {
+		if p.sides[i].zero {
+			continue
+		}
+		if int64(len(bufs[i])) < p.n {
+			bufs[i] = make([]byte, max(p.n, compareChunk))
+		}
+		got[i] = bufs[i][:p.n]
+		// Both ends are within the disk's size, or the side would be zero.
+		if n, err := d.ReadAt(got[i], p.off); int64(n) < p.n {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			c.failed(&SideError{i, OpError{"reading", p.off + int64(n), err}}, p.off)
+			return -1
+		}
+	}
+	return firstDifference(got[0], got[1], p.off)
 }
 
 // firstDifference returns the index of some byte of the first sector in which a

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -73,6 +74,12 @@ func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 	if err != nil {
 		return err
 	}
+	return c.run(ctx)
+}
+
+func (c *copier) run(ctx context.Context) error {
+	defer c.mappings.close()
+	defer c.room.finish()
 	return inParallel(ctx, c.o.Workers, c.plan, c.work)
 }
 
@@ -93,6 +100,9 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	}
 	c.reserver, _ = dst.(disk.Reserver)
 	c.sharer.placer, _ = dst.(disk.Placer)
+	if c.o.TargetIsZero {
+		c.room.placer = c.sharer.placer
+	}
 	return &c, nil
 }
 
@@ -102,6 +112,8 @@ type piece struct {
 	off, n int64
 	zero   bool
 	unread bool // data that need not be read if the target can share it
+
+	mapping *mapping // of the file, to look for zeros in; may be nil
 
 	file    *os.File // in which the data stands, at fileOff; may be nil
 	fileOff int64
@@ -116,7 +128,14 @@ type copier struct {
 	reserver disk.Reserver // nil: order makes no difference
 	order    *queue
 	sharer   sharer
+	room     room
+	mappings mappings
 	step     int64
+
+	// The last piece that was looked at was all zeros, and the next one may be.
+	// Zeros are found faster in memory that is mapped, but what must be written is
+	// better read than copied out of there.
+	zeros atomic.Bool
 
 	mu   sync.Mutex
 	done int64
@@ -141,6 +160,11 @@ func (c *copier) plan(yield func(piece, error) bool) {
 					p.unread = true
 				case untried:
 					p.unread = true
+				}
+			}
+			if c.zeros.Load() && !p.unread && !c.o.Allocate && c.o.Salvage == nil {
+				if p.mapping = c.mappings.of(file); p.mapping != nil {
+					limit = mapChunk
 				}
 			}
 			p.n = min(n, limit-off%limit)
@@ -190,7 +214,7 @@ func (c *copier) work(ctx context.Context, pieces iter.Seq2[piece, error]) error
 	buf := make([]byte, chunk)
 	for p, err := range pieces {
 		if err == nil {
-			err = c.copyPiece(ctx, p, buf[:min(p.n, chunk)])
+			err = c.copyPiece(ctx, p, buf)
 		}
 		if err != nil {
 			return err
@@ -206,7 +230,13 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 	case p.zero:
 	case p.unread:
 		runs = []run{{0, p.n}}
+	case c.findRuns(p, &runs):
+		p.unread = true
 	default:
+		if p.n > int64(len(buf)) {
+			buf = make([]byte, p.n)
+		}
+		buf = buf[:p.n]
 		if err := c.read(buf, p.off); err != nil {
 			return err
 		}
@@ -216,6 +246,7 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 			runs = dataRuns(buf, p.off, c.step)
 		}
 	}
+	c.zeros.Store(len(runs) == 0)
 	if err := c.place(ctx, p, runs); err != nil {
 		return err
 	}
@@ -230,6 +261,23 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		at = r.end
 	}
 	return c.zero(p.off+at, p.n-at)
+}
+
+// findRuns looks for the parts of a piece that are not zero in its file's mapping,
+// and reports whether it could.
+func (c *copier) findRuns(p piece, runs *[]run) bool {
+	if p.mapping == nil {
+		return false
+	}
+	v, ok := p.mapping.view(p.fileOff, p.n)
+	if !ok {
+		return false
+	}
+	defer v.close()
+	return guarded(func() error {
+		*runs = dataRuns(v.b, p.off, c.step)
+		return nil
+	}) == nil
 }
 
 // place gives runs of a piece their places in the target, when it is the piece's turn.
@@ -256,6 +304,7 @@ func (c *copier) place(ctx context.Context, p piece, runs []run) error {
 func (c *copier) put(p piece, r run, buf []byte) error {
 	for at := r.start; at < r.end; {
 		apart, shared := c.sharer.share(p.off+at, r.end-at, p.file, p.fileOff+at)
+		c.room.prepare(p.off+at, apart)
 		if err := c.write(p, run{at, at + apart}, buf); err != nil {
 			return err
 		}

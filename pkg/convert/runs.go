@@ -22,6 +22,7 @@ type zeroRun struct {
 // runCursor goes along the zero runs of a disk.
 type runCursor struct {
 	zeroRun // the one it is at
+	start   int64
 	next    func() (zeroRun, error, bool)
 	stop    func() // ends the use of the cursor
 }
@@ -38,7 +39,7 @@ func (c *runCursor) seek(off int64) error {
 		if err != nil {
 			return err
 		}
-		c.zeroRun = run
+		c.start, c.zeroRun = c.end, run
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func copyShared(t *testing.T, name, kind string, src disk.Disk, o Options, hide 
 	if before != nil {
 		c.sharer.found(file, *before)
 	}
-	if err := inParallel(context.Background(), o.Workers, c.plan, c.work); err != nil {
+	if err := c.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := dst.Close(); err != nil {

@@ -98,6 +98,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
 	a := &img.alloc
 	a.fresh, a.old, a.device = true, -1, disk.IsDevice(f)
+	a.bare = map[int64]bool{}
 	if !img.dynamic() {
 		a.end = img.size
 		a.length = img.size + footerSize
@@ -452,6 +453,9 @@ func (img *Image) complete(flush bool) error {
 		return nil
 	}
 	if img.dynamic() {
+		if err := a.writeBare(img); err != nil {
+			return err
+		}
 		img.placeBAT()
 	}
 	if !a.device {

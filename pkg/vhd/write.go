@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -48,6 +50,12 @@ type allocator struct {
 	tail   int64
 
 	lead []byte // what is written before a block, kept for the next one
+
+	// bare are the blocks of a new image whose bitmaps, all ones, are not in the
+	// file yet. Who writes a block from its start on writes the bitmap with it, and
+	// complete the others.
+	bare   map[int64]bool
+	isBare atomic.Int64 // how many there are
 
 	dirty   []int64 // blocks with a place since the last Sync
 	partial []int64 // blocks with a changed bitmap since the last Sync
@@ -131,25 +139,13 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if err != nil {
 		return unused, fmt.Errorf("block %d: %w", block, err)
 	}
-	// The gap is written with the bitmap: there may be an earlier footer in it,
-	// one that was never synced.
-	gap := pos - a.end
-	if a.fresh || a.device {
-		gap = 0
-	} else if a.old < 0 {
-		gap -= footerSize // the footer of the last Sync stays
-	}
-	if n := gap + img.lay.bitmapSize; int64(cap(a.lead)) < n {
-		a.lead = make([]byte, n)
-	} else {
-		a.lead = a.lead[:n]
-		clear(a.lead)
-	}
-	lead := a.lead
-	if !img.differencing() {
-		setBits(lead[gap:], 0, img.lay.blockSize/SectorSize)
-	}
-	if _, err := img.f.WriteAt(lead, pos-gap); err != nil {
+	if a.fresh && !a.device {
+		// What is not written in a new file is zero.
+		if !img.differencing() {
+			a.bare[block] = true
+			a.isBare.Add(1)
+		}
+	} else if err := a.writeLead(img, pos); err != nil {
 		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
 	}
 	if a.device {
@@ -170,6 +166,70 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	e := uint32(pos / SectorSize)
 	img.bat.store(block, e)
 	return e, nil
+}
+
+// writeLead writes the bitmap of a new block at pos, and with it the gap in front:
+// there may be an earlier footer in it, one that was never synced.
+func (a *allocator) writeLead(img *Image, pos int64) error {
+	gap := pos - a.end
+	if a.fresh || a.device {
+		gap = 0
+	} else if a.old < 0 {
+		gap -= footerSize // the footer of the last Sync stays
+	}
+	if n := gap + img.lay.bitmapSize; int64(cap(a.lead)) < n {
+		a.lead = make([]byte, n)
+	} else {
+		a.lead = a.lead[:n]
+		clear(a.lead)
+	}
+	if !img.differencing() {
+		setBits(a.lead[gap:], 0, img.lay.blockSize/SectorSize)
+	}
+	_, err := img.f.WriteAt(a.lead, pos-gap)
+	return err
+}
+
+// hasBare reports whether a block is bare.
+func (a *allocator) hasBare(block int64) bool {
+	if a.isBare.Load() == 0 {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.bare[block]
+}
+
+// covered notes that the bitmap of a block is in the file.
+func (a *allocator) covered(block int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bare[block] {
+		delete(a.bare, block)
+		a.isBare.Add(-1)
+	}
+}
+
+// writeBare writes the bitmaps of blocks that have been left without, for a caller
+// who has locked the allocator.
+func (a *allocator) writeBare(img *Image) error {
+	for _, block := range slices.Sorted(maps.Keys(a.bare)) {
+		if e := img.bat.load(block); e != unused {
+			if _, err := img.f.WriteAt(img.fullBitmap(), int64(e)*SectorSize); err != nil {
+				return fmt.Errorf("sector bitmap of block %d: %w", block, err)
+			}
+		}
+		delete(a.bare, block)
+		a.isBare.Add(-1)
+	}
+	return nil
+}
+
+// fullBitmap is the sector bitmap of a block that is all in the file.
+func (img *Image) fullBitmap() []byte {
+	b := make([]byte, img.lay.bitmapSize)
+	setBits(b, 0, img.lay.blockSize/SectorSize)
+	return b
 }
 
 // grow makes the file of a new image long enough, in large steps.
@@ -284,8 +344,30 @@ func (img *Image) writeBlock(p []byte, block, in int64) error {
 	if bm != nil {
 		return img.writePartial(bm, p, data, block, in)
 	}
+	if in == 0 && img.alloc.hasBare(block) {
+		if err := writeTogether(img.f, img.fullBitmap(), p, data-img.lay.bitmapSize); err != nil {
+			return err
+		}
+		img.alloc.covered(block)
+		return nil
+	}
 	_, err = img.f.WriteAt(p, data+in)
 	return err
+}
+
+// writeBoth writes a and b, one behind the other, at off.
+func writeBoth(f disk.File, a, b []byte, off int64) error {
+	if len(a) > 0 {
+		if _, err := f.WriteAt(a, off); err != nil {
+			return err
+		}
+	}
+	if len(b) > 0 {
+		if _, err := f.WriteAt(b, off+int64(len(a))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writePartial writes into a block of which not all sectors are in the file.

@@ -1,0 +1,78 @@
+package convert
+
+import (
+	"os"
+	"sync"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// zoneSize is how much room is taken at a time.
+const zoneSize = 16 << 20
+
+// room takes room in a new target's file ahead of what is written, where that makes
+// writing faster: in zones behind those that got full. What stays unused of it is
+// given back.
+type room struct {
+	placer disk.Placer // nil: no place is known
+	f      *os.File    // the target's file; nil if it is not known, or not to be used
+
+	mu    sync.Mutex
+	tried bool // to find out the file
+	zones map[int64]*zone
+}
+
+// zone is a part of the file, from its index * zoneSize on.
+type zone struct {
+	taken   int64 // how much of it, from its start on, there was room taken for
+	written int64 // bytes, anywhere in it
+}
+
+// prepare is called before n bytes of the target are written at off.
+func (r *room) prepare(off, n int64) {
+	if r.placer == nil || n < zoneSize/64 {
+		return
+	}
+	f, fileOff, m := r.placer.Place(off, n)
+	if m < n { // the rest goes into the next block
+		n = m
+	}
+	if f == nil || n <= 0 {
+		return
+	}
+	r.mu.Lock()
+	if !r.tried {
+		r.tried = true
+		if takesRoom(f) {
+			r.f, r.zones = f, map[int64]*zone{}
+		}
+	}
+	if r.f == nil {
+		r.mu.Unlock()
+		return
+	}
+	for end := fileOff + n; fileOff < end; {
+		index := fileOff / zoneSize
+		z := r.zones[index]
+		if z == nil {
+			z = &zone{}
+			r.zones[index] = z
+			if before := r.zones[index-1]; before != nil && before.written >= zoneSize*3/4 {
+				z.taken = takeRoom(r.f, index*zoneSize, zoneSize)
+			}
+		}
+		k := min(end, (index+1)*zoneSize) - fileOff
+		z.written += k
+		fileOff += k
+	}
+	r.mu.Unlock()
+}
+
+// finish gives back what was not used.
+func (r *room) finish() {
+	for index, z := range r.zones {
+		if z.taken > 0 && zoneSize-z.written >= zoneSize/256 {
+			giveBack(r.f, index*zoneSize, z.taken)
+		}
+	}
+}
