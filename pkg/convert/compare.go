@@ -26,9 +26,9 @@ type SideError struct {
 	OpError
 }
 
-// compareChunk is the size of one request: two of them fit the second-level
-// cache of most processors. What is mapped is not copied into it.
-const compareChunk = 256 << 10
+// compareChunk is the size of one request where a side is read: two of them fit the
+// second-level cache of most processors.
+const compareChunk = 512 << 10
 
 // Compare finds the first sector in which two disks differ. The shorter disk
 // counts as followed by zeros. It returns the sector's offset in bytes, or -1

@@ -505,8 +505,8 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// TestFileHoles copies a file: a hole of the file is not read, although the
-// disk over it calls it data.
+// TestFileHoles copies a disk in blocks: a hole of the file is not read, although
+// the disk over it calls it data.
 func TestFileHoles(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {
@@ -536,7 +536,7 @@ func TestFileHoles(t *testing.T) {
 	}
 }
 
-// overFile is a disk that stands in a file from start on.
+// overFile is a disk of one block that stands in a file from start on.
 type overFile struct {
 	*os.File
 	start, size int64
@@ -544,6 +544,8 @@ type overFile struct {
 }
 
 func (d *overFile) Size() int64 { return d.size }
+
+func (d *overFile) BlockSize() int64 { return 64 * mib }
 
 func (d *overFile) ReadAt(p []byte, off int64) (int, error) {
 	d.read.Add(int64(len(p)))

@@ -45,12 +45,15 @@ func (c *runCursor) seek(off int64) error {
 }
 
 // zeroRuns yields a disk in parts that are known to be zero, or not, and behind
-// its end zeros without end. It also looks for holes of the file under extents
-// of data: a block of an image may be allocated and still be mostly hole. Parts
-// that want says no to are marked; a nil want takes all.
+// its end zeros without end. Of a disk in blocks it also looks for holes of the file
+// under extents of data: a block may be allocated and still be mostly hole. Other
+// disks tell of holes themselves. Parts that want says no to are marked; a nil want
+// takes all.
 func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
 		var holes *sparse.Map // kept from extent to extent: see there
+		blocker, ok := d.(disk.Blocker)
+		inBlocks := ok && blocker.BlockSize() != 0
 		for e, err := range d.Extents(0, d.Size()) {
 			if err != nil {
 				yield(zeroRun{}, err)
@@ -64,6 +67,12 @@ func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error
 			}
 			if e.State != disk.Data || e.File == nil {
 				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data}, nil) {
+					return
+				}
+				continue
+			}
+			if file, ok := e.File.(*os.File); ok && !inBlocks {
+				if !yield(zeroRun{end: e.End(), file: file, fileOff: e.FileOff}, nil) {
 					return
 				}
 				continue

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -216,4 +218,42 @@ func TestManyPartialBlocks(t *testing.T) {
 	img := openBytes(t, c.bytes(), nil)
 	sameBytes(t, "contents", readAll(t, img), want)
 	sameBytes(t, "contents, again", readAll(t, img), want)
+}
+
+// The bitmaps of a new image are in its file, with the blocks or after them, whoever
+// writes which part of a block first.
+func TestBitmapsOfNewImage(t *testing.T) {
+	const blockSize, blocks = 64 * kib, 6
+	name := filepath.Join(t.TempDir(), "new.vhd")
+	img, err := vhd.Create(name, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize})
+	must(t, err)
+	want := make([]byte, blocks*blockSize)
+	put := func(off, n int) {
+		p := pattern(n, byte(off/blockSize+1))
+		write(t, img, p, int64(off))
+		copy(want[off:], p)
+	}
+	must(t, img.Reserve(0, 5*blockSize))
+	put(0, blockSize)                         // all at once
+	put(blockSize, 100)                       // the start, and never the rest
+	put(2*blockSize+4096, 4096)               // never the start
+	put(3*blockSize+blockSize/2, blockSize/2) // the start last
+	put(3*blockSize, blockSize/2)
+	put(4*blockSize-512, 1024) // over a border
+	put(5*blockSize, blockSize)
+	file, err := os.ReadFile(name)
+	if err == nil {
+		t.Errorf("the new image appears, with %d bytes, before it is closed", len(file))
+	}
+	must(t, img.Close())
+	file, err = os.ReadFile(name)
+	must(t, err)
+	for b := range blocks {
+		at := int(be.Uint32(file[1536+4*b:])) * sector
+		if got, want := file[at:at+512], append(bytes.Repeat([]byte{0xff}, blockSize/sector/8), make([]byte, 512-blockSize/sector/8)...); !bytes.Equal(got, want) {
+			t.Errorf("the bitmap of block %d begins with %x, want all ones for its %d sectors", b, got[:20], blockSize/sector)
+		}
+	}
+	sameBytes(t, "contents", readAll(t, openBytes(t, file, nil)), want)
+	noErrors(t, file)
 }

@@ -1,0 +1,98 @@
+//go:build linux && !portable
+
+package convert
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// Room that was taken ahead and not used is given back, and all is written all the
+// same.
+func TestRoomGivenBack(t *testing.T) {
+	dir := t.TempDir()
+	const size = 4 * zoneSize
+	// Full, then full of gaps, then full again, and then nothing more.
+	data := make([]byte, size)
+	random := rand.NewChaCha8([32]byte{})
+	want := int64(0)
+	fill := func(start, end int64) {
+		_, _ = random.Read(data[start:end])
+		want += end - start
+	}
+	fill(0, 3*zoneSize/2)
+	for off := int64(3 * zoneSize / 2); off < 5*zoneSize/2; off += 512 << 10 {
+		fill(off, off+300<<10)
+	}
+	fill(5*zoneSize/2, 3*zoneSize)
+	srcFile, err := os.Create(filepath.Join(dir, "src"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srcFile.Close()
+	if _, err := srcFile.WriteAt(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	src := raw.Open(srcFile, size)
+	for name, create := range map[string]func(f *os.File) (disk.Disk, error){
+		"raw": func(f *os.File) (disk.Disk, error) { return raw.Create(f, size) },
+		"fixed": func(f *os.File) (disk.Disk, error) {
+			return vhd.CreateIn(f, &vhd.CreateOptions{Size: size, Exact: true, Type: vhd.Fixed})
+		},
+		"dynamic": func(f *os.File) (disk.Disk, error) {
+			return vhd.CreateIn(f, &vhd.CreateOptions{Size: size, Exact: true})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !takesRoom(f) {
+				t.Skip("no room is taken ahead on this file system")
+			}
+			d, err := create(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := newCopier(d.(Target), src, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.run(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			taken := int64(0)
+			for _, z := range c.room.zones {
+				taken += z.taken
+			}
+			if taken < zoneSize {
+				t.Errorf("room was taken for %d bytes, want %d or more", taken, zoneSize)
+			}
+			got := make([]byte, size)
+			if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("the copy differs, %v", err)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			st, err := os.Stat(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Beside the data: metadata of the image, and gaps not worth it.
+			if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > want+1<<20 {
+				t.Errorf("the file takes %d bytes, want the %d of the data, and 1 MiB at most", used, want)
+			}
+		})
+	}
+}
