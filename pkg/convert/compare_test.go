@@ -115,7 +115,7 @@ func TestCompareModel(t *testing.T) {
 // workers find later ones earlier.
 func TestCompareFirst(t *testing.T) {
 	a := plain(8 * mib)
-	for _, first := range []int64{0, 511, 256<<10 - 1, 256 << 10, 3*mib + 5000, 8*mib - 1} {
+	for _, first := range []int64{0, 511, 512<<10 - 1, 512 << 10, 3*mib + 5000, 8*mib - 1} {
 		b := &memory{b: bytes.Clone(a.b), extents: a.extents}
 		for i := first; i < b.Size(); i++ {
 			b.b[i] ^= 0xff
@@ -136,7 +136,7 @@ func TestCompareErrors(t *testing.T) {
 	const size = 4 * mib
 	good := plain(size)
 	for side := range 2 {
-		for _, bad := range []int64{0, 256<<10 + 512, size - 512} {
+		for _, bad := range []int64{0, 512<<10 + 512, size - 512} {
 			for _, workers := range []int{1, 2, 8} {
 				t.Run(fmt.Sprintf("side=%d/%d/workers=%d", side, bad, workers), func(t *testing.T) {
 					failing := plain(size)
@@ -154,7 +154,7 @@ func TestCompareErrors(t *testing.T) {
 					if !errors.As(err, &se) || !errors.Is(err, broken) {
 						t.Fatalf("got %v, want a SideError of a broken disk", err)
 					}
-					if want := bad / (256 << 10) * (256 << 10); se.Side != side || se.Off != want || se.Op != "reading" {
+					if want := bad / (512 << 10) * (512 << 10); se.Side != side || se.Off != want || se.Op != "reading" {
 						t.Errorf("got %s at %d of side %d, want reading at %d of side %d", se.Op, se.Off, se.Side, want, side)
 					}
 					// One that is left over makes the test time out, and shows there.
