@@ -100,9 +100,9 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// createChild starts a differencing image whose parent the flags name, and which
-// closes it.
-func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, size int64, set disk.Options) (out *output, parent disk.Disk, err error) {
+// createChild starts a differencing image, of the size that goes with its parent,
+// which the flags name, and which it closes.
+func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, size func(parent disk.Disk) int64, set disk.Options) (out *output, parent disk.Disk, err error) {
 	parent, parentName, f, err := c.openBacking(b, name, parents)
 	if err != nil {
 		return nil, nil, err
@@ -112,7 +112,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, si
 		return nil, nil, err
 	}
 	out, err = c.createOutputBy(name, &vpcFormat, set, func(file disk.File) (disk.Disk, error) {
-		return createVPCChild(file, name, size, set, parent, parentName)
+		return createVPCChild(file, name, size(parent), set, parent, parentName)
 	})
 	if err != nil {
 		parent.Close()
@@ -123,7 +123,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, si
 
 // createDifferencing is create with a parent.
 func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, set disk.Options) error {
-	out, _, err := c.createChild(name, &o.backing, disk.Parents{None: true}, size, set)
+	out, _, err := c.createChild(name, &o.backing, disk.Parents{None: true}, func(disk.Disk) int64 { return size }, set)
 	if err != nil {
 		return err
 	}
@@ -141,8 +141,23 @@ func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, s
 	}
 	if !o.quiet {
 		c.warnSize(o.target.consumer, out.disk.Size())
+		c.warnApart(name)
 	}
 	return nil
+}
+
+// warnApart says so if an image does not find its parent by itself, because that is
+// in a folder to which no image is trusted to lead.
+func (c *cli) warnApart(name string) {
+	img, err := vhd.Open(name, &vhd.OpenOptions{NoLock: true})
+	if err == nil {
+		img.Close()
+		return
+	}
+	if errors.Is(err, vhd.ErrParentRefused) {
+		c.message("warning: %s: the parent is not in the folder of the image, nor below it", name)
+		fmt.Fprintln(c.stderr, "hint: who opens the image must give --trust-parents, or say with --parent or --parent-dir where the parent is")
+	}
 }
 
 // toChild makes a new target that keeps what differs from its parent.
@@ -157,16 +172,25 @@ func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) er
 	if err := checkOptions(v.format, v.options); err != nil {
 		return err
 	}
-	out, parent, err := v.createChild(v.target, b, v.parents, in.size(), v.options)
+	// The parent's size may have been rounded up; zeros follow the source then.
+	size := func(parent disk.Disk) int64 { return max(in.size(), parent.Size()) }
+	out, parent, err := v.createChild(v.target, b, v.parents, size, v.options)
 	if err != nil {
 		return fail(err)
 	}
-	if err := convert.CopyDifference(ctx, out.disk, in.disk, parent, &v.copy); err != nil {
+	err = convert.CopyDifference(ctx, out.disk, in.disk, parent, &v.copy)
+	if rest := out.disk.Size() - in.size(); err == nil && rest > 0 {
+		err = out.disk.(disk.Zeroer).WriteZeroes(in.size(), rest)
+	}
+	if err != nil {
 		out.discard()
 		return v.copyError(in.name(), v.target, err)
 	}
 	if err := out.commit(v.flush); err != nil {
 		return fmt.Errorf("%s: %w", v.target, withoutPath(err))
+	}
+	if !v.quiet {
+		v.warnApart(v.target)
 	}
 	return nil
 }

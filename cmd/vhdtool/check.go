@@ -91,7 +91,8 @@ func (c *cli) newCheckCmd() *cobra.Command {
 check works on damaged images too.
 
 The parents of a differencing image are checked as well, each as an image of its
-own; -r never changes them.
+own. Errors in them count; leaked space in them is told, but is theirs to give
+back. -r never changes them.
 
 With -r leaks, space that nothing refers to is given back; with -r all, footers,
 header and BAT are mended as well, as far as that loses no byte of the disk.

@@ -236,6 +236,9 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 			return err
 		}
 	}
+	if err := refuseBases(in.bases, target); err != nil {
+		return err
+	}
 	if o.salvage {
 		v.copy.Salvage = func(off, n int64, err error) {
 			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)

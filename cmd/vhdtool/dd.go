@@ -139,12 +139,15 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err != nil {
 		return err
 	}
-	src, _, err := c.open(ref, false)
+	src, srcFormat, err := c.open(ref, false)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	if err := c.refuseSource(ref.name, args.output, f); err != nil {
+		return err
+	}
+	if err := refuseBases(fileNames(src, srcFormat, ref.name)[1:], args.output); err != nil {
 		return err
 	}
 	return c.ddFromDisk(ctx, o, &args, f, src, ref.name)

@@ -117,7 +117,7 @@ func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent
 	if err != nil {
 		return nil, err
 	}
-	spelling, err := spellingFor(o[consumerOption])
+	spelling, err := spellingFor(o[consumerOption], parent)
 	if err != nil {
 		return nil, err
 	}
@@ -132,14 +132,18 @@ func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent
 	return img, nil
 }
 
-// spellingFor is how a product spells the paths to parents; "" is no product.
-func spellingFor(product string) (vhd.Spelling, error) {
+// spellingFor is how a product spells the path to a parent; "" is no product. Only
+// XenServer's take a raw disk for one.
+func spellingFor(product string, parent disk.Disk) (vhd.Spelling, error) {
 	if product == "" {
 		return vhd.SpellAll, nil
 	}
 	consumer, err := vhd.FindConsumer(product)
 	if err != nil {
 		return 0, err
+	}
+	if _, ok := parent.(*vhd.Image); !ok && parent != nil && consumer.Spelling() != vhd.SpellXen {
+		return 0, fmt.Errorf("%s takes no raw disk for a parent", consumer.Title)
 	}
 	return consumer.Spelling(), nil
 }

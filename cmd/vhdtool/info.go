@@ -70,7 +70,8 @@ type imageInfo struct {
 	ActualSize     int64           `json:"actual-size"`
 	FileLength     *int64          `json:"file-length,omitempty"`
 	FormatSpecific *formatSpecific `json:"format-specific,omitempty"`
-	FullBacking    string          `json:"full-backing-filename,omitempty"`
+	FullBacking    string          `json:"full-backing-filename,omitempty"` // where it was found
+	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
 }
@@ -146,11 +147,25 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	} else {
 		length := fileLength(st, d)
 		info.FileLength = &length
+		if img, ok := d.(*vhd.Image); ok && img.Type() == vhd.Differencing {
+			info.Backing = recordedPath(img.Parentage())
+		}
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
 		}
 	}
 	return info, nil
+}
+
+// recordedPath is the first path to its parent that an image has, or the parent's
+// name.
+func recordedPath(p vhd.Parentage) string {
+	for _, l := range p.Locators {
+		if l.Path != "" {
+			return l.Path
+		}
+	}
+	return p.Name
 }
 
 // fileLength is the length of a disk's file; a device is as long as its disk.

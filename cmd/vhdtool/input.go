@@ -38,6 +38,7 @@ type input struct {
 	stream io.Reader
 	probed bool     // no format was given for the stream
 	names  []string // of the files, none for standard input
+	bases  []string // of their parents
 	closer func() error
 }
 
@@ -66,7 +67,7 @@ func (in *input) trailer() func([]byte, int64) bool {
 // openInputs opens the sources as one disk, or the only one as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
-	var names []string
+	var names, bases []string
 	fail := func(err error) (*input, error) {
 		_ = disk.NewConcat(disks...).Close()
 		return nil, err
@@ -85,12 +86,13 @@ func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string)
 		}
 		disks = append(disks, in.disk)
 		names = append(names, in.names...)
+		bases = append(bases, in.bases...)
 	}
 	all := disks[0]
 	if len(disks) > 1 {
 		all = disk.NewConcat(disks...)
 	}
-	return &input{disk: all, names: names, closer: all.Close}, nil
+	return &input{disk: all, names: names, bases: bases, closer: all.Close}, nil
 }
 
 // openInput opens one source.
@@ -119,11 +121,11 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 			return in, err
 		}
 	}
-	d, _, err := c.open(ref, false)
+	d, f, err := c.open(ref, false)
 	if err != nil {
 		return nil, err
 	}
-	return &input{disk: d, names: []string{ref.name}, closer: d.Close}, nil
+	return &input{disk: d, names: []string{ref.name}, bases: fileNames(d, f, ref.name)[1:], closer: d.Close}, nil
 }
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil

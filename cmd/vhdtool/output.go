@@ -182,6 +182,17 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
+// refuseBases makes it an error to write to what the source, a differencing image,
+// is made of.
+func refuseBases(bases []string, target string) error {
+	for _, base := range bases {
+		if sameFile(base, target) {
+			return &hintError{fmt.Errorf("%s: the target is a parent of the source", target), "'commit' merges an image into its parent"}
+		}
+	}
+	return nil
+}
+
 // refuseSource makes it an error to write to a file that is read.
 func (c *cli) refuseSource(source, target string, f *format) error {
 	if !sameFile(source, target) {

@@ -67,8 +67,7 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 	if !o.given {
 		return usagef("-b says which image is to be the parent")
 	}
-	spelling, err := spellingFor(o.product)
-	if err != nil {
+	if _, err := spellingFor(o.product, nil); err != nil {
 		return err
 	}
 	ref, err := c.differencingFile(&o.source, o.args)
@@ -81,6 +80,10 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 			return err
 		}
 		defer r.closeParent()
+		spelling, err := spellingFor(o.product, r.parent)
+		if err != nil {
+			return fmt.Errorf("%s: %w", ref.name, err)
+		}
 		if r.parentage, err = vhd.ParentageOf(ref.name, r.parentName, r.parent, spelling); err != nil {
 			return fmt.Errorf("%s: %w", ref.name, withoutPath(err))
 		}
@@ -97,6 +100,9 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 	progress.finish(err == nil)
 	if cerr := d.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil && r.o.backing.file != "" && !o.quiet {
+		c.warnApart(ref.name)
 	}
 	return c.copyError(ref.name, ref.name, err)
 }
@@ -115,10 +121,11 @@ type rebase struct {
 // openParent opens the new parent, which must not be a child of the image.
 func (r *rebase) openParent() error {
 	parents := disk.Parents{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
-	if r.o.unsafe {
-		parents = disk.Parents{None: true}
-	}
 	d, name, f, err := r.openBacking(&r.o.backing, r.name, parents)
+	if r.o.unsafe && errors.Is(err, vhd.ErrParentNotFound) {
+		// Perhaps it is the next one to be given a parent.
+		d, name, f, err = r.openBacking(&r.o.backing, r.name, disk.Parents{None: true})
+	}
 	if err != nil {
 		return err
 	}
@@ -141,10 +148,10 @@ func (r *rebase) run(ctx context.Context, img *vhd.Image, progress func(done, to
 	switch {
 	case r.o.unsafe && none:
 		return errors.New("-u needs a parent: without one, what the image does not have would be lost")
-	case r.o.unsafe:
-		return img.SetParent(nil, r.parentage)
 	case !none && r.parent.Size() > img.Size():
 		return fmt.Errorf("the new parent has %d bytes, more than the image, which has %d", r.parent.Size(), img.Size())
+	case r.o.unsafe:
+		return img.SetParent(nil, r.parentage)
 	}
 	err := convert.CopyDifference(ctx, img, img, r.parent, &convert.Options{
 		Workers: workers(0),

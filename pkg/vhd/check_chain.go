@@ -42,7 +42,7 @@ func (c *checker) checkParents() error {
 		}
 		if err != nil {
 			c.add(missingParent(img, child, err))
-			return nil
+			return c.checkTried(search, err)
 		}
 		name = img.parentFile
 		c.checkLink(img, child)
@@ -51,8 +51,8 @@ func (c *checker) checkParents() error {
 		if !ok {
 			return nil
 		}
-		if err := c.checkParent(parent, name); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err := c.checkFile(parent.r.(*os.File), name); err != nil {
+			return err
 		}
 		img = parent
 	}
@@ -101,9 +101,36 @@ func (c *checker) checkLink(img *Image, child string) {
 	}
 }
 
-// checkParent checks a parent, which is in the file name, as an image of its own.
-func (c *checker) checkParent(parent *Image, name string) error {
-	f := parent.r.(*os.File)
+// checkTried checks those files in which a parent was looked for that are damaged
+// images.
+func (c *checker) checkTried(search *chain, err error) error {
+	var e *ParentError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	for _, t := range e.Tried {
+		var damaged *FormatError
+		if !errors.As(t.Err, &damaged) {
+			continue
+		}
+		f, _, err := search.open(t.Path)
+		if t.Path == c.o.Parents.File {
+			f, _, err = disk.OpenFile(t.Path, false)
+		}
+		if err != nil {
+			continue // it was there a moment ago
+		}
+		err = c.checkFile(f, t.Path)
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFile checks a parent, in a file that has this name, as an image of its own.
+func (c *checker) checkFile(f *os.File, name string) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
@@ -122,5 +149,8 @@ func (c *checker) checkParent(parent *Image, name string) error {
 	})
 	c.n.Errors += n.Errors
 	c.n.Warnings += n.Warnings
+	if err != nil {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
 	return err
 }

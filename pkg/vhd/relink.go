@@ -31,6 +31,9 @@ func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
 		o := CreateOptions{Parent: parent, Parentage: p}
 		p = o.parentage()
 	}
+	if p.ID == img.footer.UniqueID {
+		return fmt.Errorf("%w: the parent has the image's own unique id", ErrParentLoop)
+	}
 	if err := img.Sync(); err != nil {
 		return err
 	}
