@@ -56,7 +56,7 @@ is compressed (gzip, bzip2, zstd, xz) is decompressed, unless -f is given.
 
 A differencing VHD is read with its parents, so that TARGET has it all. With
 -B PARENT, TARGET is a differencing VHD that keeps only what differs from the
-disk in PARENT.
+disk in PARENT. If that is larger, zeros follow what SOURCE has.
 
 The target's format is the one named with -O, else what its suffix says (.vhd,
 .vpc, .avhd), else raw.`,

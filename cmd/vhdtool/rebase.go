@@ -35,7 +35,8 @@ what the new parent has not, or has otherwise, is written to FILE first. With
 -b "" FILE gets all that it inherits, and has no parent afterwards.
 
 With -u only the record of the parent changes, and its path with it: for a parent
-that was moved, or whose contents are the same. Nothing is compared.
+that was moved, or whose contents are the same. Nothing is compared, but a parent
+that is made of FILE, or larger, is refused all the same.
 
 If it fails, or the machine does, FILE has its old parent or the new one, and the
 same disk with both.`,

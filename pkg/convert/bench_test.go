@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -21,10 +22,20 @@ func BenchmarkIsZero(b *testing.B) {
 	}
 }
 
+// inMemory is a directory on a file system in memory, if there is one.
+func inMemory(b *testing.B) string {
+	dir, err := os.MkdirTemp("/dev/shm", "bench")
+	if err != nil {
+		return b.TempDir()
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // BenchmarkCopy converts 32 MiB of data in a file to a dynamic VHD.
 func BenchmarkCopy(b *testing.B) {
 	const size = 32 << 20
-	dir := b.TempDir()
+	dir := inMemory(b)
 	data := make([]byte, size)
 	for i := range data {
 		data[i] = byte(i>>8) | 1
@@ -50,6 +61,32 @@ func BenchmarkCopy(b *testing.B) {
 		}
 		if err := img.Close(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkCompare compares two files of 32 MiB.
+func BenchmarkCompare(b *testing.B) {
+	const size = 32 << 20
+	dir := b.TempDir()
+	var disks [2]*raw.Disk
+	for i := range disks {
+		name := filepath.Join(dir, string(rune('a'+i)))
+		if err := os.WriteFile(name, bytes.Repeat([]byte{7}, size), 0o666); err != nil {
+			b.Fatal(err)
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer f.Close()
+		disks[i] = raw.Open(f, size)
+	}
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		if at, err := Compare(context.Background(), disks[0], disks[1], nil); at >= 0 || err != nil {
+			b.Fatal(at, err)
 		}
 	}
 }

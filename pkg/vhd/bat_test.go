@@ -227,3 +227,16 @@ func BenchmarkBATScan(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkReadBAT reads the table of a disk of 2040 GiB.
+func BenchmarkReadBAT(b *testing.B) {
+	t := benchmarkBAT()
+	file := tableBytes(t, 0)
+	b.SetBytes(int64(len(file)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := readBAT(bytes.NewReader(file), 0, t.len()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -68,6 +68,27 @@ func BenchmarkBitmapRun(b *testing.B) {
 	}
 }
 
+// What is done for each request allocates no memory.
+func TestHotPathsDoNotAllocate(t *testing.T) {
+	const size = 4 * mib
+	img, err := vhd.CreateIn(newMemFile(nil), &vhd.CreateOptions{Size: size, Exact: true})
+	must(t, err)
+	write(t, img, make([]byte, size), 0)
+	p, bits := make([]byte, 4096), make([]byte, 512)
+	off := int64(0)
+	for name, f := range map[string]func(){
+		"RoundToGeometry": func() { vhd.RoundToGeometry(off) },
+		"BitmapRun":       func() { vhd.BitmapRun(bits, off%4096, 4096) },
+		"SetBits":         func() { vhd.SetBits(bits, 1, 4000) },
+		"ReadAt":          func() { _, _ = img.ReadAt(p, off%size) },
+		"WriteAt":         func() { _, _ = img.WriteAt(p, off%size) },
+	} {
+		if n := testing.AllocsPerRun(100, func() { f(); off += 4096 }); n != 0 {
+			t.Errorf("%s: %v allocations each time, want none", name, n)
+		}
+	}
+}
+
 // BenchmarkInPlace writes into a dynamic image in a file, of 64 GiB: at first each
 // write touches another block, which gets its place, and then the blocks have it.
 // Nothing is flushed within the time.
