@@ -401,24 +401,67 @@ func (t bat) sane(l *layout) bool {
 	return sane
 }
 
-// spans returns what metadata and blocks take of the file, [start, end), in the
-// order of their starts. They may overlap.
-func (t bat) spans(l *layout) [][2]int64 {
-	var spans [][2]int64
-	for _, r := range l.metadata() {
-		spans = append(spans, [2]int64{r.start, r.end})
+// places yields the entries that are used in the order of the file. It takes memory
+// only where the blocks have another order.
+func (t bat) places() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		if t.ascending() {
+			for _, e := range t.used() {
+				if !yield(e) {
+					return
+				}
+			}
+			return
+		}
+		sorted := make([]uint32, 0, t.count())
+		for _, e := range t.used() {
+			sorted = append(sorted, e)
+		}
+		slices.Sort(sorted)
+		for _, e := range sorted {
+			if !yield(e) {
+				return
+			}
+		}
 	}
-	places := make([]uint32, 0, t.count())
+}
+
+// ascending reports whether the blocks stand in the file in the order of the disk.
+func (t bat) ascending() bool {
+	last := uint32(0)
 	for _, e := range t.used() {
-		places = append(places, e)
+		if e < last {
+			return false
+		}
+		last = e
 	}
-	slices.Sort(places) // numbers are sorted faster, and what is sorted is left alone
-	for _, e := range places {
-		start := int64(e) * SectorSize
-		spans = append(spans, [2]int64{start, start + l.stored()})
+	return true
+}
+
+// spans yields what metadata and blocks take of the file, [start, end), in the
+// order of their starts. They may overlap.
+func (t bat) spans(l *layout) iter.Seq2[int64, int64] {
+	return func(yield func(start, end int64) bool) {
+		regions := l.metadata()
+		slices.SortFunc(regions, func(a, b region) int { return cmp.Compare(a.start, b.start) })
+		for e := range t.places() {
+			start := int64(e) * SectorSize
+			for len(regions) > 0 && regions[0].start <= start {
+				if !yield(regions[0].start, regions[0].end) {
+					return
+				}
+				regions = regions[1:]
+			}
+			if !yield(start, start+l.stored()) {
+				return
+			}
+		}
+		for _, r := range regions {
+			if !yield(r.start, r.end) {
+				return
+			}
+		}
 	}
-	slices.SortFunc(spans, func(a, b [2]int64) int { return cmp.Compare(a[0], b[0]) })
-	return spans
 }
 
 // overlaps reports pairs of entries (in the order of their places) whose blocks
@@ -430,7 +473,7 @@ func (t bat) spans(l *layout) [][2]int64 {
 func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 	storedSectors := l.stored() / SectorSize
 	slots := l.limit/l.stored() + 1
-	if used < 2 {
+	if used < 2 || t.apart(storedSectors) {
 		return
 	}
 	if slots > 4*used+1024 || slots > 1<<31 {
@@ -457,6 +500,19 @@ func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 		}
 		last = v
 	}
+}
+
+// apart reports whether each block stands behind the one before it on the disk, as
+// in most images, and none over another.
+func (t bat) apart(storedSectors int64) bool {
+	free := int64(0)
+	for _, e := range t.used() {
+		if int64(e) < free {
+			return false
+		}
+		free = int64(e) + storedSectors
+	}
+	return true
 }
 
 func (t bat) overlapsSorted(storedSectors, used int64, pair func(a, b int64) bool) {

@@ -340,13 +340,9 @@ func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 		}
 		last = start
 	}
-	spans := t.spans(lay)
 	end := int64(0)
-	if !c.o.Device {
-		spans = append(spans, [2]int64{lay.limit, lay.limit})
-	}
-	for _, s := range spans {
-		if gap := min(s[0], lay.limit) - end; gap >= stored {
+	unusedUpTo := func(start int64) {
+		if gap := min(start, lay.limit) - end; gap >= stored {
 			n := gap / stored
 			c.n.Leaked += n
 			c.found(Finding{
@@ -354,7 +350,14 @@ func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
 				Got: fmt.Sprintf("%d bytes, room for %d blocks", gap, n), Want: "none",
 			})
 		}
-		end = max(end, s[1])
+	}
+	for start, stop := range t.spans(lay) {
+		unusedUpTo(start)
+		end = max(end, stop)
+	}
+	if !c.o.Device {
+		unusedUpTo(lay.limit)
+		end = max(end, lay.limit)
 	}
 	c.n.End = end
 	if trailing {

@@ -98,15 +98,19 @@ func (img *Image) moveBATUp() error {
 func (img *Image) gaps() [][2]int64 {
 	var gaps [][2]int64
 	end := int64(0)
-	for _, s := range append(img.bat.spans(&img.lay), [2]int64{img.alloc.end, img.alloc.end}) {
+	used := func(start, stop int64) {
 		// An entry that is wrong may lead anywhere, and a torn end is not in whole
 		// sectors.
-		start := min(s[0], img.alloc.end, img.alloc.length/SectorSize*SectorSize)
+		start = min(start, img.alloc.end, img.alloc.length/SectorSize*SectorSize)
 		if start > end {
 			gaps = append(gaps, [2]int64{end, start})
 		}
-		end = max(end, s[1])
+		end = max(end, stop)
 	}
+	for start, stop := range img.bat.spans(&img.lay) {
+		used(start, stop)
+	}
+	used(img.alloc.end, img.alloc.end)
 	return gaps
 }
 
