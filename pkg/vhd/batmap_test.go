@@ -36,36 +36,36 @@ func TestBatmapOverOthers(t *testing.T) {
 			t.Errorf("map at %d: findings %v, want one of a map over %s", c.offset, fs, c.over)
 		}
 		for name, does := range map[string]struct {
-			do   func(m *memFile) error
+			do   func(t *testing.T, m *memFile) error
 			want []byte
 		}{
-			"write": {func(m *memFile) error {
+			"write": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
 				write(t, img, disk, 0)
 				return img.Close()
 			}, disk},
-			"make smaller": {func(m *memFile) error {
+			"make smaller": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
 				must(t, img.Resize(5*blockSize))
 				return img.Close()
 			}, disk[:5*blockSize]},
-			"make larger": {func(m *memFile) error {
+			"make larger": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
 				must(t, img.Resize(1000*blockSize))
 				return img.Close()
 			}, append(bytes.Clone(disk), make([]byte, 980*blockSize)...)},
-			"empty": {func(m *memFile) error {
+			"empty": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
 				must(t, img.Empty())
 				return img.Close()
 			}, make([]byte, len(disk))},
-			"repair": {func(m *memFile) error {
-				return vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, nil)
+			"repair": {func(t *testing.T, m *memFile) error {
+				return vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, func(string) {})
 			}, disk},
 		} {
 			t.Run(c.over+"/"+name, func(t *testing.T) {
 				m := newMemFile(b)
-				must(t, does.do(m))
+				must(t, does.do(t, m))
 				noErrors(t, m.bytes(), "batmap-place")
 				img := openBytes(t, m.bytes(), nil)
 				sameBytes(t, "contents", readAll(t, img), does.want)

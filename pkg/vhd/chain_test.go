@@ -218,6 +218,9 @@ func TestParentRefused(t *testing.T) {
 		must(t, os.Symlink(outside, filepath.Join(home, "link.vhd")))
 		must(t, os.Symlink(filepath.Join(dir, "outside"), filepath.Join(home, "linkdir")))
 		must(t, os.Symlink(filepath.Join("sub", "inside.vhd"), filepath.Join(home, "inner.vhd")))
+		must(t, os.Symlink(filepath.Join(home, "sub", "inside.vhd"), filepath.Join(home, "absolute.vhd")))
+		must(t, os.Symlink(filepath.Join(home, "sub"), filepath.Join(home, "absolutedir")))
+		must(t, os.Symlink(filepath.Join(home, "link.vhd"), filepath.Join(home, "twice.vhd")))
 	}
 	back := strings.ReplaceAll(filepath.ToSlash(outside), "/", `\`)
 	long := strings.Repeat(`x\`, 5000) + "p.vhd"
@@ -237,6 +240,9 @@ func TestParentRefused(t *testing.T) {
 		{"symbolic link out", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
 		{"symbolic link of a folder out", []path{{code: "W2ru", text: wide(`linkdir\p.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
 		{"symbolic link that stays inside", []path{{code: "W2ru", text: wide(`inner.vhd`)}}, disk.Parents{}, nil},
+		{"absolute symbolic link that stays inside", []path{{code: "W2ru", text: wide(`absolute.vhd`)}}, disk.Parents{}, nil},
+		{"absolute symbolic link of a folder that stays inside", []path{{code: "W2ru", text: wide(`absolutedir\inside.vhd`)}}, disk.Parents{}, nil},
+		{"absolute symbolic link to one that leads out", []path{{code: "W2ru", text: wide(`twice.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
 		{"other machine", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.Parents{}, vhd.ErrParentNotFound},
 		{"other machine, trusted", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
 		{"other machine in a URL, trusted", []path{{code: "MacX", text: []byte("file://server/share/q.vhd")}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
@@ -342,22 +348,29 @@ func TestParentMismatchAndLoops(t *testing.T) {
 	})
 }
 
+// levelID is the unique id of the image number i of a chain.
+func levelID(i int) string { return fmt.Sprintf("level %10d", i) }
+
+// level is that image, without blocks: its parent is number i-1.
+func level(i int) []byte {
+	b := childOf(levelID(i-1), "", path{code: "W2ru", text: wide(fmt.Sprintf("%d.vhd", i-1))})
+	for _, at := range []int{0, len(b) - 512} {
+		copy(b[at+68:], levelID(i))
+		sum(b[at:at+512], 64)
+	}
+	// Without the block, which makes the file long.
+	be.PutUint32(b[1536+8:], unused)
+	return append(b[:2560:2560], b[len(b)-512:]...)
+}
+
 // A chain ends where it becomes absurd, without opening all of it.
 func TestLongChain(t *testing.T) {
 	dir := t.TempDir()
 	const levels = 10000
-	id := func(i int) string { return fmt.Sprintf("level %10d", i) }
 	for i := range levels {
-		b := childOf(id(i-1), "", path{code: "W2ru", text: wide(fmt.Sprintf("%d.vhd", i-1))})
-		for _, at := range []int{0, len(b) - 512} {
-			copy(b[at+68:], id(i))
-			sum(b[at:at+512], 64)
-		}
-		// Without the block, which makes the file long.
-		be.PutUint32(b[1536+8:], unused)
-		b = append(b[:2560:2560], b[len(b)-512:]...)
+		b := level(i)
 		if i == 0 {
-			_, b = parentDisk(1, text(68, id(0)))
+			_, b = parentDisk(1, text(68, levelID(0)))
 		}
 		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.vhd", i)), b, 0o644))
 	}
