@@ -122,6 +122,11 @@ func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, p
 		if !ok {
 			return errors.New("the parent is smaller than the image, and cannot be made larger")
 		}
+		if p, ok := base.(*vhd.Image); ok { // where the image read zeros, it must go on to
+			if err := p.ZeroBeyondSize(); err != nil {
+				return err
+			}
+		}
 		if err := r.Resize(img.Size()); err != nil {
 			return err
 		}

@@ -614,7 +614,7 @@ func OpenToCommit(name, base string, o *OpenOptions) (leaf *Image, into disk.Dis
 		return nil, nil, 0, fmt.Errorf("%s: %w among the image's parents: %s", name, ErrParentNotFound, base)
 	}
 	// From the bottom up, because the parents of an image are open before it is.
-	again := OpenOptions{NoLock: o.NoLock, Force: o.Force, IgnoreChecksums: o.IgnoreChecksums, Write: true}
+	again := OpenOptions{NoLock: o.NoLock, Force: o.Force, IgnoreChecksums: o.IgnoreChecksums, SizeRule: o.SizeRule, Write: true}
 	if depth+1 < len(files) {
 		again.Parents = o.Parents
 		again.Parents.File = files[depth+1].name

@@ -85,14 +85,14 @@ func (c *checker) checkLink(img *Image, child string) {
 			c.add(Finding{
 				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
 				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(time.RFC3339),
-				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), name),
+				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), printable(name)),
 			})
 		}
 	}
 	if size := img.parent.Size(); size != img.size {
 		f := Finding{
 			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
-			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, name),
+			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, printable(name)),
 		}
 		if img.size < size {
 			f.Severity = Error

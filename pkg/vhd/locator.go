@@ -223,7 +223,7 @@ func (l *locator) over(lay *layout, t bat, all map[int]locator, i int) string {
 		return "the footer"
 	}
 	for k, x := range all {
-		if k < i && x.offset < uint64(end) && x.offset+uint64(x.length) > uint64(start) {
+		if k < i && x.length <= maxLocatorText && x.offset < uint64(end) && x.offset+uint64(x.length) > uint64(start) {
 			return fmt.Sprintf("parent locator %d", k+1)
 		}
 	}

@@ -3,6 +3,7 @@ package vhd
 import (
 	"bytes"
 	"fmt"
+	"math"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -46,6 +47,27 @@ func (img *Image) Resize(size int64) error {
 		err = img.resizeFixed(footer)
 	}
 	return err
+}
+
+// ZeroBeyondSize zeroes, durably, what the file has of the disk behind its size:
+// where the geometry is the size, the current size may span more, and Resize would
+// show that.
+func (img *Image) ZeroBeyondSize() error {
+	if img.f == nil {
+		return ErrReadOnly
+	}
+	n := int64(min(img.footer.CurrentSize, math.MaxInt64)) - img.size
+	if img.dynamic() {
+		n = min(n, img.bat.len()*img.lay.blockSize-img.size)
+	}
+	if n <= 0 {
+		return nil
+	}
+	img.wrote.Store(true)
+	if err := img.zero(img.size, n); err != nil {
+		return err
+	}
+	return img.Sync()
 }
 
 // allZero reports whether all bytes are zero.
