@@ -10,6 +10,14 @@ import (
 // zoneSize is how much room is taken at a time.
 const zoneSize = 16 << 20
 
+// maxSpare is how much room may be taken that is not, or not yet, used, because what
+// is not is given back at the end only: others may write into it. minFree is how much
+// must be free besides.
+const (
+	maxSpare = 3 * zoneSize
+	minFree  = 1 << 30
+)
+
 // room takes room in a new target's file ahead of what is written, where that makes
 // writing faster: in zones behind those that got full. What stays unused of it is
 // given back.
@@ -20,6 +28,7 @@ type room struct {
 	mu    sync.Mutex
 	tried bool // to find out the file
 	zones map[int64]*zone
+	spare int64 // taken, and not written
 }
 
 // zone is a part of the file, from its index * zoneSize on.
@@ -57,11 +66,13 @@ func (r *room) prepare(off, n int64) {
 		if z == nil {
 			z = &zone{}
 			r.zones[index] = z
-			if before := r.zones[index-1]; before != nil && before.written >= zoneSize*3/4 {
+			if before := r.zones[index-1]; before != nil && before.written >= zoneSize*3/4 && r.spare < maxSpare {
 				z.taken = takeRoom(r.f, index*zoneSize, zoneSize)
+				r.spare += z.taken
 			}
 		}
 		k := min(end, (index+1)*zoneSize) - fileOff
+		r.spare -= min(k, max(0, z.taken-z.written))
 		z.written += k
 		fileOff += k
 	}

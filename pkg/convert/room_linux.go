@@ -16,8 +16,12 @@ func takesRoom(f *os.File) bool {
 }
 
 // takeRoom takes room for n bytes at off, as far as the file goes, and returns for
-// how many it did.
+// how many it did: none where there is not plenty.
 func takeRoom(f *os.File, off, n int64) int64 {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &fs) != nil || fs.Bavail < uint64(minFree/fs.Bsize) {
+		return 0
+	}
 	st, err := f.Stat()
 	if err != nil {
 		return 0
