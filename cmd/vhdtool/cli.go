@@ -308,6 +308,7 @@ func (c *cli) openError(ref imageRef, err error) error {
 
 // hintFor adds what may help to the errors of the engine.
 func hintFor(err error) error {
+	var search *vhd.ParentError
 	switch {
 	case errors.Is(err, vhd.ErrSavedState):
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
@@ -317,7 +318,7 @@ func hintFor(err error) error {
 		return &hintError{err, "--trust-parents follows it; --parent FILE says where the parent is"}
 	case errors.Is(err, vhd.ErrParentMismatch):
 		return &hintError{err, "--parent FILE says where the right one is; 'rebase -u' has the image take another one"}
-	case errors.Is(err, vhd.ErrParentNotFound):
+	case errors.Is(err, vhd.ErrParentNotFound) && errors.As(err, &search):
 		return &hintError{err, "--parent FILE says where it is, --parent-dir DIR where to look for it"}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}

@@ -123,7 +123,7 @@ type rebase struct {
 func (r *rebase) openParent() error {
 	parents := disk.Parents{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
 	d, name, f, err := r.openBacking(&r.o.backing, r.name, parents)
-	if r.o.unsafe && errors.Is(err, vhd.ErrParentNotFound) {
+	if search := (*vhd.ParentError)(nil); r.o.unsafe && errors.As(err, &search) && search.Kind != vhd.ErrParentLoop {
 		// Perhaps it is the next one to be given a parent.
 		d, name, f, err = r.openBacking(&r.o.backing, r.name, disk.Parents{None: true})
 	}

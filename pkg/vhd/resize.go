@@ -9,12 +9,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Resize changes the virtual size in place; what the disk gains reads as
-// zeros, and what it loses is gone. (Where the current size was larger than the
-// geometry that gave the size, what stood between the two is gained as it is.) The size is rounded up to a whole sector,
-// and further to the next geometry where the image's size is that of its
-// geometry (creators "qemu" and "vpc "). The original size stays as it is. A new
-// image, not yet complete, is sized as if it had been created so.
+// Resize changes the virtual size in place; what the disk gains reads as zeros, and
+// what it loses is gone. (Where the current size was larger than the geometry that
+// gave the size, what stood between the two is gained as it is, unless ZeroBeyondSize
+// is called before.) The size is rounded up to a whole sector, and further to the next
+// geometry where the image's size is that of its geometry (creators "qemu" and "vpc ").
+// The original size stays as it is. A new image, not yet complete, is sized as if it
+// had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
 // afterwards the image has the old size or the new one. A differencing image is no

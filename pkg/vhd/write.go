@@ -54,8 +54,8 @@ type allocator struct {
 	// bare are the blocks of a new image whose bitmaps, all ones, are not in the
 	// file yet. Who writes a block from its start on writes the bitmap with it, and
 	// complete the others.
-	bare   map[int64]bool
-	isBare atomic.Int64 // how many there are
+	bare      map[int64]bool
+	bareCount atomic.Int64
 
 	dirty   []int64 // blocks with a place since the last Sync
 	partial []int64 // blocks with a changed bitmap since the last Sync
@@ -143,7 +143,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 		// What is not written in a new file is zero.
 		if !img.differencing() {
 			a.bare[block] = true
-			a.isBare.Add(1)
+			a.bareCount.Add(1)
 		}
 	} else if err := a.writeLead(img, pos); err != nil {
 		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
@@ -192,7 +192,7 @@ func (a *allocator) writeLead(img *Image, pos int64) error {
 
 // hasBare reports whether a block is bare.
 func (a *allocator) hasBare(block int64) bool {
-	if a.isBare.Load() == 0 {
+	if a.bareCount.Load() == 0 {
 		return false
 	}
 	a.mu.Lock()
@@ -206,7 +206,7 @@ func (a *allocator) covered(block int64) {
 	defer a.mu.Unlock()
 	if a.bare[block] {
 		delete(a.bare, block)
-		a.isBare.Add(-1)
+		a.bareCount.Add(-1)
 	}
 }
 
@@ -220,7 +220,7 @@ func (a *allocator) writeBare(img *Image) error {
 			}
 		}
 		delete(a.bare, block)
-		a.isBare.Add(-1)
+		a.bareCount.Add(-1)
 	}
 	return nil
 }
