@@ -21,6 +21,8 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/oracle"
 	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // TestMain makes the test binary also the program, under its own name and, as
@@ -56,6 +58,8 @@ func TestScripts(t *testing.T) {
 			"size":      sizeCmd,
 			"takes":     takesCmd,
 			"link":      linkCmd,
+			"parent":    parentCmd,
+			"levels":    levelsCmd,
 		},
 	})
 }
@@ -246,6 +250,43 @@ func randomCmd(ts *testscript.TestScript, neg bool, args []string) {
 	copy(seed[:], args[3])
 	_, _ = rand.NewChaCha8(seed).Read(b)
 	writeAt(ts, args[0], args[1], b)
+}
+
+// parentCmd makes an image say of its parent that it has this name, and stands
+// there.
+func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: parent file name [code=text]...")
+	}
+	img, err := vhd.Open(ts.MkAbs(args[0]), &vhd.OpenOptions{Write: true, Parents: disk.Parents{None: true}})
+	ts.Check(err)
+	p := vhd.Parentage{ID: img.Parentage().ID, Name: args[1]}
+	for _, arg := range args[2:] {
+		code, text, _ := strings.Cut(arg, "=")
+		p.Locators = append(p.Locators, vhd.Locator{Code: code, Path: text})
+	}
+	ts.Check(img.SetParent(nil, p))
+	ts.Check(img.Close())
+}
+
+// levelsCmd makes so many images in a directory, 0.vhd and so on, each a child of
+// the one before.
+func levelsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "levels n directory")
+	dir := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(dir, 0o777))
+	o := vhd.CreateOptions{Size: 8192, Exact: true, BlockSize: 4096}
+	for i := range number(ts, args[0]) {
+		img, err := vhd.Create(filepath.Join(dir, fmt.Sprintf("%d.vhd", i)), &o)
+		ts.Check(err)
+		ts.Check(img.Close())
+		o = vhd.CreateOptions{BlockSize: 4096}
+		name := fmt.Sprintf("%d.vhd", i)
+		o.Parent, err = vhd.Open(filepath.Join(dir, name), &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+		ts.Check(err)
+		o.Parentage = vhd.Parentage{Name: name, Locators: []vhd.Locator{{Code: "W2ru", Path: `.\` + name}}}
+	}
+	ts.Check(o.Parent.Close())
 }
 
 // sealCmd corrects the checksum of the footer or header at an offset.
