@@ -146,17 +146,19 @@ func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, s
 	return nil
 }
 
-// warnApart says so if an image does not find its parent by itself, because that is
-// in a folder to which no image is trusted to lead.
+// warnApart says so if an image that got a parent cannot be opened without further
+// ado, most often because the parent is in a folder to which no image is trusted to
+// lead.
 func (c *cli) warnApart(name string) {
 	img, err := vhd.Open(name, &vhd.OpenOptions{NoLock: true})
-	if err == nil {
+	switch {
+	case err == nil:
 		img.Close()
-		return
-	}
-	if errors.Is(err, vhd.ErrParentRefused) {
+	case errors.Is(err, vhd.ErrParentRefused):
 		c.message("warning: %s: the parent is not in the folder of the image, nor below it", name)
 		fmt.Fprintln(c.stderr, "hint: who opens the image must give --trust-parents, or say with --parent or --parent-dir where the parent is")
+	default:
+		c.message("warning: %s: it cannot be opened: %v", name, withoutPath(err))
 	}
 }
 
