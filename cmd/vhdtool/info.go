@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -46,19 +45,6 @@ given.`,
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also of the image's parents")
 	return cmd
-}
-
-// addOutputFlag adds --output=human|json.
-func addOutputFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "output", "human", "human or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"human", "json"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-func checkOutput(output string) error {
-	if output != "human" && output != "json" {
-		return qemuErrorf("--output must be used with human or json as argument.")
-	}
-	return nil
 }
 
 // imageInfo is what info tells, in the order of qemu-img's JSON.
@@ -196,12 +182,4 @@ func (i *imageInfo) print(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, s)
 	return err
-}
-
-// printJSON prints in qemu-img's layout.
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "    ")
-	return enc.Encode(v)
 }
