@@ -113,10 +113,11 @@ func (c *checker) checkTried(search *chain, err error) error {
 		if !errors.As(t.Err, &damaged) {
 			continue
 		}
-		f, _, err := search.open(t.Path)
-		if t.Path == c.o.Parents.File {
-			f, _, err = disk.OpenFile(t.Path, false)
+		open := search.open
+		if t.Path == c.o.Parents.File { // the user's word
+			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false) }
 		}
+		f, _, err := open(t.Path)
 		if err != nil {
 			continue // it was there a moment ago
 		}
