@@ -405,7 +405,7 @@ func (t bat) sane(l *layout) bool {
 // only where the blocks have another order.
 func (t bat) places() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
-		if t.ascending() {
+		if t.apart(0) {
 			for _, e := range t.used() {
 				if !yield(e) {
 					return
@@ -424,18 +424,6 @@ func (t bat) places() iter.Seq[uint32] {
 			}
 		}
 	}
-}
-
-// ascending reports whether the blocks stand in the file in the order of the disk.
-func (t bat) ascending() bool {
-	last := uint32(0)
-	for _, e := range t.used() {
-		if e < last {
-			return false
-		}
-		last = e
-	}
-	return true
 }
 
 // spans yields what metadata and blocks take of the file, [start, end), in the
@@ -502,15 +490,15 @@ func (t bat) overlaps(l *layout, used int64, pair func(a, b int64) bool) {
 	}
 }
 
-// apart reports whether each block stands behind the one before it on the disk, as
-// in most images, and none over another.
-func (t bat) apart(storedSectors int64) bool {
+// apart reports whether the blocks stand in the file in the order of the disk, as in
+// most images, and each so many sectors behind the one before it or more.
+func (t bat) apart(sectors int64) bool {
 	free := int64(0)
 	for _, e := range t.used() {
 		if int64(e) < free {
 			return false
 		}
-		free = int64(e) + storedSectors
+		free = int64(e) + sectors
 	}
 	return true
 }
