@@ -40,8 +40,10 @@ func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, err
 		o = &CompareOptions{}
 	}
 	c := comparer{disks: [2]disk.Disk{a, b}, o: *o, total: max(a.Size(), b.Size()), first: -1}
+	c.o.Workers = workersFor(o.Workers)
+	c.mappings.workers = c.o.Workers
 	defer c.mappings.close()
-	if err := inParallel(ctx, o.Workers, c.plan, c.work); err != nil {
+	if err := inParallel(ctx, c.o.Workers, c.plan, c.work); err != nil {
 		return -1, err
 	}
 	if c.err != nil && (c.first < 0 || c.errAt <= c.first) {
@@ -134,13 +136,16 @@ func (c *comparer) plan(yield func(comparePiece, error) bool) {
 			continue
 		}
 		p := comparePiece{off: off}
-		limit := int64(mapChunk)
+		limit := int64(chunk)
 		for i, s := range sides {
-			x := compareSide{zero: s.zero, mapping: c.mappings.of(s.file), fileOff: s.fileOff + off - s.start}
-			if !x.zero && x.mapping == nil {
+			p.sides[i].zero = s.zero
+			if s.zero {
+				continue
+			}
+			p.sides[i].mapping, p.sides[i].fileOff = c.mappings.of(s.file), s.fileOff+off-s.start
+			if p.sides[i].mapping == nil {
 				limit = compareChunk
 			}
-			p.sides[i] = x
 		}
 		end = min(end, off+limit-off%limit)
 		p.n = end - off
@@ -203,7 +208,7 @@ func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 			continue
 		}
 		if int64(len(bufs[i])) < p.n {
-			bufs[i] = make([]byte, max(p.n, compareChunk))
+			bufs[i] = make([]byte, chunk)
 		}
 		got[i] = bufs[i][:p.n]
 		// Both ends are within the disk's size, or the side would be zero.

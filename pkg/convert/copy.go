@@ -91,6 +91,8 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 		return nil, fmt.Errorf("%w: %d bytes, and the source has %d", ErrTooSmall, dst.Size(), src.Size())
 	}
 	c := copier{dst: dst, src: src, o: *o, order: newQueue(), step: o.SparseSize}
+	c.o.Workers = workersFor(o.Workers)
+	c.mappings.workers = c.o.Workers
 	if c.step <= 0 {
 		c.step = DefaultSparseSize
 	}
@@ -163,9 +165,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 				}
 			}
 			if c.zeros.Load() && !p.unread && !c.o.Allocate && c.o.Salvage == nil {
-				if p.mapping = c.mappings.of(file); p.mapping != nil {
-					limit = mapChunk
-				}
+				p.mapping = c.mappings.of(file)
 			}
 			p.n = min(n, limit-off%limit)
 			if !send(p) {
@@ -233,9 +233,6 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 	case c.findRuns(p, &runs):
 		p.unread = true
 	default:
-		if p.n > int64(len(buf)) {
-			buf = make([]byte, p.n)
-		}
 		buf = buf[:p.n]
 		if err := c.read(buf, p.off); err != nil {
 			return err

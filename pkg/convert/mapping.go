@@ -2,16 +2,21 @@ package convert
 
 import "os"
 
-// mapChunk is the size of one look into a mapped file. It is large because the
-// processors tell each other when memory is not mapped any more.
-const mapChunk = 4 << 20
+// maxMapped bounds what is mapped of a file: by each worker a window, one that was
+// left behind, and as much of a chunk as is behind a window's end. It counts as
+// memory of this process.
+const maxMapped = 16 << 20
 
-// mappings are those of files that are read, one of each. The zero value has none.
-type mappings struct{ byFile map[*os.File]*mapping }
+// mappings are those of files that are read by so many workers, one of each.
+type mappings struct {
+	workers int
+	byFile  map[*os.File]*mapping
+}
 
 // of returns the mapping of a file, or nil if it is not to be mapped.
 func (m *mappings) of(f *os.File) *mapping {
-	if f == nil {
+	window := int64(maxMapped) / int64(m.workers) &^ (chunk - 1)
+	if f == nil || window < 2*chunk {
 		return nil
 	}
 	have, ok := m.byFile[f]
@@ -19,7 +24,7 @@ func (m *mappings) of(f *os.File) *mapping {
 		if m.byFile == nil {
 			m.byFile = map[*os.File]*mapping{}
 		}
-		have = newMapping(f)
+		have = newMapping(f, window)
 		m.byFile[f] = have
 	}
 	return have

@@ -14,37 +14,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// windowSize is how much of a file is mapped at a time. What is mapped counts as
-// memory of this process, and to unmap it interrupts all its threads.
-const windowSize = 8 << 20
-
 // mapping shows parts of a file in memory without copying them. It may be used by
 // several goroutines.
 type mapping struct {
-	f    *os.File
-	size int64
+	f      *os.File
+	size   int64
+	window int64 // how much is mapped at a time: to unmap it interrupts all threads
 
 	mu      sync.Mutex
 	windows []*window
 }
 
 type window struct {
-	index int64 // it starts at index * windowSize
+	index int64 // it starts at index * mapping.window
 	b     []byte
 	users int
 }
 
-// newMapping returns a mapping of a file, or nil where reading is not slower, or
+// newMapping returns a mapping of a file in windows of this size, or nil where reading is not slower, or
 // where who has the file, such as another machine, may change it.
-func newMapping(f *os.File) *mapping {
+func newMapping(f *os.File, window int64) *mapping {
 	if strconv.IntSize < 64 {
 		return nil
 	}
-	var fs unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &fs) != nil {
-		return nil
-	}
-	switch uint32(fs.Type) {
+	switch fileSystem(f) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
 	default:
 		return nil
@@ -53,7 +46,7 @@ func newMapping(f *os.File) *mapping {
 	if err != nil || !st.Mode().IsRegular() {
 		return nil
 	}
-	return &mapping{f: f, size: st.Size()}
+	return &mapping{f: f, size: st.Size(), window: window}
 }
 
 // view is a part of a file in memory. What it shows must be looked at within
@@ -65,18 +58,18 @@ type view struct {
 	w *window
 }
 
-// view maps n bytes, at most mapChunk, at off. They must not be in a hole: some
+// view maps n bytes, at most a chunk, at off. They must not be in a hole: some
 // file systems fill what is mapped. It fails where they cannot be had, for
 // reading to say why.
 func (m *mapping) view(off, n int64) (view, bool) {
 	if off+n > m.size {
 		return view{}, false
 	}
-	w := m.open(off / windowSize)
+	w := m.open(off / m.window)
 	if w == nil {
 		return view{}, false
 	}
-	in := off - w.index*windowSize
+	in := off - w.index*m.window
 	return view{w.b[in : in+n : in+n], m, w}, true
 }
 
@@ -104,9 +97,9 @@ func (m *mapping) open(index int64) *window {
 		}
 		return w.users == 0
 	})
-	start := index * windowSize
+	start := index * m.window
 	// Views that start in the window may end behind it.
-	b, err := unix.Mmap(int(m.f.Fd()), start, int(min(windowSize+mapChunk, m.size-start)), unix.PROT_READ, unix.MAP_SHARED)
+	b, err := unix.Mmap(int(m.f.Fd()), start, int(min(m.window+chunk, m.size-start)), unix.PROT_READ, unix.MAP_SHARED)
 	w := &window{index, b, 1}
 	if err == nil {
 		m.windows = append(m.windows, w)

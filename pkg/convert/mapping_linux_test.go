@@ -14,6 +14,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
+const windowSize = 8 << 20
+
 // mappedFile is a file that is mapped here; where none is, the test is skipped.
 func mappedFile(t *testing.T, data []byte) *os.File {
 	t.Helper()
@@ -25,7 +27,7 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 	if _, err := f.WriteAt(data, 0); err != nil {
 		t.Fatal(err)
 	}
-	if newMapping(f) == nil {
+	if newMapping(f, windowSize) == nil {
 		t.Skip("files are not mapped on this file system")
 	}
 	return f
@@ -36,13 +38,13 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 func TestView(t *testing.T) {
 	data := make([]byte, 3*windowSize+12345)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
-	m := newMapping(mappedFile(t, data))
+	m := newMapping(mappedFile(t, data), windowSize)
 	size := int64(len(data))
 	for _, c := range []struct{ off, n int64 }{
-		{0, mapChunk},
+		{0, chunk},
 		{512, 1},
-		{windowSize - 1, mapChunk},
-		{windowSize - mapChunk, mapChunk},
+		{windowSize - 1, chunk},
+		{windowSize - chunk, chunk},
 		{2*windowSize - 4097, 2 * 4097},
 		{size - 12345, 12345},
 		{size - 1, 1},
@@ -66,12 +68,28 @@ func TestView(t *testing.T) {
 	m.close()
 }
 
+// However many workers there are, what they have mapped is bounded.
+func TestMappedMemory(t *testing.T) {
+	f := mappedFile(t, make([]byte, chunk))
+	for workers := 1; workers <= maxWorkers; workers++ {
+		all := mappings{workers: workers}
+		m := all.of(f)
+		switch {
+		case workers <= 8 && m == nil:
+			t.Errorf("%d workers: nothing is mapped", workers)
+		case m != nil && (m.window*int64(workers) > maxMapped || m.window%chunk != 0 || m.window == 0):
+			t.Errorf("%d workers: windows of %d bytes", workers, m.window)
+		}
+		all.close()
+	}
+}
+
 // What is not in the file any more is an error, and nothing else is taken for one.
 func TestGuarded(t *testing.T) {
-	f := mappedFile(t, make([]byte, mapChunk))
-	m := newMapping(f)
+	f := mappedFile(t, make([]byte, chunk))
+	m := newMapping(f, windowSize)
 	defer m.close()
-	v, ok := m.view(0, mapChunk)
+	v, ok := m.view(0, chunk)
 	if !ok {
 		t.Fatal("no view")
 	}
@@ -139,7 +157,7 @@ func TestCompareMapped(t *testing.T) {
 		}
 	}
 	compare(-1)
-	for _, at := range []int64{size - 1, windowSize, windowSize - 1, mapChunk, 5, 0} { // each before those that are there
+	for _, at := range []int64{size - 1, windowSize, windowSize - 1, chunk, 5, 0} { // each before those that are there
 		if _, err := g.WriteAt([]byte{data[at] + 1}, at); err != nil {
 			t.Fatal(err)
 		}

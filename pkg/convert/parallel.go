@@ -12,14 +12,19 @@ import (
 // maxWorkers bounds the memory that many processors would take.
 const maxWorkers = 16
 
-// inParallel has so many workers, 0 means as many as there are processors, deal
-// with the pieces of a plan. Who wants the next piece goes on with the plan itself:
+// workersFor is how many workers there are if so many are asked for; 0 means as many
+// as there are processors.
+func workersFor(asked int) int {
+	if asked > 0 {
+		return asked
+	}
+	return min(runtime.GOMAXPROCS(0), maxWorkers)
+}
+
+// inParallel has so many workers deal with the pieces of a plan. Who wants the next piece goes on with the plan itself:
 // to wake another goroutine for it takes as long as to copy some hundred KiB. After
 // an error, of which work is to return the first one, the pieces end.
 func inParallel[P any](ctx context.Context, workers int, plan iter.Seq2[P, error], work func(context.Context, iter.Seq2[P, error]) error) error {
-	if workers <= 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
 	next, stop := iter.Pull2(plan)
 	defer stop()
 	var mu sync.Mutex

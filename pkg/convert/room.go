@@ -42,24 +42,29 @@ func (r *room) prepare(off, n int64) {
 	if r.placer == nil || n < zoneSize/64 {
 		return
 	}
-	f, fileOff, m := r.placer.Place(off, n)
-	if m < n { // the rest goes into the next block
-		n = m
-	}
-	if f == nil || n <= 0 {
-		return
-	}
 	r.mu.Lock()
-	if !r.tried {
-		r.tried = true
-		if takesRoom(f) {
-			r.f, r.zones = f, map[int64]*zone{}
+	defer r.mu.Unlock()
+	for n > 0 && !(r.tried && r.f == nil) {
+		f, fileOff, m := r.placer.Place(off, n)
+		if f == nil || m <= 0 {
+			return
 		}
+		if !r.tried {
+			r.tried = true
+			if takesRoom(f) {
+				r.f, r.zones = f, map[int64]*zone{}
+			}
+		}
+		if r.f != nil {
+			r.written(fileOff, m)
+		}
+		off, n = off+m, n-m
 	}
-	if r.f == nil {
-		r.mu.Unlock()
-		return
-	}
+}
+
+// written counts n bytes of the file, and takes room in the zones that they are the
+// first in.
+func (r *room) written(fileOff, n int64) {
 	for end := fileOff + n; fileOff < end; {
 		index := fileOff / zoneSize
 		z := r.zones[index]
@@ -76,7 +81,6 @@ func (r *room) prepare(off, n int64) {
 		z.written += k
 		fileOff += k
 	}
-	r.mu.Unlock()
 }
 
 // finish gives back what was not used.

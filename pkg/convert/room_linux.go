@@ -10,10 +10,7 @@ import (
 
 // takesRoom reports whether writing into a file is faster where room was taken
 // before: in ext4, which else looks for room block by block.
-func takesRoom(f *os.File) bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &fs) == nil && uint32(fs.Type) == unix.EXT4_SUPER_MAGIC
-}
+func takesRoom(f *os.File) bool { return fileSystem(f) == unix.EXT4_SUPER_MAGIC }
 
 // takeRoom takes room for n bytes at off, as far as the file goes, and returns for
 // how many it did: none where there is not plenty.

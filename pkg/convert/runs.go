@@ -65,14 +65,9 @@ func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error
 				}
 				continue
 			}
-			if e.State != disk.Data || e.File == nil {
-				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data}, nil) {
-					return
-				}
-				continue
-			}
-			if file, ok := e.File.(*os.File); ok && !inBlocks {
-				if !yield(zeroRun{end: e.End(), file: file, fileOff: e.FileOff}, nil) {
+			if e.State != disk.Data || e.File == nil || !inBlocks {
+				file, _ := e.File.(*os.File)
+				if !yield(zeroRun{end: e.End(), zero: e.State != disk.Data, file: file, fileOff: e.FileOff}, nil) {
 					return
 				}
 				continue

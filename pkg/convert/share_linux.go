@@ -30,13 +30,19 @@ func copyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 
 	return done
 }
 
+// fileSystem is the magic number of the file system that a file is on; 0 if that
+// cannot be told.
+func fileSystem(f *os.File) uint32 {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &fs) != nil {
+		return 0
+	}
+	return uint32(fs.Type)
+}
+
 // copiesRemotely reports whether a file is on a file system whose server copies.
 func copiesRemotely(f *os.File) bool {
-	var st unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &st) != nil {
-		return false
-	}
-	switch uint32(st.Type) {
+	switch fileSystem(f) {
 	case unix.NFS_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
 		return true
 	}
