@@ -30,8 +30,10 @@ func nextData(file io.ReaderAt, off int64) (start, end int64, ok bool, err error
 	if err != nil {
 		return 0, 0, false, err
 	}
-	if start == 0 && isFull(f) {
-		return 0, math.MaxInt64, true, nil
+	if start == off {
+		if size, full := isFull(f); full && size > off {
+			return off, size, true, nil
+		}
 	}
 	end, err = f.Seek(start, unix.SEEK_HOLE)
 	if errors.Is(err, unix.ENXIO) { // the file shrank in between
@@ -40,15 +42,15 @@ func nextData(file io.ReaderAt, off int64) (start, end int64, ok bool, err error
 	return start, end, true, err
 }
 
-// isFull reports whether a file on tmpfs has no holes. That looks for the next one
-// page by page.
-func isFull(f *os.File) bool {
+// isFull reports whether a file on tmpfs has no holes, and its size. That looks for
+// the next hole page by page.
+func isFull(f *os.File) (size int64, full bool) {
 	var fs unix.Statfs_t
 	var st unix.Stat_t
 	if unix.Fstatfs(int(f.Fd()), &fs) != nil || uint32(fs.Type) != unix.TMPFS_MAGIC || unix.Fstat(int(f.Fd()), &st) != nil {
-		return false
+		return 0, false
 	}
-	return st.Blocks*512 >= st.Size // it counts nothing but pages of data
+	return st.Size, st.Blocks*512 >= st.Size // it counts nothing but pages of data
 }
 
 // punch makes a hole, and reports whether it did.

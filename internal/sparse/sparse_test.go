@@ -18,7 +18,12 @@ const mib = 1 << 20
 // 5 MiB + 1.
 func newFile(t *testing.T) (*os.File, []byte) {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	return newFileIn(t, t.TempDir())
+}
+
+func newFileIn(t *testing.T, dir string) (*os.File, []byte) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "file"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +122,37 @@ func TestHoles(t *testing.T) {
 			t.Errorf("At(%d, %d) = %d, %v, %v; want %d, %v", c.off, c.limit, end, data, err, c.end, c.data)
 		}
 	}
+}
+
+// TestMemory: a file in memory is found full or not from any place in it, and one
+// that was cut has nothing behind its end.
+func TestMemory(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "sparse")
+	if err != nil {
+		t.Skipf("no file system in memory: %v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f, _ := newFileIn(t, dir)
+	findsHoles(t, f)
+	check := func(off, end int64, data bool) {
+		t.Helper()
+		if gotEnd, gotData, err := NewMap(f).At(off, 16*mib); gotEnd != end || gotData != data || err != nil {
+			t.Errorf("at %d: the run ends at %d, data %v, %v; want %d, %v", off, gotEnd, gotData, err, end, data)
+		}
+	}
+	check(mib, 2*mib, false)
+	check(2*mib+512, 3*mib, true)
+	if _, err := f.WriteAt(bytes.Repeat([]byte{1}, 8*mib), 0); err != nil {
+		t.Fatal(err)
+	}
+	check(0, 8*mib, true)
+	check(3*mib+512, 8*mib, true)
+	check(8*mib, 16*mib, false)
+	if err := f.Truncate(4 * mib); err != nil {
+		t.Fatal(err)
+	}
+	check(3*mib, 4*mib, true)
+	check(5*mib, 16*mib, false)
 }
 
 // TestNoHoles: what cannot tell is data throughout.
