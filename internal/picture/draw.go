@@ -3,15 +3,18 @@ package picture
 import (
 	"bufio"
 	"fmt"
+	"image"
 	"image/color"
+	"image/draw"
+	"image/png"
 	"io"
 	"sync"
 
-	"git.sr.ht/~sbinet/gg"
 	svg "github.com/ajstarks/svgo"
+	"github.com/golang/freetype/truetype"
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/gofont/goregular"
-	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/math/fixed"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
@@ -199,49 +202,36 @@ func hex(c color.RGBA) string { return fmt.Sprintf("#%02x%02x%02x", c.R, c.G, c.
 
 // PNG writes the picture as PNG.
 func (p *Picture) PNG(w io.Writer) error {
-	g := gg.NewContext(width, p.height())
-	c := pngCanvas{g, map[int]font.Face{}}
+	c := pngCanvas{image.NewRGBA(image.Rect(0, 0, width, p.height())), map[int]font.Face{}}
 	p.draw(c)
-	return g.EncodePNG(w)
+	return png.Encode(w, c.img)
 }
 
 type pngCanvas struct {
-	g     *gg.Context
+	img   *image.RGBA
 	faces map[int]font.Face // by size
 }
 
 func (p pngCanvas) rect(x, y, w, h int, c color.RGBA) {
-	p.g.SetColor(c)
-	p.g.DrawRectangle(float64(x), float64(y), float64(w), float64(h))
-	p.g.Fill()
+	draw.Draw(p.img, image.Rect(x, y, x+w, y+h), image.NewUniform(c), image.Point{}, draw.Src)
 }
 
 func (p pngCanvas) text(x, y, size int, c color.RGBA, alignedRight bool, s string) {
 	if p.faces[size] == nil {
-		p.faces[size] = face(size)
+		p.faces[size] = truetype.NewFace(goRegular(), &truetype.Options{Size: float64(size)})
 	}
-	p.g.SetFontFace(p.faces[size])
-	p.g.SetColor(c)
-	ax := 0.0
+	d := font.Drawer{Dst: p.img, Src: image.NewUniform(c), Face: p.faces[size], Dot: fixed.P(x, y)}
 	if alignedRight {
-		ax = 1
+		d.Dot.X -= d.MeasureString(s)
 	}
-	p.g.DrawStringAnchored(s, float64(x), float64(y), ax, 0)
+	d.DrawString(s)
 }
 
 // goRegular is the font, which is parsed when it is first used.
-var goRegular = sync.OnceValue(func() *opentype.Font {
-	f, err := opentype.Parse(goregular.TTF)
+var goRegular = sync.OnceValue(func() *truetype.Font {
+	f, err := truetype.Parse(goregular.TTF)
 	if err != nil {
 		panic(err) // it is part of the program
 	}
 	return f
 })
-
-func face(size int) font.Face {
-	f, err := opentype.NewFace(goRegular(), &opentype.FaceOptions{Size: float64(size), DPI: 72, Hinting: font.HintingFull})
-	if err != nil {
-		panic(err)
-	}
-	return f
-}
