@@ -60,7 +60,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if len(o.args) != 2 {
 		return usagef("Expecting two image file names")
 	}
-	if _, ok := cacheModes[o.cache]; !ok {
+	if _, ok := cacheMode(o.cache); !ok {
 		return &statusError{compareOpenFailed, qemuErrorf("Invalid source cache option: %s", o.cache)}
 	}
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {

@@ -94,10 +94,16 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	return cmd
 }
 
-// cacheModes are qemu's, and whether what is written must be durable at the
-// end.
-var cacheModes = map[string]bool{
-	"none": true, "off": true, "directsync": true, "writeback": true, "writethrough": true, "unsafe": false,
+// cacheMode says whether what is written must be durable at the end, and whether qemu
+// has such a mode.
+func cacheMode(name string) (flush, known bool) {
+	switch name {
+	case "none", "off", "directsync", "writeback", "writethrough":
+		return true, true
+	case "unsafe":
+		return false, true
+	}
+	return false, false
 }
 
 // maxSparseSize is the largest -S that qemu-img takes.
@@ -121,11 +127,11 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 		}
 		co.Workers = int(m)
 	}
-	flush, ok := cacheModes[o.cache]
+	flush, ok := cacheMode(o.cache)
 	if !ok {
 		return co, false, qemuErrorf("Invalid cache option: %s", o.cache)
 	}
-	if _, ok := cacheModes[o.sourceCache]; !ok {
+	if _, ok := cacheMode(o.sourceCache); !ok {
 		return co, false, qemuErrorf("Invalid source cache option: %s", o.sourceCache)
 	}
 	if o.targetIsZero && !o.noCreate {

@@ -21,13 +21,11 @@ var foreignFormats = []*format{
 // foreign is a format that has one of the magics at the offset. It can be
 // probed and named, but neither opened nor made.
 func foreign(name string, offset int64, magics ...string) *format {
-	refusal := &hintError{
-		fmt.Errorf("format %s is not supported", name),
-		fmt.Sprintf("let another program go between: qemu-img convert -f %s -O raw IMAGE disk.raw", name),
+	refusal := func(hint string) error {
+		return &hintError{fmt.Errorf("format %s is not supported", name), fmt.Sprintf(hint, name)}
 	}
-	making := &hintError{
-		fmt.Errorf("format %s is not supported", name),
-		fmt.Sprintf("make a raw disk or a VHD, and let another program go on: qemu-img convert -f raw -O %s disk.raw IMAGE", name),
+	refuse := func() error {
+		return refusal("let another program go between: qemu-img convert -f %s -O raw IMAGE disk.raw")
 	}
 	return &format{foreign: true, Format: disk.Format{
 		Name:     name,
@@ -36,12 +34,14 @@ func foreign(name string, offset int64, magics ...string) *format {
 			for _, m := range magics {
 				b := make([]byte, len(m))
 				if n, _ := r.ReadAt(b, offset); n == len(b) && string(b) == m {
-					return refusal
+					return refuse()
 				}
 			}
 			return disk.ErrNotThisFormat
 		},
-		Open:   func(*os.File, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refusal },
-		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) { return nil, making },
+		Open: func(*os.File, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refuse() },
+		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) {
+			return nil, refusal("make a raw disk or a VHD, and let another program go on: qemu-img convert -f raw -O %s disk.raw IMAGE")
+		},
 	}}
 }

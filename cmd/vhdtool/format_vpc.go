@@ -464,9 +464,19 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	return counts, err
 }
 
-// partKinds are how pictures show the uses of a file's parts.
-var partKinds = map[vhd.FileUse]picture.Kind{
-	vhd.UseBitmap: picture.Bitmap, vhd.UseData: picture.Data, vhd.UsePadding: picture.Padding, vhd.UseLeak: picture.Leak,
+// partKind is how pictures show a use of a file's parts.
+func partKind(use vhd.FileUse) picture.Kind {
+	switch use {
+	case vhd.UseBitmap:
+		return picture.Bitmap
+	case vhd.UseData:
+		return picture.Data
+	case vhd.UsePadding:
+		return picture.Padding
+	case vhd.UseLeak:
+		return picture.Leak
+	}
+	return picture.Metadata
 }
 
 func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
@@ -481,11 +491,7 @@ func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 				}
 				continue
 			}
-			p := filePart{e.Off, e.Len, picture.Metadata, e.Block * img.BlockSize()}
-			if kind, ok := partKinds[e.Use]; ok {
-				p.kind = kind
-			}
-			if !yield(p, nil) {
+			if !yield(filePart{e.Off, e.Len, partKind(e.Use), e.Block * img.BlockSize()}, nil) {
 				return
 			}
 		}

@@ -21,19 +21,15 @@ type filePart struct {
 	place  int64 // on the disk, of data
 }
 
-// pictureWriters write a picture into a file, by its suffix.
-var pictureWriters = map[string]func(*picture.Picture, io.Writer) error{
-	".svg": (*picture.Picture).SVG,
-	".png": (*picture.Picture).PNG,
-}
-
-// pictureWriter is the one for a file.
+// pictureWriter is what writes a picture into a file, by its suffix.
 func pictureWriter(name string) (func(*picture.Picture, io.Writer) error, error) {
-	write := pictureWriters[strings.ToLower(filepath.Ext(name))]
-	if write == nil {
-		return nil, usagef("A picture is .svg or .png, not '%s'", name)
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".svg":
+		return (*picture.Picture).SVG, nil
+	case ".png":
+		return (*picture.Picture).PNG, nil
 	}
-	return write, nil
+	return nil, usagef("A picture is .svg or .png, not '%s'", name)
 }
 
 // plot writes the picture of a disk into a new file.

@@ -23,7 +23,7 @@ const (
 	resize         = 3
 )
 
-var rightNames = map[int64]string{consistentRead: "consistent read", write: "write", resize: "resize"}
+var rightNames = [...]string{consistentRead: "consistent read", write: "write", resize: "resize"}
 
 func lock(f *os.File, writing bool) (err error) {
 	defer func() {

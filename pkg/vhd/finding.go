@@ -44,30 +44,39 @@ type Finding struct {
 	harmless    bool // an error to report, but every byte can be read
 }
 
-// repairs says what Repair does about a finding.
-var repairs = map[string]string{
-	"file-length":       "write a footer behind the end that is torn",
-	"trailing-footer":   "write the footer anew from its copy",
-	"leading-footer":    "write the copy anew from the footer",
-	"footers-differ":    "write the copy anew from the footer",
-	"footer-checksum":   "compute it anew, if nothing else is wrong",
-	"fixed-data-offset": "write all ones",
-	"data-offset":       "look for the header in the first MiB",
-	"header-cookie":     "look for the header in the first MiB",
-	"header-checksum":   "compute it anew, if nothing else is wrong",
-	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",
-	"bat-overlap":       "copy one of the blocks to a place of its own",
-	"bat-excess":        "mark the entries as unused",
-	"bitmap-data":       "set the bits, with --deep",
-	"batmap-bit":        "clear the bit",
-	"batmap-bitmap":     "clear the bit",
-	"batmap-checksum":   "compute it anew",
-	"leak":              "move blocks into it, and cut the file",
-}
-
 // Repair says what [Repair] does about the finding; "" means that it leaves it
 // alone.
-func (f Finding) Repair() string { return repairs[f.ID] }
+func (f Finding) Repair() string {
+	switch f.ID {
+	case "file-length":
+		return "write a footer behind the end that is torn"
+	case "trailing-footer":
+		return "write the footer anew from its copy"
+	case "leading-footer", "footers-differ":
+		return "write the copy anew from the footer"
+	case "footer-checksum", "header-checksum":
+		return "compute it anew, if nothing else is wrong"
+	case "fixed-data-offset":
+		return "write all ones"
+	case "data-offset", "header-cookie":
+		return "look for the header in the first MiB"
+	case "bat-beyond-end":
+		return "lengthen the file, if only the tail of the block is missing"
+	case "bat-overlap":
+		return "copy one of the blocks to a place of its own"
+	case "bat-excess":
+		return "mark the entries as unused"
+	case "bitmap-data":
+		return "set the bits, with --deep"
+	case "batmap-bit", "batmap-bitmap":
+		return "clear the bit"
+	case "batmap-checksum":
+		return "compute it anew"
+	case "leak":
+		return "move blocks into it, and cut the file"
+	}
+	return ""
+}
 
 // String describes the finding in one line.
 func (f Finding) String() string {

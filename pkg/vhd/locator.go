@@ -37,9 +37,16 @@ const (
 	locatorSize  = 24
 )
 
-// The platform codes, and whether the text is UTF-16.
-var locatorCodes = map[string]bool{
-	"W2ru": true, "W2ku": true, "Wi2r": false, "Wi2k": false, "Mac ": false, "MacX": false,
+// locatorCode says whether the text behind a platform code is UTF-16, and whether the
+// code is known.
+func locatorCode(code string) (wide, known bool) {
+	switch code {
+	case "W2ru", "W2ku":
+		return true, true
+	case "Wi2r", "Wi2k", "Mac ", "MacX":
+		return false, true
+	}
+	return false, false
 }
 
 // locators returns the entries that are used, by their number from 0.
@@ -76,7 +83,7 @@ var errNoText = errors.New("no path")
 // while the parent name is big-endian. Broken surrogates become U+FFFD. What the
 // entry calls the length may have NULs at its end.
 func (l *locator) text(r io.ReaderAt, size int64) (string, error) {
-	wide, known := locatorCodes[l.code]
+	wide, known := locatorCode(l.code)
 	if !known || l.code == "Mac " || l.length == 0 || l.length > maxLocatorText || wide && l.length%2 != 0 ||
 		l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset {
 		return "", errNoText
@@ -151,7 +158,7 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []Fin
 			continue
 		}
 		at, field := 576+i*locatorSize, fmt.Sprintf("parent locator %d: ", i+1)
-		wide, known := locatorCodes[l.code]
+		wide, known := locatorCode(l.code)
 		good := false
 		switch over := l.over(lay, t, used, i); {
 		case !known:

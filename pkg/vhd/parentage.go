@@ -173,7 +173,7 @@ func (p *Parentage) place(h *Header, at int64) (int64, error) {
 
 // encode is the text as it stands in the file.
 func (l *Locator) encode() []byte {
-	if !locatorCodes[l.Code] {
+	if wide, _ := locatorCode(l.Code); !wide {
 		return []byte(l.Path)
 	}
 	var b []byte
