@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 )
 
 // maxWindow bounds the memory that a stream can ask for: the largest windows
@@ -58,17 +59,17 @@ func NewReader(r io.Reader) (io.Reader, string, error) {
 	case "zstd":
 		out, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 	case "xz":
-		out, err = newXZReader(br)
+		out, err = xz.NewReader(br, maxWindow)
 	default:
 		return br, "", nil
 	}
 	if err != nil {
-		return nil, name, fmt.Errorf("%s data: %w", name, err)
+		return nil, name, streamError(name, err)
 	}
 	return &reader{out, name}, name, nil
 }
 
-// reader names the compression in errors, and calls an early end by its name.
+// reader names the compression in errors.
 type reader struct {
 	io.Reader
 	name string
@@ -77,7 +78,15 @@ type reader struct {
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if err != nil && err != io.EOF { // EOF itself ends the data
-		err = fmt.Errorf("%s data: %w", r.name, err)
+		err = streamError(r.name, err)
 	}
 	return n, err
+}
+
+// streamError names the compression, and calls an early end by its name.
+func streamError(name string, err error) error {
+	if errors.Is(err, xz.ErrBuf) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%s data: %w", name, err)
 }

@@ -92,7 +92,7 @@ func TestLarge(t *testing.T) {
 	}
 	for _, line := range []string{
 		"gzip -9", "bzip2 -9", "zstd -q -1", "zstd -q -3 --long=27", "zstd -q -T2 --no-check", "xz -0", "xz -T2 --block-size=512KiB",
-		"xz --check=sha256",
+		"xz --check=sha256", "xz --check=crc32 --x86 --lzma2=preset=6", "xz --check=none --delta=dist=4 --lzma2=preset=1",
 	} {
 		t.Run("program "+line, func(t *testing.T) {
 			args := strings.Fields(line)
