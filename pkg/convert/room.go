@@ -20,15 +20,17 @@ const (
 
 // room takes room in a new target's file ahead of what is written, where that makes
 // writing faster: in zones behind those that got full. What stays unused of it is
-// given back.
+// given back, and so is what the file system takes ahead by itself.
 type room struct {
 	placer disk.Placer // nil: no place is known
-	f      *os.File    // the target's file; nil if it is not known, or not to be used
 
 	mu    sync.Mutex
-	tried bool // to find out the file
-	zones map[int64]*zone
-	spare int64 // taken, and not written
+	tried bool            // to find out about the file
+	f     *os.File        // the target's file; nil if it is not known
+	grows bool            // it ends where was written last
+	zones map[int64]*zone // nil: no room is taken
+	spare int64           // taken, and not written
+	total int64           // bytes written, in all
 }
 
 // zone is a part of the file, from its index * zoneSize on.
@@ -39,26 +41,43 @@ type zone struct {
 
 // prepare is called before n bytes of the target are written at off.
 func (r *room) prepare(off, n int64) {
-	if r.placer == nil || n < zoneSize/64 {
+	if r.placer == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for n > 0 && !(r.tried && r.f == nil) {
+	if !r.tried {
 		f, fileOff, m := r.placer.Place(off, n)
 		if f == nil || m <= 0 {
 			return
 		}
-		if !r.tried {
-			r.tried = true
-			if takesRoom(f) {
-				r.f, r.zones = f, map[int64]*zone{}
-			}
+		r.tried = true
+		r.look(f, fileOff+m)
+	}
+	r.total += n
+	if r.zones == nil || n < zoneSize/64 {
+		return
+	}
+	for n > 0 {
+		f, fileOff, m := r.placer.Place(off, n)
+		if f == nil || m <= 0 {
+			return
 		}
-		if r.f != nil {
-			r.written(fileOff, m)
-		}
+		r.written(fileOff, m)
 		off, n = off+m, n-m
+	}
+}
+
+// look finds out what to do in a file of which something that ends at end is the first
+// that is written.
+func (r *room) look(f *os.File, end int64) {
+	st, err := f.Stat()
+	if err != nil {
+		return
+	}
+	r.f, r.grows = f, st.Size() < end
+	if takesRoom(f) {
+		r.zones = map[int64]*zone{}
 	}
 }
 
@@ -72,7 +91,7 @@ func (r *room) written(fileOff, n int64) {
 			z = &zone{}
 			r.zones[index] = z
 			if before := r.zones[index-1]; before != nil && before.written >= zoneSize*3/4 && r.spare < maxSpare {
-				z.taken = takeRoom(r.f, index*zoneSize, zoneSize)
+				z.taken = takeRoom(r.f, index*zoneSize, zoneSize, r.grows)
 				r.spare += z.taken
 			}
 		}
@@ -85,9 +104,14 @@ func (r *room) written(fileOff, n int64) {
 
 // finish gives back what was not used.
 func (r *room) finish() {
+	if r.f != nil && r.grows {
+		if end, left := leftRoom(r.f, r.total); left > zoneSize/16 {
+			giveBack(r.f, 0, end, zoneSize/256)
+		}
+	}
 	for index, z := range r.zones {
 		if z.taken > 0 && zoneSize-z.written >= zoneSize/256 {
-			giveBack(r.f, index*zoneSize, z.taken)
+			giveBack(r.f, index*zoneSize, z.taken, 0)
 		}
 	}
 }

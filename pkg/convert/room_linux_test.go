@@ -96,3 +96,46 @@ func TestRoomGivenBack(t *testing.T) {
 		})
 	}
 }
+
+// What XFS takes behind the data of a file that grows is given back where the file goes
+// on elsewhere.
+func TestRoomLeft(t *testing.T) {
+	dir := mountNew(t, "xfs")
+	const size, run, step = 64 << 20, 8<<20 + 64<<10, 16 << 20 // a block ends far behind each run
+	data := make([]byte, size)
+	for off := 0; off < size; off += step {
+		_, _ = rand.NewChaCha8([32]byte{}).Read(data[off : off+run])
+	}
+	name := filepath.Join(t.TempDir(), "src") // not there, where storage would be shared
+	if err := os.WriteFile(name, data, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	srcFile, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srcFile.Close()
+	target := filepath.Join(dir, "target")
+	img, err := vhd.Create(target, &vhd.CreateOptions{Size: size, Exact: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Copy(context.Background(), img, raw.Open(srcFile, size), nil); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, size)
+	if _, err := img.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the copy differs, %v", err)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := int64(size / step * run)
+	if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > want+1<<20 {
+		t.Errorf("the file takes %d bytes, want the %d of the data, and 1 MiB at most", used, want)
+	}
+}

@@ -459,7 +459,7 @@ func (img *Image) complete(flush bool) error {
 		img.placeBAT()
 	}
 	if !a.device {
-		if err := img.f.Truncate(a.end + footerSize); err != nil {
+		if err := cutTo(img.f, a.end+footerSize); err != nil {
 			return err
 		}
 	}
@@ -493,6 +493,16 @@ func (img *Image) complete(flush bool) error {
 	img.footerAt = a.footerAt()
 	a.fresh, a.length = false, a.end+footerSize
 	return nil
+}
+
+// cutTo cuts a file that is longer. To cut one that is not would have XFS write all of
+// it back when it is closed.
+func cutTo(f disk.File, length int64) error {
+	st, err := f.Stat()
+	if err != nil || st.Size() <= length {
+		return err
+	}
+	return f.Truncate(length)
 }
 
 // writeNewBitmaps writes the bitmaps of a new image's blocks that are in the file

@@ -3,6 +3,7 @@ package vhd
 import (
 	"fmt"
 	"iter"
+	"math"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -20,6 +21,11 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}
+		fileEnd, err := img.storedEnd()
+		if err != nil {
+			merge.Fail(err)
+			return
+		}
 		for end := off + n; off < end; {
 			block := off / img.lay.blockSize
 			stop := min(end, (block+1)*img.lay.blockSize)
@@ -37,7 +43,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 				merge.Fail(err)
 				return
 			}
-			if !img.blockExtents(&merge, bm, e, block, off, stop) {
+			if !img.blockExtents(&merge, bm, e, block, off, stop, fileEnd) {
 				return
 			}
 			off = stop
@@ -46,12 +52,31 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// blockExtents adds what stands in [off, stop) of an allocated block.
-func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, block, off, stop int64) bool {
+// storedEnd is where in the file what is stored of blocks ends: that of a new image where
+// was written last.
+func (img *Image) storedEnd() (int64, error) {
+	if !img.new() {
+		return math.MaxInt64, nil
+	}
+	st, err := img.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// blockExtents adds what stands in [off, stop) of an allocated block, in a file up to
+// fileEnd.
+func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, block, off, stop, fileEnd int64) bool {
 	start := block * img.lay.blockSize
 	data := int64(e)*SectorSize + img.lay.bitmapSize
+	stored := func(off, stop int64) bool {
+		end := max(off, stop-max(0, data+stop-start-fileEnd))
+		return (off == end || merge.Add(disk.Extent{Off: off, Len: end - off, State: disk.Data, File: img.r, FileOff: data + off - start})) &&
+			(end == stop || merge.Add(disk.Extent{Off: end, Len: stop - end, State: disk.Zero}))
+	}
 	if bm == nil {
-		return merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Data, File: img.r, FileOff: data + off - start})
+		return stored(off, stop)
 	}
 	// The consumer may take its time, and write: do not hold the lock over it.
 	bm.mu.RLock()
@@ -61,7 +86,7 @@ func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, b
 	for off < stop {
 		end, set := bitmapRun(bits, (off-start)/SectorSize, limit)
 		next := min(stop, start+end*SectorSize)
-		if set && !merge.Add(disk.Extent{Off: off, Len: next - off, State: disk.Data, File: img.r, FileOff: data + off - start}) {
+		if set && !stored(off, next) {
 			return false
 		}
 		if !set && !img.missingExtents(merge, off, next, disk.Zero) {

@@ -38,6 +38,11 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	if n == len(p) {
 		return nil
 	}
+	return readError(p, off, err)
+}
+
+// readError is the error of a read that got less than p.
+func readError(p []byte, off int64, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}

@@ -56,7 +56,7 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 		return err
 	}
 	if bm == nil {
-		return readFull(img.r, p, data+in)
+		return img.readStored(p, data+in)
 	}
 	bm.mu.RLock()
 	defer bm.mu.RUnlock()
@@ -66,7 +66,7 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 		piece := p[:min(int64(len(p)), end*SectorSize-in)]
 		var err error
 		if set {
-			err = readFull(img.r, piece, data+in)
+			err = img.readStored(piece, data+in)
 		} else {
 			err = img.readMissing(piece, block, in)
 		}
@@ -77,6 +77,27 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 		in += int64(len(piece))
 	}
 	return nil
+}
+
+// readStored reads bytes of a block that have a place in the file. The file of a new
+// image ends where was written last, and what is behind that is zero.
+func (img *Image) readStored(p []byte, off int64) error {
+	n, err := img.r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if (err == nil || errors.Is(err, io.EOF)) && img.new() {
+		clear(p[n:])
+		return nil
+	}
+	return readError(p, off, err)
+}
+
+// new reports whether the image is not yet complete.
+func (img *Image) new() bool {
+	img.alloc.mu.Lock()
+	defer img.alloc.mu.Unlock()
+	return img.alloc.fresh
 }
 
 // readMissing reads bytes of a block that are not in this file.

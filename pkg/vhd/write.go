@@ -130,17 +130,11 @@ func (img *Image) allocate(block int64) (uint32, error) {
 		return unused, fmt.Errorf("block %d: %w: its place would be at sector %d, and a BAT entry holds at most %d",
 			block, ErrTooLarge, pos/SectorSize, uint32(unused-1))
 	}
-	var err error
-	if a.fresh && !a.device {
-		err = a.grow(img, end)
-	} else {
-		err = a.moveFooter(img, end)
-	}
-	if err != nil {
+	if err := a.moveFooter(img, end); err != nil {
 		return unused, fmt.Errorf("block %d: %w", block, err)
 	}
 	if a.fresh && !a.device {
-		// What is not written in a new file is zero.
+		// What is not written in a new file is zero, or behind its end.
 		if !img.differencing() {
 			a.bare[block] = true
 			a.bareCount.Add(1)
@@ -232,23 +226,6 @@ func (img *Image) fullBitmap() []byte {
 	return b
 }
 
-// grow makes the file of a new image long enough, in large steps.
-func (a *allocator) grow(img *Image, end int64) error {
-	if end <= a.length {
-		return nil
-	}
-	length := end + min(max(end, 1<<20), 1<<28)
-	if err := img.f.Truncate(length); err != nil {
-		// Perhaps so much is not to be had.
-		if err := img.f.Truncate(end); err != nil {
-			return err
-		}
-		length = end
-	}
-	a.length = length
-	return nil
-}
-
 // leaveFooter notes that another footer follows the one at the end of the file,
 // which stays until the next Sync if it was there at the last one.
 func (a *allocator) leaveFooter() {
@@ -258,7 +235,7 @@ func (a *allocator) leaveFooter() {
 }
 
 // moveFooter writes the footer at end, as the new end of the file. On a device
-// it only makes sure that there is room.
+// it only makes sure that there is room, and a new file ends where was written last.
 func (a *allocator) moveFooter(img *Image, end int64) error {
 	if a.device && end > a.tail {
 		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.tail+footerSize)

@@ -1,0 +1,74 @@
+package vhd_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/vhdtool/vhdtool/pkg/vhd"
+)
+
+// uncutFile is a file that may grow, but not be cut, nor given the length it has.
+type uncutFile struct {
+	*os.File
+	t *testing.T
+}
+
+func (f uncutFile) Truncate(n int64) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if n <= st.Size() {
+		f.t.Errorf("truncated to %d bytes, and has %d", n, st.Size())
+	}
+	return f.File.Truncate(n)
+}
+
+// TestNewFileGrows: the file of a new image grows as it is written, and what is behind
+// its end reads as zeros until then.
+func TestNewFileGrows(t *testing.T) {
+	const block = 1 << 20
+	for name, o := range map[string]vhd.CreateOptions{
+		"dynamic": {Size: 8 * block, Exact: true, BlockSize: block},
+		"fixed":   {Size: 8 * block, Exact: true, Type: vhd.Fixed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "disk.vhd")
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := vhd.CreateIn(uncutFile{f, t}, &o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make([]byte, o.Size)
+			same := func(img *vhd.Image) {
+				t.Helper()
+				got := make([]byte, o.Size)
+				if _, err := img.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("other bytes than were written, %v", err)
+				}
+				checkExtents(t, img, want, 0, len(want))
+			}
+			for i, off := range []int{5*block + 1000, 2 * block, 3*block - 5} { // the last one in a block that is there
+				k := copy(want[off:], bytes.Repeat([]byte{byte(i + 1)}, 600))
+				if _, err := img.WriteAt(want[off:off+k], int64(off)); err != nil {
+					t.Fatal(err)
+				}
+				same(img)
+			}
+			if err := img.Close(); err != nil {
+				t.Fatal(err)
+			}
+			img, err = vhd.Open(path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer img.Close()
+			same(img)
+		})
+	}
+}
