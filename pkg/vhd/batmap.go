@@ -253,29 +253,5 @@ func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 	return bits, changed || m.sum(bits) != m.checksum, nil
 }
 
-// Marker is a byte in the batmap's header that XenServer's tools set and read for
-// themselves; ok is false for an image without a batmap.
-func (img *Image) Marker() (marker byte, ok bool) {
-	if img.batmap == nil {
-		return 0, false
-	}
-	return img.batmap.marker, true
-}
-
-// SetMarker sets the marker.
-func (img *Image) SetMarker(marker byte) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case img.batmap == nil:
-		return fmt.Errorf("%w: a marker for an image without XenServer's batmap", ErrUnsupported)
-	}
-	if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {
-		return fmt.Errorf("batmap: %w", err)
-	}
-	img.batmap.marker = marker
-	return img.flush()
-}
-
 // encrypted reports whether XenServer has encrypted the contents.
 func (img *Image) encrypted() bool { return img.batmap != nil && img.batmap.encrypted }

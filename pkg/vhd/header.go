@@ -3,6 +3,7 @@ package vhd
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 
 	"github.com/google/uuid"
 )
@@ -138,4 +139,45 @@ func (h *Header) validate(off int64, t DiskType) []Finding {
 		odd("dynamic-parent", Warning, 40, "parent fields of a dynamic disk", "data", "zeros")
 	}
 	return fs
+}
+
+// readHeader reads the dynamic disk header that the footer points to in a file
+// in which metadata must end at limit. The findings say what keeps it from being
+// read, and what is odd about it.
+func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []Finding, error) {
+	off := c.DataOffset
+	if off < footerSize || off%SectorSize != 0 || limit < headerSize || off > uint64(limit-headerSize) {
+		return Header{}, []Finding{{
+			ID: "data-offset", Severity: Error, Offset: c.off + 16, Field: "footer: data offset", Got: fmt.Sprint(off),
+			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
+		}}, nil
+	}
+	var b [headerSize]byte
+	if err := readFull(r, b[:], int64(off)); err != nil {
+		return Header{}, nil, fmt.Errorf("dynamic disk header: %w", err)
+	}
+	h := DecodeHeader(&b)
+	return h, h.validate(int64(off), c.Type), nil
+}
+
+// validateTable lists what keeps the BAT from being read: the header, found at
+// off, says where it stands in a file in which metadata must end at limit.
+func (h *Header) validateTable(off uint64, limit int64) []Finding {
+	odd := func(id string, at uint64, field, got, want string) []Finding {
+		return []Finding{{
+			ID: id, Severity: Error, Offset: int64(off + at),
+			Field: "dynamic disk header: " + field, Got: got, Want: want,
+		}}
+	}
+	t, n := h.TableOffset, int64(h.MaxTableEntries)*4
+	switch {
+	case t < footerSize || t%SectorSize != 0 || t > uint64(limit):
+		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a multiple of 512 from 512 to %d, before the footer", limit))
+	case t < off+headerSize && t+uint64(n) > off:
+		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a place for the BAT outside of the header, which is at %d to %d", off, off+headerSize))
+	case n > limit-int64(t):
+		return odd("max-table-entries", 28, "max table entries", fmt.Sprint(h.MaxTableEntries),
+			fmt.Sprintf("at most %d, as many as fit between the table offset and the footer", (limit-int64(t))/4))
+	}
+	return nil
 }

@@ -242,3 +242,41 @@ func (img *Image) cutFile() error {
 	img.footerAt = end
 	return img.flush()
 }
+
+// Empty takes all blocks out of an image: a dynamic disk reads as zeros then, and a
+// differencing one as its parent. After a crash any of the blocks may still be
+// there. Nothing else may use the image meanwhile.
+func (img *Image) Empty() error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case !img.dynamic() || img.alloc.fresh:
+		return fmt.Errorf("%w: emptying a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	if err := img.clearBatmap(0); err != nil {
+		return err
+	}
+	var lost []int64
+	var places []uint32
+	for block, e := range img.bat.used() {
+		lost, places = append(lost, block), append(places, e)
+	}
+	for _, block := range lost {
+		img.bat.store(block, unused)
+	}
+	err := img.writeEntries(slices.Clone(lost))
+	if err == nil {
+		err = img.flush()
+	}
+	if err != nil {
+		for i, block := range lost { // the next try starts from the beginning
+			img.bat.store(block, places[i])
+		}
+		return err
+	}
+	img.bitmaps.forgetFrom(0)
+	return img.reclaim()
+}

@@ -447,37 +447,6 @@ func (img *Image) overMetadata(start int64) bool {
 	return regionOver(slices.Concat(img.lay.regions, img.lay.batmap), start, start+img.lay.stored()) != nil
 }
 
-// movePlace returns the next place for a block, with the footer written behind
-// it.
-func (img *Image) movePlace() (int64, error) {
-	a := &img.alloc
-	to := a.place(img.lay.bitmapSize)
-	end := to + img.lay.stored()
-	if to/SectorSize >= unused {
-		return 0, ErrTooLarge
-	}
-	if err := a.moveFooter(img, end); err != nil {
-		return 0, err
-	}
-	a.leaveFooter()
-	a.end = end
-	return to, nil
-}
-
-// settle zeroes the footer that others have followed, when those are durable.
-func (img *Image) settle() error {
-	if err := img.flush(); err != nil {
-		return err
-	}
-	old := img.alloc.old
-	img.alloc.old = -1
-	if err := img.zeroFooter(old); err != nil {
-		return err
-	}
-	img.lay.limit = img.alloc.footerAt()
-	return img.flush()
-}
-
 // excess marks BAT entries behind the disk's end as unused.
 func (r *repairer) excess(img *Image) error {
 	first := img.bat.len()

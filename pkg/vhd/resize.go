@@ -283,42 +283,6 @@ func (img *Image) roomForBAT() int64 {
 	return end - img.lay.batOff
 }
 
-// writeHeader replaces the header, of which only fields in the first sector
-// have changed, durably.
-func (img *Image) writeHeader(h Header) error {
-	b := h.Encode()
-	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
-		return fmt.Errorf("dynamic disk header: %w", err)
-	}
-	if err := img.flush(); err != nil {
-		return err
-	}
-	img.header = h
-	lay := layoutOf(&img.footer, &h, img.lay.limit)
-	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
-	img.lay = lay
-	return nil
-}
-
-// writeFooters replaces both copies of the footer of a dynamic image, one after
-// the other, durably: a reader finds the old or the new one, never a mix.
-func (img *Image) writeFooters(f Footer) error {
-	b := f.Encode()
-	for _, at := range []int64{0, img.alloc.footerAt()} {
-		if _, err := img.f.WriteAt(b[:], at); err != nil {
-			return fmt.Errorf("footer: %w", err)
-		}
-		if err := img.flush(); err != nil {
-			return err
-		}
-	}
-	a := &img.alloc
-	a.mendLeading = false
-	a.length = max(a.length, a.footerAt()+footerSize)
-	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
-	return nil
-}
-
 // shrink cuts the disk to so many blocks: the footers first, then the entries
 // that the disk has lost, and last the room their blocks took.
 func (img *Image) shrink(f Footer, blocks int64) error {

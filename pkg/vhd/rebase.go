@@ -3,7 +3,6 @@ package vhd
 import (
 	"bytes"
 	"fmt"
-	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -152,116 +151,6 @@ func (img *Image) fillBlock(block int64, e uint32) error {
 		s = end
 	}
 	return nil
-}
-
-// Empty takes all blocks out of an image: a dynamic disk reads as zeros then, and a
-// differencing one as its parent. After a crash any of the blocks may still be
-// there. Nothing else may use the image meanwhile.
-func (img *Image) Empty() error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case !img.dynamic() || img.alloc.fresh:
-		return fmt.Errorf("%w: emptying a disk that is %v, or new", ErrUnsupported, img.footer.Type)
-	}
-	if err := img.Sync(); err != nil {
-		return err
-	}
-	if err := img.clearBatmap(0); err != nil {
-		return err
-	}
-	var lost []int64
-	var places []uint32
-	for block, e := range img.bat.used() {
-		lost, places = append(lost, block), append(places, e)
-	}
-	for _, block := range lost {
-		img.bat.store(block, unused)
-	}
-	err := img.writeEntries(slices.Clone(lost))
-	if err == nil {
-		err = img.flush()
-	}
-	if err != nil {
-		for i, block := range lost { // the next try starts from the beginning
-			img.bat.store(block, places[i])
-		}
-		return err
-	}
-	img.bitmaps.forgetFrom(0)
-	return img.reclaim()
-}
-
-// SetFooter replaces the footer, but for what describes the file: data offset,
-// sizes, geometry and type stay. It is durable when it returns.
-func (img *Image) SetFooter(f Footer) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case img.alloc.fresh:
-		return fmt.Errorf("%w: another footer for a new image", ErrUnsupported)
-	}
-	if err := img.Sync(); err != nil {
-		return err
-	}
-	old := &img.footer
-	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
-	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
-	if img.dynamic() {
-		return img.writeFooters(f)
-	}
-	b := f.Encode()
-	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
-		return fmt.Errorf("footer: %w", err)
-	}
-	img.footer = f
-	return img.flush()
-}
-
-// SetParentTime records when the parent was last changed, or with 0 that this is
-// not known.
-func (img *Image) SetParentTime(t Timestamp) error {
-	if img.f == nil {
-		return ErrReadOnly
-	}
-	if err := img.Sync(); err != nil {
-		return err
-	}
-	h := img.header
-	h.ParentTimestamp = t
-	if err := img.writeHeader(h); err != nil {
-		return err
-	}
-	img.parentage.Time = t
-	return nil
-}
-
-// freeRoom returns where n bytes, in whole sectors, can be written: a place that
-// nothing uses, or a new one at the end, behind which the footer stands then.
-func (img *Image) freeRoom(n int64) (int64, error) {
-	a := &img.alloc
-	for _, g := range img.gaps() {
-		if at := roundUp(g[0], SectorSize); at+n <= g[1] {
-			return at, nil
-		}
-	}
-	at := a.end
-	if !a.device {
-		at += footerSize // leave the footer where it is
-	}
-	if err := a.moveFooter(img, at+n); err != nil {
-		return 0, err
-	}
-	if a.device {
-		a.end = at + n
-		return at, nil
-	}
-	if err := img.flush(); err != nil {
-		return 0, err
-	}
-	old := a.end
-	a.end = at + n
-	return at, img.zeroFooter(old)
 }
 
 // replaceHeader replaces the header, and the footers with it, so that a reader

@@ -1,0 +1,107 @@
+package vhd
+
+import "fmt"
+
+// SetFooter replaces the footer, but for what describes the file: data offset,
+// sizes, geometry and type stay. It is durable when it returns.
+func (img *Image) SetFooter(f Footer) error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case img.alloc.fresh:
+		return fmt.Errorf("%w: another footer for a new image", ErrUnsupported)
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	old := &img.footer
+	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
+	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
+	if img.dynamic() {
+		return img.writeFooters(f)
+	}
+	b := f.Encode()
+	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
+		return fmt.Errorf("footer: %w", err)
+	}
+	img.footer = f
+	return img.flush()
+}
+
+// SetParentTime records when the parent was last changed, or with 0 that this is
+// not known.
+func (img *Image) SetParentTime(t Timestamp) error {
+	if img.f == nil {
+		return ErrReadOnly
+	}
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	h := img.header
+	h.ParentTimestamp = t
+	if err := img.writeHeader(h); err != nil {
+		return err
+	}
+	img.parentage.Time = t
+	return nil
+}
+
+// Marker is a byte in the batmap's header that XenServer's tools set and read for
+// themselves; ok is false for an image without a batmap.
+func (img *Image) Marker() (marker byte, ok bool) {
+	if img.batmap == nil {
+		return 0, false
+	}
+	return img.batmap.marker, true
+}
+
+// SetMarker sets the marker.
+func (img *Image) SetMarker(marker byte) error {
+	switch {
+	case img.f == nil:
+		return ErrReadOnly
+	case img.batmap == nil:
+		return fmt.Errorf("%w: a marker for an image without XenServer's batmap", ErrUnsupported)
+	}
+	if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	img.batmap.marker = marker
+	return img.flush()
+}
+
+// writeHeader replaces the header, of which only fields in the first sector
+// have changed, durably.
+func (img *Image) writeHeader(h Header) error {
+	b := h.Encode()
+	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
+		return fmt.Errorf("dynamic disk header: %w", err)
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	img.header = h
+	lay := layoutOf(&img.footer, &h, img.lay.limit)
+	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
+	img.lay = lay
+	return nil
+}
+
+// writeFooters replaces both copies of the footer of a dynamic image, one after
+// the other, durably: a reader finds the old or the new one, never a mix.
+func (img *Image) writeFooters(f Footer) error {
+	b := f.Encode()
+	for _, at := range []int64{0, img.alloc.footerAt()} {
+		if _, err := img.f.WriteAt(b[:], at); err != nil {
+			return fmt.Errorf("footer: %w", err)
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
+	}
+	a := &img.alloc
+	a.mendLeading = false
+	a.length = max(a.length, a.footerAt()+footerSize)
+	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
+	return nil
+}

@@ -1,0 +1,107 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Parent is the disk that a differencing image inherits from, or nil. It is an
+// *Image or a raw disk, and is closed with the image.
+func (img *Image) Parent() disk.Disk { return img.parent }
+
+// ParentFile is the path by which the parent was opened; "" if there is none, or if
+// the caller opened it.
+func (img *Image) ParentFile() string { return img.parentFile }
+
+// adopt makes a disk that is open already the image's parent.
+func (img *Image) adopt(parent disk.Disk) error {
+	id := uuid.Nil
+	if p, ok := parent.(*Image); ok {
+		if id = p.footer.UniqueID; id == uuid.Nil {
+			return fmt.Errorf("%w: a parent whose unique id is zero", ErrUnsupported)
+		}
+		if p.encrypted() {
+			return errEncrypted
+		}
+		if depth := 1 + p.depth(); depth > MaxParents {
+			return errTooDeep
+		}
+	}
+	if id != img.header.ParentID {
+		return &ParentError{ID: img.header.ParentID, Kind: ErrParentMismatch, Tried: []TriedParent{{"the disk that was given", mismatch(id)}}}
+	}
+	img.parent = parent
+	return nil
+}
+
+// depth is how many parents the image has, one behind the other, as far as they are
+// open.
+func (img *Image) depth() int {
+	n := 0
+	for next := img.parent; next != nil; n++ {
+		p, ok := next.(*Image)
+		if !ok {
+			return n + 1
+		}
+		next = p.parent
+	}
+	return n
+}
+
+var (
+	errTooDeep   = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
+	errEncrypted = fmt.Errorf("%w: the image is encrypted by XenServer", ErrUnsupported)
+)
+
+func mismatch(id uuid.UUID) error { return fmt.Errorf("it is %s", describeID(id)) }
+
+// closeParents closes the parent, and with it all that are behind it.
+func (img *Image) closeParents() error {
+	if img.parent == nil {
+		return nil
+	}
+	err := img.parent.Close()
+	img.parent = nil
+	return err
+}
+
+// readInherited reads what the image has from its parent. Behind the parent's end
+// there are zeros.
+func (img *Image) readInherited(p []byte, off int64) error {
+	if img.parent == nil {
+		return ErrNoParent
+	}
+	n := max(0, min(int64(len(p)), img.parent.Size()-off))
+	if n > 0 {
+		if k, err := img.parent.ReadAt(p[:n], off); int64(k) < n {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("parent: %w", err)
+		}
+	}
+	clear(p[n:])
+	return nil
+}
+
+// inheritsZeros reports whether what the image has from its parent in
+// [off, off+n) is known to be zero.
+func (img *Image) inheritsZeros(off, n int64) bool {
+	if img.parent == nil {
+		return false
+	}
+	n = min(n, img.parent.Size()-off)
+	if n <= 0 {
+		return true
+	}
+	for e, err := range img.parent.Extents(off, n) {
+		if err != nil || e.State == disk.Data {
+			return false
+		}
+	}
+	return true
+}

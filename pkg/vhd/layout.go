@@ -1,0 +1,158 @@
+package vhd
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+)
+
+// region is a part of the file that holds something other than blocks.
+type region struct {
+	name       string
+	start, end int64
+}
+
+// layout is where things stand in the file of a dynamic image.
+type layout struct {
+	batOff     int64
+	blockSize  int64
+	bitmapSize int64
+	regions    []region // metadata: the copy of the footer, header and BAT
+	batmap     []region // XenServer's
+	locators   []region // texts of parent locators
+	limit      int64    // blocks end here: the trailing footer, or the end of the file
+}
+
+// layoutOf says where things stand in a dynamic image in whose file blocks end
+// at limit.
+func layoutOf(f *Footer, h *Header, limit int64) layout {
+	blockSize := int64(h.BlockSize)
+	headerOff, batOff := int64(f.DataOffset), int64(h.TableOffset)
+	return layout{
+		batOff:     batOff,
+		blockSize:  blockSize,
+		bitmapSize: bitmapSizeFor(blockSize),
+		limit:      limit,
+		regions: []region{
+			{"copy of the footer", 0, footerSize},
+			{"dynamic disk header", headerOff, headerOff + headerSize},
+			{"BAT", batOff, batOff + batBytes(int64(h.MaxTableEntries))},
+		},
+	}
+}
+
+// addLocators notes where the texts of a differencing image's parent locators
+// stand in a file of size bytes. One that stands in a block has lost its place to
+// it.
+func (l *layout) addLocators(f *Footer, h *Header, t bat, size int64) {
+	l.locators = nil
+	if f.Type != Differencing {
+		return
+	}
+	for _, x := range h.locatorRegions(size) {
+		if t.over(l, x.start, x.end) < 0 {
+			l.locators = append(l.locators, x)
+		}
+	}
+}
+
+// batEnd is the first byte behind the BAT.
+func (l *layout) batEnd() int64 { return l.regions[2].end }
+
+// metadata is all that is not a block.
+func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }
+
+// stored is what a block takes in the file.
+func (l *layout) stored() int64 { return l.bitmapSize + l.blockSize }
+
+// regionOver returns the first of the regions that has bytes in [start, end), or nil.
+func regionOver(regions []region, start, end int64) *region {
+	for i := range regions {
+		if r := &regions[i]; start < r.end && end > r.start {
+			return r
+		}
+	}
+	return nil
+}
+
+// places yields the entries that are used in the order of the file. It takes memory
+// only where the blocks have another order.
+func (t bat) places() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		if t.apart(0) {
+			for _, e := range t.used() {
+				if !yield(e) {
+					return
+				}
+			}
+			return
+		}
+		sorted := make([]uint32, 0, t.count())
+		for _, e := range t.used() {
+			sorted = append(sorted, e)
+		}
+		slices.Sort(sorted)
+		for _, e := range sorted {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// spans yields what metadata and blocks take of the file, [start, end), in the
+// order of their starts. They may overlap.
+func (t bat) spans(l *layout) iter.Seq2[int64, int64] {
+	return func(yield func(start, end int64) bool) {
+		regions := l.metadata()
+		slices.SortFunc(regions, func(a, b region) int { return cmp.Compare(a.start, b.start) })
+		for e := range t.places() {
+			start := int64(e) * SectorSize
+			for len(regions) > 0 && regions[0].start <= start {
+				if !yield(regions[0].start, regions[0].end) {
+					return
+				}
+				regions = regions[1:]
+			}
+			if !yield(start, start+l.stored()) {
+				return
+			}
+		}
+		for _, r := range regions {
+			if !yield(r.start, r.end) {
+				return
+			}
+		}
+	}
+}
+
+// end is the first byte behind all blocks, given what a block takes.
+func (t bat) end(stored int64) int64 {
+	last := int64(-1)
+	for _, e := range t.used() {
+		last = max(last, int64(e))
+	}
+	if last < 0 {
+		return 0
+	}
+	return last*SectorSize + stored
+}
+
+// over returns the first block that has bytes in [start, end) of the file, or -1.
+func (t bat) over(l *layout, start, end int64) int64 {
+	for i, e := range t.used() {
+		if at := int64(e) * SectorSize; at < end && at+l.stored() > start {
+			return i
+		}
+	}
+	return -1
+}
+
+// blocksHeld is how many blocks an image of that virtual size has. Where the
+// geometry is the size, the current size may be larger; what it spans is not
+// shown, but kept.
+func blocksHeld(f *Footer, h *Header, size int64) int64 {
+	blockSize := int64(h.BlockSize)
+	held := max(size, int64(min(f.CurrentSize, uint64(h.MaxTableEntries)*uint64(blockSize))))
+	return (held + blockSize - 1) / blockSize
+}

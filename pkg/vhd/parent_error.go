@@ -1,0 +1,90 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/google/uuid"
+)
+
+// MaxParents is how many parents an image can have, one behind the other.
+const MaxParents = 256
+
+// What a *ParentError wraps.
+var (
+	// ErrParentNotFound: no file that was looked at is the parent.
+	ErrParentNotFound = errors.New("the parent was not found")
+	// ErrParentMismatch: there is a file where the parent should be, and it has
+	// another unique id.
+	ErrParentMismatch = errors.New("what stands in the parent's place is another image")
+	// ErrParentLoop: the image is among its own parents.
+	ErrParentLoop = errors.New("the image is among its own parents")
+	// ErrParentRefused: the parent's path leads to where an image is not trusted
+	// to lead.
+	ErrParentRefused = errors.New("not followed: the path leads out of the image's folder")
+)
+
+// ErrNoParent: the image was opened without its parent, and what it has from that
+// was to be read.
+var ErrNoParent = errors.New("the image was opened without its parent")
+
+// ParentError says why the parent of an image could not be opened.
+type ParentError struct {
+	Image string    // path of the image whose parent it is; "" if it is the one that was opened
+	ID    uuid.UUID // of the parent
+	Kind  error     // ErrParentNotFound, ErrParentMismatch or ErrParentLoop
+	Tried []TriedParent
+}
+
+// TriedParent is a path where the parent was looked for, and what came of it.
+type TriedParent struct {
+	Path string
+	Err  error
+}
+
+func (e *ParentError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v (%s", e.Kind, describeID(e.ID))
+	if e.Image != "" {
+		fmt.Fprintf(&b, ", of %s", printable(e.Image))
+	}
+	b.WriteString(")")
+	for i, t := range e.Tried {
+		sep := "; "
+		if i == 0 {
+			sep = ": tried "
+		}
+		fmt.Fprintf(&b, "%s%s: %v", sep, printable(t.Path), t.Err)
+	}
+	if len(e.Tried) == 0 {
+		b.WriteString(": the image has no path to it")
+	}
+	return b.String()
+}
+
+// Unwrap returns the kind, and why each path was not the one.
+func (e *ParentError) Unwrap() []error {
+	errs := []error{e.Kind}
+	for _, t := range e.Tried {
+		errs = append(errs, t.Err)
+	}
+	return errs
+}
+
+// printable is a path as it can be shown: the text comes from an image.
+func printable(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(path)
+	}
+	return path
+}
+
+func describeID(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return "a raw disk"
+	}
+	return "unique id " + id.String()
+}

@@ -1,0 +1,290 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
+)
+
+// chain is the search for the parents of one image, the leaf.
+type chain struct {
+	o     *OpenOptions
+	roots []string // the folders that parents may be in, absolute
+	seen  []os.FileInfo
+	ids   map[uuid.UUID]bool
+}
+
+// newChain starts the search for the parents of an image in the file f.
+func newChain(o *OpenOptions, f *os.File, img *Image) (*chain, error) {
+	c := &chain{o: o, ids: map[uuid.UUID]bool{}}
+	for _, dir := range append(foldersOf(f.Name()), o.Parents.Dirs...) {
+		if err := c.trust(dir); err != nil {
+			return nil, err
+		}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	c.note(st, img.footer.UniqueID)
+	return c, nil
+}
+
+// openParents opens the parents of a differencing image that stands in r, all of
+// them. On an error those that were opened are closed.
+func (img *Image) openParents(o *OpenOptions) error {
+	f, ok := img.r.(*os.File)
+	if !ok {
+		return &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
+	}
+	c, err := newChain(o, f, img)
+	if err != nil {
+		return err
+	}
+	level, name := img, f.Name()
+	for depth := 0; level.footer.Type == Differencing; depth++ {
+		if depth == MaxParents {
+			err = errTooDeep
+		} else {
+			err = c.openParent(level, name, depth == 0)
+		}
+		if err != nil {
+			_ = img.closeParents()
+			return err
+		}
+		next, ok := level.parent.(*Image)
+		if !ok {
+			break
+		}
+		level, name = next, level.parentFile
+	}
+	return nil
+}
+
+// trust lets parents be in a folder, and below it.
+func (c *chain) trust(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{abs, resolved(abs)} {
+		if !slices.Contains(c.roots, d) {
+			c.roots = append(c.roots, d)
+		}
+	}
+	return nil
+}
+
+// resolved is a path without symbolic links, or the path itself if it leads
+// nowhere.
+func resolved(path string) string {
+	if p, err := filepath.EvalSymlinks(path); err == nil {
+		return p
+	}
+	return path
+}
+
+// foldersOf is the folder of a file, and if it is a symbolic link that of where it
+// leads.
+func foldersOf(name string) []string {
+	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
+	if sameFolder(dir, real) {
+		return []string{dir}
+	}
+	return []string{dir, real}
+}
+
+func sameFolder(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// note keeps a level of the chain in mind, so that it is not opened again.
+func (c *chain) note(st os.FileInfo, id uuid.UUID) {
+	c.seen = append(c.seen, st)
+	if id != uuid.Nil {
+		c.ids[id] = true
+	}
+}
+
+// openParent finds and opens the parent of one level, which is in the file name.
+func (c *chain) openParent(level *Image, name string, leaf bool) error {
+	e := &ParentError{ID: level.header.ParentID, Kind: ErrParentNotFound}
+	if !leaf {
+		e.Image = name
+	}
+	try := func(path string, f *os.File, size int64, err error) bool {
+		var parent disk.Disk
+		if err == nil {
+			if parent, err = c.examine(f, size, level); err != nil {
+				f.Close()
+			}
+		}
+		if err != nil {
+			e.Tried = append(e.Tried, TriedParent{path, withoutPath(err)})
+			switch {
+			case errors.Is(err, ErrParentLoop):
+				e.Kind = ErrParentLoop
+			case errors.Is(err, ErrParentMismatch) && e.Kind == ErrParentNotFound:
+				e.Kind = ErrParentMismatch
+			}
+			return false
+		}
+		level.parent, level.parentFile = parent, path
+		return true
+	}
+	if file := c.o.Parents.File; file != "" && leaf {
+		if err := c.trust(filepath.Dir(file)); err != nil {
+			return err
+		}
+		f, size, err := disk.OpenFile(file, false)
+		if try(file, f, size, err) {
+			return nil
+		}
+		return e
+	}
+	for _, p := range c.candidates(&level.parentage, foldersOf(name)) {
+		f, size, err := (*os.File)(nil), int64(0), p.refused
+		if err == nil {
+			f, size, err = c.open(p.path)
+		}
+		if try(p.path, f, size, err) {
+			return nil
+		}
+	}
+	return e
+}
+
+// withoutPath is an error without the path that the caller names anyway.
+func withoutPath(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// examine opens what may be the parent of a level: a file of size bytes.
+func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
+	want := level.header.ParentID
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range c.seen {
+		if os.SameFile(s, st) {
+			return nil, ErrParentLoop
+		}
+	}
+	if !c.o.NoLock {
+		if err := imagelock.Lock(f, false); err != nil {
+			return nil, err
+		}
+	}
+	if want == uuid.Nil {
+		c.note(st, uuid.Nil)
+		return raw.Open(f, size), nil
+	}
+	o := &OpenOptions{
+		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.Parents{None: true}, tolerateBAT: c.o.tolerateBAT,
+	}
+	img, err := NewImage(f, size, o)
+	if err == nil && img.encrypted() {
+		err = errEncrypted
+	}
+	if err == nil && level.size > img.size && uint64(level.size) <= img.footer.CurrentSize {
+		// Who made the child took another field for the parent's size.
+		o.SizeRule = SizeFromCurrent
+		img, err = NewImage(f, size, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	id := img.footer.UniqueID
+	switch {
+	case id != want:
+		return nil, fmt.Errorf("%w: %w", ErrParentMismatch, mismatch(id))
+	case c.ids[id]:
+		return nil, fmt.Errorf("%w: an image nearer to it has this unique id, too", ErrParentLoop)
+	}
+	c.note(st, id)
+	return img, nil
+}
+
+// open opens a regular file that an image says is its parent, if it is where an
+// image is trusted to lead.
+func (c *chain) open(path string) (*os.File, int64, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	// A symbolic link with an absolute path is not followed below a folder, but where
+	// it leads may be in one, too.
+	real := resolved(abs)
+	for _, path := range []string{abs, real} {
+		for _, root := range c.roots {
+			rel, err := filepath.Rel(root, path)
+			if err != nil || !filepath.IsLocal(rel) {
+				continue
+			}
+			f, size, err := openIn(root, rel)
+			if err == nil || path == real {
+				return f, size, err
+			}
+		}
+	}
+	st, err := os.Stat(abs)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch real := filepath.ToSlash(real); {
+	case !c.o.Parents.Trust:
+		return nil, 0, ErrParentRefused
+	case strings.HasPrefix(real, "//"):
+		return nil, 0, errNetworkPath
+	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
+		return nil, 0, errSpecialPath
+	}
+	return disk.OpenFile(abs, false)
+}
+
+// openIn opens a regular file below a folder, following symbolic links only as far
+// as they stay there.
+func openIn(root, rel string) (*os.File, int64, error) {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer dir.Close()
+	st, err := dir.Stat(rel) // opening a pipe would wait for its other end
+	if err != nil {
+		return nil, 0, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, 0, errSpecialPath
+	}
+	f, err := dir.Open(rel)
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
