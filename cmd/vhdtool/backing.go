@@ -38,7 +38,7 @@ func (c *cli) backedFormat(b *backingFlags, given string) string {
 // openBacking opens the parent of an image that is, or will be, in the file child.
 // The name is taken as it is typed, and where there is no such file, from the
 // child's folder, as qemu-img does.
-func (c *cli) openBacking(b *backingFlags, child string, parents disk.Parents) (disk.Disk, string, *format, error) {
+func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSearch) (disk.Disk, string, *format, error) {
 	name := fileName(b.file)
 	if _, err := os.Stat(name); err != nil && !filepath.IsAbs(name) {
 		if beside := filepath.Join(filepath.Dir(child), name); exists(beside) {
@@ -102,7 +102,7 @@ func exists(name string) bool {
 
 // createChild starts a differencing image, of the size that goes with its parent,
 // which the flags name, and which it closes.
-func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, size func(parent disk.Disk) int64, set disk.Options) (out *output, parent disk.Disk, err error) {
+func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, size func(parent disk.Disk) int64, set disk.Options) (out *output, parent disk.Disk, err error) {
 	parent, parentName, f, err := c.openBacking(b, name, parents)
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +123,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.Parents, si
 
 // createDifferencing is create with a parent.
 func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, set disk.Options) error {
-	out, _, err := c.createChild(name, &o.backing, disk.Parents{None: true}, func(disk.Disk) int64 { return size }, set)
+	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, func(disk.Disk) int64 { return size }, set)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ type checkRequest struct {
 	deep    bool         // look into the blocks
 	target  string       // product to check it for
 	alone   bool         // do not open parents
-	parents disk.Parents
+	parents disk.ParentSearch
 	noLock  bool // also if another process writes them
 }
 

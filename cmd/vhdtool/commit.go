@@ -99,7 +99,7 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 // differencing image.
 func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, error) {
 	alone := *flags
-	alone.parents = disk.Parents{None: true}
+	alone.parents = disk.ParentSearch{None: true}
 	ref, d, f, err := c.openOne(&alone, args)
 	if err != nil {
 		return ref, err
@@ -160,10 +160,10 @@ func settleChild(img *vhd.Image, size int64, empty bool) error {
 			return err
 		}
 	}
-	if img.Parentage().Time == 0 {
+	if img.ParentRecord().Time == 0 {
 		return nil
 	}
-	st, err := os.Stat(img.ParentFile())
+	st, err := os.Stat(img.ParentPath())
 	if err != nil {
 		return err
 	}

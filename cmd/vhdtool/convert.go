@@ -11,7 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 type convertOptions struct {
@@ -186,9 +186,9 @@ type conversion struct {
 	*cli
 	target  string
 	format  *format
-	parents disk.Parents // where those of the target's parent are
-	named   string       // format as given, for a target that exists
-	options disk.Options // of the target's format
+	parents disk.ParentSearch // where those of the target's parent are
+	named   string            // format as given, for a target that exists
+	options disk.Options      // of the target's format
 	copy    convert.Options
 	flush   bool
 	quiet   bool
@@ -224,7 +224,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	v := conversion{
 		cli: c, target: target, format: f, named: o.format, options: opts.set,
 		quiet: o.quiet, product: o.target.consumer, imageOpts: o.targetImageOpts,
-		parents: disk.Parents{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
+		parents: disk.ParentSearch{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
 	}
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
@@ -340,7 +340,7 @@ func (c *cli) warnSize(consumer string, size int64) {
 	if consumer == "" {
 		return
 	}
-	if p, err := vhd.FindConsumer(consumer); err == nil {
+	if p, err := product.Find(consumer); err == nil {
 		if err := p.CheckSize(size); err != nil {
 			c.message("warning: %v", err)
 		}

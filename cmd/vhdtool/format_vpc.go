@@ -19,6 +19,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 var vpcFormat = format{
@@ -122,7 +123,7 @@ func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent
 		return nil, err
 	}
 	vo.Size, vo.Parent = size, parent
-	if vo.Parentage, err = vhd.ParentageOf(name, parentName, parent, spelling); err != nil {
+	if vo.ParentRecord, err = vhd.ParentRecordOf(name, parentName, parent, spelling); err != nil {
 		return nil, err
 	}
 	img, err := vhd.CreateIn(f, vo)
@@ -132,20 +133,20 @@ func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent
 	return img, nil
 }
 
-// spellingFor is how a product spells the path to a parent; "" is no product. Only
+// spellingFor is how the named product spells the path to a parent; "" is no product. Only
 // XenServer's take a raw disk for one.
-func spellingFor(product string, parent disk.Disk) (vhd.Spelling, error) {
-	if product == "" {
-		return vhd.SpellAll, nil
+func spellingFor(name string, parent disk.Disk) (vhd.PathStyle, error) {
+	if name == "" {
+		return vhd.PathsAll, nil
 	}
-	consumer, err := vhd.FindConsumer(product)
+	consumer, err := product.Find(name)
 	if err != nil {
 		return 0, err
 	}
-	if _, ok := parent.(*vhd.Image); !ok && parent != nil && consumer.Spelling() != vhd.SpellXen {
+	if _, ok := parent.(*vhd.Image); !ok && parent != nil && consumer.PathStyle() != vhd.PathsXen {
 		return 0, fmt.Errorf("%s takes no raw disk for a parent", consumer.Title)
 	}
-	return consumer.Spelling(), nil
+	return consumer.PathStyle(), nil
 }
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
@@ -155,7 +156,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 	if err != nil {
 		return err
 	}
-	blocks, blockSize, err := vo.Blocks()
+	blocks, blockSize, err := vo.BlockLayout()
 	if err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 	if err != nil {
 		return fileSize{}, err
 	}
-	blocks, blockSize, err := vo.Blocks()
+	blocks, blockSize, err := vo.BlockLayout()
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 
@@ -198,7 +199,7 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
 	vo := &vhd.CreateOptions{Type: vhd.Dynamic, Size: size}
 	if name, given := o[consumerOption]; given {
-		consumer, err := vhd.FindConsumer(name)
+		consumer, err := product.Find(name)
 		if err != nil {
 			return nil, err
 		}
@@ -329,28 +330,24 @@ func describeVPC(d disk.Disk, length int64) description {
 		Hidden:         f.Hidden(),
 	}
 	if f.Type == vhd.Differencing {
-		v.Parent = describeParent(img.Parentage())
+		v.Parent = describeParent(img.ParentRecord())
 	}
-	for _, c := range vhd.Consumers() {
+	for _, c := range product.All() {
 		r := readiness{Name: c.Name}
-		broken, err := c.Examine(img, length, time.Now())
-		if err != nil {
-			r.Reasons = append(r.Reasons, err.Error())
-		}
-		for _, b := range broken {
+		for _, b := range c.Examine(img, length, time.Now()) {
 			r.Reasons = append(r.Reasons, fmt.Sprintf("%s: found %s, wanted %s", strings.TrimPrefix(b.ID, c.Name+"-")+" ("+afterColon(b.Field)+")", b.Got, b.Want))
 		}
 		r.Ready = len(r.Reasons) == 0
 		v.Consumers = append(v.Consumers, r)
 	}
 	if f.Type != vhd.Fixed {
-		total, used := img.Blocks()
+		total, used := img.BlockCounts()
 		v.Blocks, v.BlocksInUse = &total, &used
 	}
 	return v
 }
 
-func describeParent(p vhd.Parentage) *vpcParent {
+func describeParent(p vhd.ParentRecord) *vpcParent {
 	v := &vpcParent{Name: p.Name, Locators: []vpcLocator{}}
 	if p.ID != uuid.Nil {
 		v.UUID = p.ID.String()
@@ -367,7 +364,7 @@ func describeParent(p vhd.Parentage) *vpcParent {
 // parentVPC is the parent of an image, and its file.
 func parentVPC(d disk.Disk) (disk.Disk, string) {
 	img := d.(*vhd.Image)
-	return img.Parent(), img.ParentFile()
+	return img.Parent(), img.ParentPath()
 }
 
 // afterColon is what follows the first colon of a text.
@@ -426,16 +423,16 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 	if err != nil {
 		return checkCounts{}, err
 	}
-	var consumer *vhd.Consumer
+	var consumer *product.Product
 	if q.target != "" {
-		if consumer, err = vhd.FindConsumer(q.target); err != nil {
+		if consumer, err = product.Find(q.target); err != nil {
 			return checkCounts{}, err
 		}
 	}
 	add := func(f vhd.Finding) {
 		found(checkFinding{
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-			Repair: f.Repair(), File: f.File,
+			Repair: f.Remedy(), File: f.File,
 		})
 	}
 	n, err := vhd.Check(r, size, &vhd.CheckOptions{
@@ -456,12 +453,11 @@ func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding
 		}
 		return counts, err
 	}
-	broken, err := consumer.Examine(img, size, time.Now())
-	for _, f := range broken {
+	for _, f := range consumer.Examine(img, size, time.Now()) {
 		add(f)
+		counts.Corruptions++
 	}
-	counts.Corruptions += int64(len(broken))
-	return counts, err
+	return counts, nil
 }
 
 // partKind is how pictures show a use of a file's parts.

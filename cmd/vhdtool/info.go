@@ -134,7 +134,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 		length := fileLength(st, d)
 		info.FileLength = &length
 		if img, ok := d.(*vhd.Image); ok && img.Type() == vhd.Differencing {
-			info.Backing = recordedPath(img.Parentage())
+			info.Backing = recordedPath(img.ParentRecord())
 		}
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
@@ -145,7 +145,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 
 // recordedPath is the first path to its parent that an image has, or the parent's
 // name.
-func recordedPath(p vhd.Parentage) string {
+func recordedPath(p vhd.ParentRecord) string {
 	for _, l := range p.Locators {
 		if l.Path != "" {
 			return l.Path

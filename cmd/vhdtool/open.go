@@ -22,7 +22,7 @@ type sourceFlags struct {
 	imageOpts bool
 	share     bool // read what another process writes
 	force     bool // write what had better not be written
-	parents   disk.Parents
+	parents   disk.ParentSearch
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {

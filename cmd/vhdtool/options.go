@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 type valueKind uint8
@@ -83,7 +83,7 @@ func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirecti
 
 func addConsumerFlag(cmd *cobra.Command, to *string, help string) {
 	var names []string
-	for _, c := range vhd.Consumers() {
+	for _, c := range product.All() {
 		names = append(names, c.Name)
 	}
 	cmd.Flags().StringVar(to, "for", "", help+": "+strings.Join(names, ", "))
@@ -107,7 +107,7 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 		if f != &vpcFormat {
 			return fmt.Errorf("--for %s takes a VHD, not format %s", t.consumer, f.Name)
 		}
-		if _, err := vhd.FindConsumer(t.consumer); err != nil {
+		if _, err := product.Find(t.consumer); err != nil {
 			return err
 		}
 		set[consumerOption] = t.consumer

@@ -85,12 +85,12 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", ref.name, err)
 		}
-		if r.parentage, err = vhd.ParentageOf(ref.name, r.parentName, r.parent, spelling); err != nil {
+		if r.parentage, err = vhd.ParentRecordOf(ref.name, r.parentName, r.parent, spelling); err != nil {
 			return fmt.Errorf("%s: %w", ref.name, withoutPath(err))
 		}
 	}
 	if o.unsafe {
-		ref.options.Parents = disk.Parents{None: true}
+		ref.options.Parents = disk.ParentSearch{None: true}
 	}
 	d, _, err := c.open(ref, true)
 	if err != nil {
@@ -116,16 +116,16 @@ type rebase struct {
 
 	parent     disk.Disk // the new one; nil for none, or when the image has it
 	parentName string
-	parentage  vhd.Parentage
+	parentage  vhd.ParentRecord
 }
 
 // openParent opens the new parent, which must not be a child of the image.
 func (r *rebase) openParent() error {
-	parents := disk.Parents{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
+	parents := disk.ParentSearch{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
 	d, name, f, err := r.openBacking(&r.o.backing, r.name, parents)
 	if search := (*vhd.ParentError)(nil); r.o.unsafe && errors.As(err, &search) && search.Kind != vhd.ErrParentLoop {
 		// Perhaps it is the next one to be given a parent.
-		d, name, f, err = r.openBacking(&r.o.backing, r.name, disk.Parents{None: true})
+		d, name, f, err = r.openBacking(&r.o.backing, r.name, disk.ParentSearch{None: true})
 	}
 	if err != nil {
 		return err

@@ -258,9 +258,9 @@ func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: parent file name [code=text]...")
 	}
-	img, err := vhd.Open(ts.MkAbs(args[0]), &vhd.OpenOptions{Write: true, Parents: disk.Parents{None: true}})
+	img, err := vhd.Open(ts.MkAbs(args[0]), &vhd.OpenOptions{Write: true, Parents: disk.ParentSearch{None: true}})
 	ts.Check(err)
-	p := vhd.Parentage{ID: img.Parentage().ID, Name: args[1]}
+	p := vhd.ParentRecord{ID: img.ParentRecord().ID, Name: args[1]}
 	for _, arg := range args[2:] {
 		code, text, _ := strings.Cut(arg, "=")
 		p.Locators = append(p.Locators, vhd.Locator{Code: code, Path: text})
@@ -282,9 +282,9 @@ func levelsCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(img.Close())
 		o = vhd.CreateOptions{BlockSize: 4096}
 		name := fmt.Sprintf("%d.vhd", i)
-		o.Parent, err = vhd.Open(filepath.Join(dir, name), &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+		o.Parent, err = vhd.Open(filepath.Join(dir, name), &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
 		ts.Check(err)
-		o.Parentage = vhd.Parentage{Name: name, Locators: []vhd.Locator{{Code: "W2ru", Path: `.\` + name}}}
+		o.ParentRecord = vhd.ParentRecord{Name: name, Locators: []vhd.Locator{{Code: "W2ru", Path: `.\` + name}}}
 	}
 	ts.Check(o.Parent.Close())
 }

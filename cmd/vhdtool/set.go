@@ -62,7 +62,7 @@ func (c *cli) runSet(_ context.Context, o *setOptions) (err error) {
 	if len(o.args) != 1 {
 		return usagef("Expecting one image file name")
 	}
-	flags := sourceFlags{format: o.format, parents: disk.Parents{None: true}, force: o.savedState != ""}
+	flags := sourceFlags{format: o.format, parents: disk.ParentSearch{None: true}, force: o.savedState != ""}
 	ref, err := flags.resolve(o.args[0])
 	if err != nil {
 		return err

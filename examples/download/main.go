@@ -46,7 +46,7 @@ func handler(src disk.Disk) http.Handler {
 
 func send(ctx context.Context, w http.ResponseWriter, src disk.Disk) error {
 	o := &vhd.CreateOptions{Size: src.Size(), Exact: true}
-	_, blockSize, err := o.Blocks()
+	_, blockSize, err := o.BlockLayout()
 	if err != nil {
 		return err
 	}

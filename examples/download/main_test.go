@@ -50,7 +50,7 @@ func TestDownload(t *testing.T) {
 	if off, err := convert.Compare(context.Background(), src, img, nil); off != -1 || err != nil {
 		t.Errorf("the disks differ at %d (%v)", off, err)
 	}
-	if _, used := img.Blocks(); used != 1 {
+	if _, used := img.BlockCounts(); used != 1 {
 		t.Errorf("%d blocks in use, want 1", used)
 	}
 }

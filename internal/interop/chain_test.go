@@ -28,11 +28,11 @@ func TestChainReadByLibvhdi(t *testing.T) {
 		name     string
 		base     vhd.CreateOptions
 		block    int64
-		spelling vhd.Spelling
+		spelling vhd.PathStyle
 	}{
-		{"dynamic base", vhd.CreateOptions{}, 0, vhd.SpellAll},
-		{"dynamic base, as Windows spells", vhd.CreateOptions{Creator: vhd.CreatorWindows, Exact: true}, 512 * kib, vhd.SpellWindows},
-		{"fixed base", vhd.CreateOptions{Type: vhd.Fixed, Exact: true}, 2 * mib, vhd.SpellAll},
+		{"dynamic base", vhd.CreateOptions{}, 0, vhd.PathsAll},
+		{"dynamic base, as Windows spells", vhd.CreateOptions{Creator: vhd.CreatorWindows, Exact: true}, 512 * kib, vhd.PathsWindows},
+		{"fixed base", vhd.CreateOptions{Type: vhd.Fixed, Exact: true}, 2 * mib, vhd.PathsAll},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, _ := newRand(900)
@@ -62,14 +62,14 @@ func TestChainReadByLibvhdi(t *testing.T) {
 }
 
 // newChild makes a child of the image parent.
-func newChild(t *testing.T, child, parent string, blockSize int64, s vhd.Spelling) {
+func newChild(t *testing.T, child, parent string, blockSize int64, s vhd.PathStyle) {
 	t.Helper()
 	p, err := vhd.Open(parent, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &vhd.CreateOptions{Parent: p, BlockSize: blockSize}
-	if o.Parentage, err = vhd.ParentageOf(child, parent, p, s); err != nil {
+	if o.ParentRecord, err = vhd.ParentRecordOf(child, parent, p, s); err != nil {
 		t.Fatal(err)
 	}
 	img, err := vhd.Create(child, o)

@@ -51,7 +51,7 @@ func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 	src := raw.Open(f, n)
 	defer src.Close()
 	o.Size = src.Size()
-	_, blockSize, err := o.Blocks()
+	_, blockSize, err := o.BlockLayout()
 	if err != nil {
 		t.Fatal(err)
 	}

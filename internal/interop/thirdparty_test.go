@@ -45,7 +45,7 @@ func TestThirdParty(t *testing.T) {
 				t.Errorf("%v disk of %d bytes by %v, creator %q; want dynamic, %d, %v, %q",
 					img.Type(), img.Size(), img.SizedBy(), img.Footer().Creator, c.size, c.rule, c.creator)
 			}
-			if _, allocated := img.Blocks(); allocated != 0 {
+			if _, allocated := img.BlockCounts(); allocated != 0 {
 				t.Errorf("%d blocks allocated, want none", allocated)
 			}
 			end := int64(0)

@@ -39,7 +39,7 @@ type Options struct {
 	// Allocate writes all of the source, zeros and holes included.
 	Allocate bool
 	// TargetIsZero says that the target reads as zeros already. A target that
-	// implements [disk.Zeroed] says so itself.
+	// implements [disk.KnownZero] says so itself.
 	TargetIsZero bool
 	// Only, if set, chooses what is copied: extents of the source that it says no
 	// to are left as they are in the target.
@@ -97,7 +97,7 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 		c.step = DefaultSparseSize
 	}
 	c.step = min(c.step, chunk)
-	if z, ok := dst.(disk.Zeroed); ok && z.ReadsZero() {
+	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
 		c.o.TargetIsZero = true
 	}
 	c.reserver, _ = dst.(disk.Reserver)

@@ -298,7 +298,7 @@ func checkImage(t *rapid.T, name, kind string, want []byte, block, step int64) {
 	}
 	// Blocks that are smaller than a step may be zeros beside data.
 	least, most := dataBlocks(want, block, block), dataBlocks(want, max(block, step), block)
-	if _, allocated := img.Blocks(); allocated < least || allocated > most {
+	if _, allocated := img.BlockCounts(); allocated < least || allocated > most {
 		t.Fatalf("dynamic: %d blocks allocated, want %d to %d", allocated, least, most)
 	}
 }

@@ -55,7 +55,7 @@ func ExampleCopy() {
 		dst.Discard() // no half-written file is left
 		log.Fatal(err)
 	}
-	_, allocated := dst.Blocks()
+	_, allocated := dst.BlockCounts()
 	fmt.Printf("%d quarters done, %d block in use\n", last, allocated)
 	if err := dst.Close(); err != nil {
 		log.Fatal(err)

@@ -35,7 +35,7 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 	if o.SparseSize > 0 {
 		s.step = min(o.SparseSize, chunk)
 	}
-	if z, ok := dst.(disk.Zeroed); ok && z.ReadsZero() {
+	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
 		s.o.TargetIsZero = true
 	}
 	if trailer != nil {

@@ -48,7 +48,7 @@ func TestUsedBlocks(t *testing.T) {
 		if err := convert.Copy(context.Background(), img, src, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, allocated := img.Blocks(); allocated != int64(len(want)) {
+		if _, allocated := img.BlockCounts(); allocated != int64(len(want)) {
 			t.Fatalf("Copy allocates %d blocks, want %d", allocated, len(want))
 		}
 	})

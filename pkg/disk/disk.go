@@ -80,9 +80,9 @@ type Placer interface {
 	Place(off, n int64) (f *os.File, fileOff, n0 int64)
 }
 
-// Zeroed is a disk that knows whether it is new: whether all of it reads as
+// KnownZero is a disk that knows whether it is new: whether all of it reads as
 // zeros until something is written.
-type Zeroed interface {
+type KnownZero interface {
 	ReadsZero() bool
 }
 

@@ -46,10 +46,10 @@ var ErrNotThisFormat = errors.New("not this format")
 // OpenOptions say how to open a disk. The zero value probes the format and
 // opens for reading.
 type OpenOptions struct {
-	Format  string  // a name from the list; "" finds it out
-	Write   bool    // open for reading and writing
-	Options Options // the format's own
-	Parents Parents // where the parents of an image are
+	Format  string       // a name from the list; "" finds it out
+	Write   bool         // open for reading and writing
+	Options Options      // the format's own
+	Parents ParentSearch // where the parents of an image are
 	// Force opens for writing what had better not be written, such as the image
 	// of a suspended virtual machine.
 	Force bool
@@ -57,11 +57,11 @@ type OpenOptions struct {
 	Lock func(f *os.File, write bool) error
 }
 
-// Parents say where the parents of an image that keeps only what differs from
+// ParentSearch say where the parents of an image that keeps only what differs from
 // another one may be. The path to the parent stands in the image, which is not to
 // be trusted: with the zero value only regular files in the image's folder, or
 // below it, are opened.
-type Parents struct {
+type ParentSearch struct {
 	// None opens the image alone. Reading what its parent has is an error.
 	None bool
 	// File is the image's parent, whatever path the image has for it.

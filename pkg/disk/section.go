@@ -93,9 +93,9 @@ func (s *Section) Reserve(off, n int64) error {
 	return nil
 }
 
-// ReadsZero implements [Zeroed].
+// ReadsZero implements [KnownZero].
 func (s *Section) ReadsZero() bool {
-	z, ok := s.disk.(Zeroed)
+	z, ok := s.disk.(KnownZero)
 	return ok && z.ReadsZero()
 }
 

@@ -56,7 +56,7 @@ func (d *Disk) Size() int64 { return d.size }
 // size; those from there up to Size are zeros.
 func (d *Disk) Length() int64 { return d.length }
 
-// ReadsZero implements [disk.Zeroed]: the disk is a new regular file,
+// ReadsZero implements [disk.KnownZero]: the disk is a new regular file,
 // and nothing was written to it yet.
 func (d *Disk) ReadsZero() bool { return d.zero.Load() }
 

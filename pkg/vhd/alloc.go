@@ -23,23 +23,23 @@ type allocator struct {
 
 	// A device has its length, and keeps it. Its footer is in the last sector,
 	// and does not move.
-	device bool
-	tail   int64
+	device         bool
+	deviceFooterAt int64
 
-	lead []byte // what is written before a block, kept for the next one
+	gapAndBitmap []byte // what is written before a block, kept for the next one
 
-	// bare are the blocks of a new image whose bitmaps, all ones, are not in the
+	// unwrittenBitmaps are the blocks of a new image whose bitmaps, all ones, are not in the
 	// file yet. Who writes a block from its start on writes the bitmap with it, and
 	// complete the others.
-	bare      map[int64]bool
-	bareCount atomic.Int64
+	unwrittenBitmaps map[int64]bool
+	unwrittenCount   atomic.Int64
 
-	dirty   []int64 // blocks with a place since the last Sync
-	partial []int64 // blocks with a changed bitmap since the last Sync
+	newBlocks      []int64 // blocks with a place since the last Sync
+	changedBitmaps []int64 // blocks with a changed bitmap since the last Sync
 
 	// The trailing footer that was there at the last Sync, if it was followed
 	// by another since; else -1.
-	old int64
+	syncedFooterAt int64
 	// The copy at 0 is not that of the footer in use: mended before the first
 	// allocation, because from then on a crash may leave nothing else.
 	mendLeading bool
@@ -47,10 +47,10 @@ type allocator struct {
 
 // open prepares to write to an existing image in a file of size bytes.
 func (a *allocator) open(img *Image, fs *footers, size int64) {
-	a.old = -1
+	a.syncedFooterAt = -1
 	a.length = size
 	a.device = disk.IsDevice(img.f)
-	a.tail = lastSector(size)
+	a.deviceFooterAt = lastSector(size)
 	a.mendLeading = !fs.leading.valid() || !fs.leading.same(&img.footer)
 	a.end = roundUp(size, SectorSize) // whatever stands at a torn end stays
 	if img.trailing {
@@ -73,7 +73,7 @@ func lastSector(size int64) int64 { return size/SectorSize*SectorSize - SectorSi
 // footerAt is where the footer stands.
 func (a *allocator) footerAt() int64 {
 	if a.device {
-		return a.tail
+		return a.deviceFooterAt
 	}
 	return a.end
 }
@@ -82,8 +82,8 @@ func (a *allocator) footerAt() int64 {
 // with 4 KiB blocks write, and share, whole blocks of their own.
 const dataAlign = 4096
 
-// place is where the next block goes: its bitmap right before its aligned data.
-func (a *allocator) place(bitmapSize int64) int64 {
+// nextBlockOffset is where the next block goes: its bitmap right before its aligned data.
+func (a *allocator) nextBlockOffset(bitmapSize int64) int64 {
 	pos := a.end
 	if !a.fresh && !a.device {
 		pos += footerSize // leave the footer where it is
@@ -101,7 +101,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
-	pos := a.place(img.lay.bitmapSize)
+	pos := a.nextBlockOffset(img.lay.bitmapSize)
 	end := pos + img.lay.stored()
 	if pos/SectorSize >= unused {
 		return unused, fmt.Errorf("block %d: %w: its place would be at sector %d, and a BAT entry holds at most %d",
@@ -113,8 +113,8 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if a.fresh && !a.device {
 		// What is not written in a new file is zero, or behind its end.
 		if !img.differencing() {
-			a.bare[block] = true
-			a.bareCount.Add(1)
+			a.unwrittenBitmaps[block] = true
+			a.unwrittenCount.Add(1)
 		}
 	} else if err := a.writeLead(img, pos); err != nil {
 		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
@@ -126,7 +126,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	}
 	if !a.fresh {
 		a.leaveFooter()
-		a.dirty = append(a.dirty, block)
+		a.newBlocks = append(a.newBlocks, block)
 	}
 	a.end = end
 	if img.differencing() {
@@ -145,53 +145,53 @@ func (a *allocator) writeLead(img *Image, pos int64) error {
 	gap := pos - a.end
 	if a.fresh || a.device {
 		gap = 0
-	} else if a.old < 0 {
+	} else if a.syncedFooterAt < 0 {
 		gap -= footerSize // the footer of the last Sync stays
 	}
-	if n := gap + img.lay.bitmapSize; int64(cap(a.lead)) < n {
-		a.lead = make([]byte, n)
+	if n := gap + img.lay.bitmapSize; int64(cap(a.gapAndBitmap)) < n {
+		a.gapAndBitmap = make([]byte, n)
 	} else {
-		a.lead = a.lead[:n]
-		clear(a.lead)
+		a.gapAndBitmap = a.gapAndBitmap[:n]
+		clear(a.gapAndBitmap)
 	}
 	if !img.differencing() {
-		setBits(a.lead[gap:], 0, img.lay.blockSize/SectorSize)
+		setBits(a.gapAndBitmap[gap:], 0, img.lay.blockSize/SectorSize)
 	}
-	_, err := img.f.WriteAt(a.lead, pos-gap)
+	_, err := img.f.WriteAt(a.gapAndBitmap, pos-gap)
 	return err
 }
 
-// hasBare reports whether a block is bare.
-func (a *allocator) hasBare(block int64) bool {
-	if a.bareCount.Load() == 0 {
+// bitmapUnwritten reports whether a block is bare.
+func (a *allocator) bitmapUnwritten(block int64) bool {
+	if a.unwrittenCount.Load() == 0 {
 		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.bare[block]
+	return a.unwrittenBitmaps[block]
 }
 
-// covered notes that the bitmap of a block is in the file.
-func (a *allocator) covered(block int64) {
+// bitmapWritten notes that the bitmap of a block is in the file.
+func (a *allocator) bitmapWritten(block int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.bare[block] {
-		delete(a.bare, block)
-		a.bareCount.Add(-1)
+	if a.unwrittenBitmaps[block] {
+		delete(a.unwrittenBitmaps, block)
+		a.unwrittenCount.Add(-1)
 	}
 }
 
-// writeBare writes the bitmaps of blocks that have been left without, for a caller
+// writeUnwrittenBitmaps writes the bitmaps of blocks that have been left without, for a caller
 // who has locked the allocator.
-func (a *allocator) writeBare(img *Image) error {
-	for _, block := range slices.Sorted(maps.Keys(a.bare)) {
+func (a *allocator) writeUnwrittenBitmaps(img *Image) error {
+	for _, block := range slices.Sorted(maps.Keys(a.unwrittenBitmaps)) {
 		if e := img.bat.load(block); e != unused {
 			if _, err := img.f.WriteAt(img.fullBitmap(), int64(e)*SectorSize); err != nil {
 				return fmt.Errorf("sector bitmap of block %d: %w", block, err)
 			}
 		}
-		delete(a.bare, block)
-		a.bareCount.Add(-1)
+		delete(a.unwrittenBitmaps, block)
+		a.unwrittenCount.Add(-1)
 	}
 	return nil
 }
@@ -206,16 +206,16 @@ func (img *Image) fullBitmap() []byte {
 // leaveFooter notes that another footer follows the one at the end of the file,
 // which stays until the next Sync if it was there at the last one.
 func (a *allocator) leaveFooter() {
-	if a.old < 0 && !a.device {
-		a.old = a.end
+	if a.syncedFooterAt < 0 && !a.device {
+		a.syncedFooterAt = a.end
 	}
 }
 
 // moveFooter writes the footer at end, as the new end of the file. On a device
 // it only makes sure that there is room, and a new file ends where was written last.
 func (a *allocator) moveFooter(img *Image, end int64) error {
-	if a.device && end > a.tail {
-		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.tail+footerSize)
+	if a.device && end > a.deviceFooterAt {
+		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
 	}
 	if a.fresh {
 		return nil
@@ -274,7 +274,7 @@ func (img *Image) freeRoom(n int64) (int64, error) {
 // it.
 func (img *Image) movePlace() (int64, error) {
 	a := &img.alloc
-	to := a.place(img.lay.bitmapSize)
+	to := a.nextBlockOffset(img.lay.bitmapSize)
 	end := to + img.lay.stored()
 	if to/SectorSize >= unused {
 		return 0, ErrTooLarge
@@ -287,13 +287,13 @@ func (img *Image) movePlace() (int64, error) {
 	return to, nil
 }
 
-// settle zeroes the footer that others have followed, when those are durable.
-func (img *Image) settle() error {
+// retireOldFooter zeroes the footer that others have followed, when those are durable.
+func (img *Image) retireOldFooter() error {
 	if err := img.flush(); err != nil {
 		return err
 	}
-	old := img.alloc.old
-	img.alloc.old = -1
+	old := img.alloc.syncedFooterAt
+	img.alloc.syncedFooterAt = -1
 	if err := img.zeroFooter(old); err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 // regions is what header and map take of the file; a map that is not in place takes
 // nothing.
 func (m *batmap) regions(l *layout, t bat) []region {
-	if _, over := m.place(l, t); over != "" {
+	if _, over := m.checkPlacement(l, t); over != "" {
 		return m.ownRegions()[:1]
 	}
 	return m.ownRegions()
@@ -63,10 +63,10 @@ func (m *batmap) ownRegions() []region {
 	}
 }
 
-// place reports whether the map for the blocks in t has a place of its own in the
+// checkPlacement reports whether the map for the blocks in t has a checkPlacement of its own in the
 // file: over is what it stands over, or why it has none. outside says that it is
 // not in the file, or too small.
-func (m *batmap) place(l *layout, t bat) (outside bool, over string) {
+func (m *batmap) checkPlacement(l *layout, t bat) (outside bool, over string) {
 	length := int64(m.sectors) * SectorSize
 	if m.offset > uint64(l.limit) || length > l.limit-int64(m.offset) || length < (t.len()+7)/8 {
 		return true, "no place in the file"
@@ -122,7 +122,7 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (bits []byte, fs []Fi
 		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
 	}
 	blocks := t.len()
-	if outside, over := m.place(l, t); over != "" {
+	if outside, over := m.checkPlacement(l, t); over != "" {
 		sev := Error
 		if outside {
 			sev = Warning

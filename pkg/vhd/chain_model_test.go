@@ -123,8 +123,8 @@ func (m *chainModel) push(t *rapid.T) {
 	}
 	name := m.name(".vhd")
 	var err error
-	spelling := rapid.SampledFrom([]vhd.Spelling{vhd.SpellAll, vhd.SpellWindows, vhd.SpellXen}).Draw(t, "spelling")
-	o.Parentage, err = vhd.ParentageOf(name, m.leaf().file, parent, spelling)
+	spelling := rapid.SampledFrom([]vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen}).Draw(t, "spelling")
+	o.ParentRecord, err = vhd.ParentRecordOf(name, m.leaf().file, parent, spelling)
 	must(t, err)
 	img, err := vhd.Create(name, o)
 	must(t, err)
@@ -268,7 +268,7 @@ func (m *chainModel) rebase(t *rapid.T) {
 		t.Fatalf("a parent of %d bytes, of a disk of %d", parent.Size(), img.Size())
 	}
 	must(t, convert.CopyDifference(context.Background(), img, img, parent, &convert.Options{Only: only}))
-	p, err := vhd.ParentageOf(l.file, m.levels[at].file, parent, vhd.SpellAll)
+	p, err := vhd.ParentRecordOf(l.file, m.levels[at].file, parent, vhd.PathsAll)
 	must(t, err)
 	must(t, img.SetParent(parent, p))
 	m.levels = append(m.levels[:at+1:at+1], l)

@@ -141,7 +141,7 @@ func TestLocators(t *testing.T) {
 			}
 			defer img.Close()
 			sameBytes(t, "contents", readAll(t, img), childDisk(parent))
-			if got, want := img.ParentFile(), filepath.Join(dir, filepath.FromSlash(c.at)); got != want {
+			if got, want := img.ParentPath(), filepath.Join(dir, filepath.FromSlash(c.at)); got != want {
 				t.Errorf("the parent is %s, want %s", got, want)
 			}
 		})
@@ -199,7 +199,7 @@ func TestVirtualPCLocators(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameBytes(t, "contents", p, append(pattern(4*kib, 3), make([]byte, 4*kib)...))
-	record := img.Parentage()
+	record := img.ParentRecord()
 	if record.Name != "dynamic.vhd" || record.ID.String() != "d49c5c80-350a-4a89-898a-5ad6d10f6578" || len(record.Locators) != 4 ||
 		record.Locators[0] != (vhd.Locator{Code: "W2ku", Path: `C:\VPCs\x\dynamic.vhd`}) || record.Time != 0x1922077c {
 		t.Errorf("recorded of the parent: %+v", record)
@@ -227,37 +227,37 @@ func TestParentRefused(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		paths []path
-		o     disk.Parents
+		o     disk.ParentSearch
 		want  error // nil: it opens
 	}{
-		{"..", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{".. further in", []path{{code: "W2ru", text: wide(`sub\..\..\outside\p.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{".. that stays inside", []path{{code: "W2ru", text: wide(`sub\..\sub\inside.vhd`)}}, disk.Parents{}, nil},
-		{"absolute", []path{{code: "W2ku", text: wide(back)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"absolute with slashes", []path{{code: "W2ku", text: wide(filepath.ToSlash(outside))}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"URL", []path{{code: "MacX", text: []byte("file://" + filepath.ToSlash(outside))}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"URL with escapes", []path{{code: "MacX", text: []byte("file://./%2e%2e/outside/p.vhd")}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"symbolic link out", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"symbolic link of a folder out", []path{{code: "W2ru", text: wide(`linkdir\p.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"symbolic link that stays inside", []path{{code: "W2ru", text: wide(`inner.vhd`)}}, disk.Parents{}, nil},
-		{"absolute symbolic link that stays inside", []path{{code: "W2ru", text: wide(`absolute.vhd`)}}, disk.Parents{}, nil},
-		{"absolute symbolic link of a folder that stays inside", []path{{code: "W2ru", text: wide(`absolutedir\inside.vhd`)}}, disk.Parents{}, nil},
-		{"absolute symbolic link to one that leads out", []path{{code: "W2ru", text: wide(`twice.vhd`)}}, disk.Parents{}, vhd.ErrParentRefused},
-		{"other machine", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.Parents{}, vhd.ErrParentNotFound},
-		{"other machine, trusted", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"other machine in a URL, trusted", []path{{code: "MacX", text: []byte("file://server/share/q.vhd")}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"device, trusted", []path{{code: "W2ku", text: wide(`\dev\zero`)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"proc, trusted", []path{{code: "W2ku", text: wide(`\proc\self\maps`)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"folder, trusted", []path{{code: "W2ru", text: wide(`sub`)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"very long", []path{{code: "W2ru", text: wide(long)}}, disk.Parents{Trust: true}, vhd.ErrParentNotFound},
-		{"the folder itself", []path{{code: "W2ru", text: wide(`.\`)}, {code: "W2ku", text: wide(`..`)}}, disk.Parents{}, vhd.ErrParentNotFound},
-		{"NUL inside", []path{{code: "W2ru", text: wide("sub\\inside.vhd\x00x")}}, disk.Parents{}, vhd.ErrParentNotFound},
-		{"..., trusted", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.Parents{Trust: true}, nil},
-		{"absolute, trusted", []path{{code: "W2ku", text: wide(back)}}, disk.Parents{Trust: true}, nil},
-		{"symbolic link out, trusted", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.Parents{Trust: true}, nil},
-		{"named by the caller", []path{{code: "W2ru", text: wide(`gone.vhd`)}}, disk.Parents{File: outside}, nil},
-		{"in a folder of the caller", []path{{code: "W2ru", text: wide(`gone\p.vhd`)}}, disk.Parents{Dirs: []string{filepath.Dir(outside)}}, nil},
-		{"absolute, in a folder of the caller", []path{{code: "W2ku", text: wide(back)}}, disk.Parents{Dirs: []string{dir}}, nil},
+		{"..", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{".. further in", []path{{code: "W2ru", text: wide(`sub\..\..\outside\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{".. that stays inside", []path{{code: "W2ru", text: wide(`sub\..\sub\inside.vhd`)}}, disk.ParentSearch{}, nil},
+		{"absolute", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"absolute with slashes", []path{{code: "W2ku", text: wide(filepath.ToSlash(outside))}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"URL", []path{{code: "MacX", text: []byte("file://" + filepath.ToSlash(outside))}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"URL with escapes", []path{{code: "MacX", text: []byte("file://./%2e%2e/outside/p.vhd")}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"symbolic link out", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"symbolic link of a folder out", []path{{code: "W2ru", text: wide(`linkdir\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"symbolic link that stays inside", []path{{code: "W2ru", text: wide(`inner.vhd`)}}, disk.ParentSearch{}, nil},
+		{"absolute symbolic link that stays inside", []path{{code: "W2ru", text: wide(`absolute.vhd`)}}, disk.ParentSearch{}, nil},
+		{"absolute symbolic link of a folder that stays inside", []path{{code: "W2ru", text: wide(`absolutedir\inside.vhd`)}}, disk.ParentSearch{}, nil},
+		{"absolute symbolic link to one that leads out", []path{{code: "W2ru", text: wide(`twice.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"other machine", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
+		{"other machine, trusted", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"other machine in a URL, trusted", []path{{code: "MacX", text: []byte("file://server/share/q.vhd")}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"device, trusted", []path{{code: "W2ku", text: wide(`\dev\zero`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"proc, trusted", []path{{code: "W2ku", text: wide(`\proc\self\maps`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"folder, trusted", []path{{code: "W2ru", text: wide(`sub`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"very long", []path{{code: "W2ru", text: wide(long)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
+		{"the folder itself", []path{{code: "W2ru", text: wide(`.\`)}, {code: "W2ku", text: wide(`..`)}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
+		{"NUL inside", []path{{code: "W2ru", text: wide("sub\\inside.vhd\x00x")}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
+		{"..., trusted", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
+		{"absolute, trusted", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Trust: true}, nil},
+		{"symbolic link out, trusted", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
+		{"named by the caller", []path{{code: "W2ru", text: wide(`gone.vhd`)}}, disk.ParentSearch{File: outside}, nil},
+		{"in a folder of the caller", []path{{code: "W2ru", text: wide(`gone\p.vhd`)}}, disk.ParentSearch{Dirs: []string{filepath.Dir(outside)}}, nil},
+		{"absolute, in a folder of the caller", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Dirs: []string{dir}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if runtime.GOOS == "windows" && (strings.Contains(c.name, "symbolic") || strings.Contains(c.name, "device") || strings.Contains(c.name, "proc")) {
@@ -405,7 +405,7 @@ func TestRawParent(t *testing.T) {
 // say about what it inherits.
 func TestWithoutParent(t *testing.T) {
 	b := childOf(parentID, "p.vhd")
-	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
 	p := make([]byte, sector)
 	if _, err := img.ReadAt(p, 0); !errors.Is(err, vhd.ErrNoParent) {
 		t.Errorf("ReadAt of what is the parent's: %v, want ErrNoParent", err)
@@ -494,7 +494,7 @@ func TestChainFails(t *testing.T) {
 			return img.Sync()
 		}, append(append(bytes.Clone(parent[:1000]), make([]byte, 10000)...), withOwn[11000:]...)},
 		{"another parent", func(img *vhd.Image) error {
-			return img.SetParent(nil, vhd.Parentage{Name: "q", Locators: []vhd.Locator{{Code: "W2ru", Path: strings.Repeat("x", 3000)}}})
+			return img.SetParent(nil, vhd.ParentRecord{Name: "q", Locators: []vhd.Locator{{Code: "W2ru", Path: strings.Repeat("x", 3000)}}})
 		}, withOwn},
 		{"no parent", (*vhd.Image).Detach, withOwn},
 		{"empty", (*vhd.Image).Empty, parent},

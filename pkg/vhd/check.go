@@ -23,7 +23,7 @@ type CheckOptions struct {
 	// Chain also opens the parents of a differencing image, which must be in an
 	// [os.File] then, and checks each of them. Parents says where they may be.
 	Chain   bool
-	Parents disk.Parents
+	Parents disk.ParentSearch
 	// NoLock opens parents even if another process writes to them.
 	NoLock bool
 	// Now is what time stamps are compared with; zero means the present.

@@ -26,7 +26,7 @@ func (c *checker) checkParents() error {
 	if !ok {
 		return errors.New("the parents of an image that is not in a file cannot be checked")
 	}
-	search, err := newChain(o, f, img)
+	search, err := newParentSearch(o, f, img)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (c *checker) checkParents() error {
 			c.add(missingParent(img, child, err))
 			return c.checkTried(search, err)
 		}
-		name = img.parentFile
+		name = img.parentPath
 		c.checkLink(img, child)
 		child = name
 		parent, ok := img.parent.(*Image)
@@ -79,7 +79,7 @@ func missingParent(img *Image, child string, err error) Finding {
 // checkLink compares what an image, in the file child, records of its parent with
 // what that is.
 func (c *checker) checkLink(img *Image, child string) {
-	name := img.parentFile
+	name := img.parentPath
 	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
 		if changed := NearestTimestamp(st.ModTime()); changed != img.header.ParentTimestamp {
 			c.add(Finding{
@@ -103,7 +103,7 @@ func (c *checker) checkLink(img *Image, child string) {
 
 // checkTried checks those files in which a parent was looked for that are damaged
 // images.
-func (c *checker) checkTried(search *chain, err error) error {
+func (c *checker) checkTried(search *parentSearch, err error) error {
 	var e *ParentError
 	if !errors.As(err, &e) {
 		return nil

@@ -59,12 +59,12 @@ func OpenToCommit(name, base string, o *OpenOptions) (leaf *Image, into disk.Dis
 	}
 	below := into
 	for i := depth - 1; i >= 0; i-- {
-		again.Parents, again.Parent, again.Write = disk.Parents{}, below, i == 0
+		again.Parents, again.Parent, again.Write = disk.ParentSearch{}, below, i == 0
 		if leaf, err = Open(files[i].name, &again); err != nil {
 			below.Close()
 			return nil, nil, 0, err
 		}
-		leaf.parentFile = files[i+1].name
+		leaf.parentPath = files[i+1].name
 		below = leaf
 	}
 	return leaf, into, depth, nil
@@ -88,7 +88,7 @@ func chainFiles(name string, o *OpenOptions) ([]chainFile, error) {
 	files := []chainFile{{name: name}}
 	for level := img; level.parent != nil; {
 		next, ok := level.parent.(*Image)
-		files = append(files, chainFile{level.parentFile, !ok})
+		files = append(files, chainFile{level.parentPath, !ok})
 		if !ok {
 			break
 		}

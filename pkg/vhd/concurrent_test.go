@@ -170,7 +170,7 @@ func TestConcurrentAllocation(t *testing.T) {
 				close(start)
 				wg.Wait()
 			}
-			if total, allocated := img.Blocks(); total != blocks || allocated != blocks {
+			if total, allocated := img.BlockCounts(); total != blocks || allocated != blocks {
 				t.Errorf("%d of %d blocks have a place, want all of %d", allocated, total, blocks)
 			}
 			sameBytes(t, "contents", closed(t, path, img), want)
@@ -310,9 +310,9 @@ func TestConcurrentChild(t *testing.T) {
 			parent, err := vhd.Open(base, nil)
 			must(t, err)
 			o := &vhd.CreateOptions{Parent: parent, BlockSize: 32 * kib}
-			o.Parentage, err = vhd.ParentageOf(filepath.Join(t.TempDir(), "x"), base, parent, vhd.SpellAll)
+			o.ParentRecord, err = vhd.ParentRecordOf(filepath.Join(t.TempDir(), "x"), base, parent, vhd.PathsAll)
 			must(t, err)
-			o.Parentage.Locators = []vhd.Locator{{Code: "MacX", Path: "file://" + filepath.ToSlash(base)}}
+			o.ParentRecord.Locators = []vhd.Locator{{Code: "MacX", Path: "file://" + filepath.ToSlash(base)}}
 			path, child := filepath.Join(filepath.Dir(base), "child.vhd"), (*vhd.Image)(nil)
 			child, err = vhd.Create(path, o)
 			must(t, err)

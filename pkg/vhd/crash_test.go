@@ -567,8 +567,8 @@ func TestCrashOfRelink(t *testing.T) {
 		"new": append(make([]byte, blockSize), pattern(4*blockSize, 6)...),
 	}
 	contents := func(t tb, file []byte) (string, []byte) {
-		img := openBytes(t, file, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
-		name := img.Parentage().Name
+		img := openBytes(t, file, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
+		name := img.ParentRecord().Name
 		if img.Type() == vhd.Dynamic {
 			return "", readAll(t, img)
 		}
@@ -584,13 +584,13 @@ func TestCrashOfRelink(t *testing.T) {
 		// after is the name of the parent when all is done.
 		after string
 	}{
-		{"name", func(img *vhd.Image) error { return img.SetParent(nil, vhd.Parentage{Name: "new"}) }, "new"},
+		{"name", func(img *vhd.Image) error { return img.SetParent(nil, vhd.ParentRecord{Name: "new"}) }, "new"},
 		{"name and paths", func(img *vhd.Image) error {
-			return img.SetParent(nil, vhd.Parentage{Name: "new", Locators: []vhd.Locator{long, {Code: "MacX", Path: "file://./new"}}})
+			return img.SetParent(nil, vhd.ParentRecord{Name: "new", Locators: []vhd.Locator{long, {Code: "MacX", Path: "file://./new"}}})
 		}, "new"},
 		{"twice", func(img *vhd.Image) error {
 			for _, name := range []string{"new", "old", "new"} {
-				if err := img.SetParent(nil, vhd.Parentage{Name: name, Locators: []vhd.Locator{long}}); err != nil {
+				if err := img.SetParent(nil, vhd.ParentRecord{Name: name, Locators: []vhd.Locator{long}}); err != nil {
 					return err
 				}
 			}
@@ -637,7 +637,7 @@ func TestCrashOfRelink(t *testing.T) {
 				t.Errorf("the header is at %d when all is done, want 512", at)
 			}
 			if c.name == "empty" {
-				if total, used := openBytes(t, r.bytes(), withParent(parents["old"], false)).Blocks(); used != 0 || r.size() > 4*kib {
+				if total, used := openBytes(t, r.bytes(), withParent(parents["old"], false)).BlockCounts(); used != 0 || r.size() > 4*kib {
 					t.Errorf("%d of %d blocks are left, in a file of %d bytes", used, total, r.size())
 				}
 			}

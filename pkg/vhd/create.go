@@ -39,11 +39,11 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		return nil, err
 	}
 	img := &Image{
-		r: f, f: f, footer: footer, header: header, trailing: true,
+		r: f, f: f, footer: footer, header: header, trailing: true, copiesAgree: true,
 		size: int64(footer.CurrentSize), rule: SizeAuto.resolve(&footer),
 	}
 	if o.Parent != nil {
-		img.parentage = o.parentage()
+		img.parentRecord = o.parentRecord()
 		if err := img.adopt(o.Parent); err != nil {
 			return nil, err
 		}
@@ -53,8 +53,8 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	img.plan = *o
 	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
 	a := &img.alloc
-	a.fresh, a.old, a.device = true, -1, disk.IsDevice(f)
-	a.bare = map[int64]bool{}
+	a.fresh, a.syncedFooterAt, a.device = true, -1, disk.IsDevice(f)
+	a.unwrittenBitmaps = map[int64]bool{}
 	if !img.dynamic() {
 		a.end = img.size
 		a.length = img.size + footerSize
@@ -82,7 +82,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		if err != nil {
 			return img, err
 		}
-		a.tail = lastSector(length)
+		a.deviceFooterAt = lastSector(length)
 		return img, img.clearDevice()
 	}
 	return img, f.Truncate(a.length)
@@ -93,7 +93,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 // zeroed when they get their place.
 func (img *Image) clearDevice() error {
 	zeros := make([]byte, footerSize)
-	for _, at := range []int64{0, img.alloc.tail} {
+	for _, at := range []int64{0, img.alloc.deviceFooterAt} {
 		if _, err := img.f.WriteAt(zeros, at); err != nil {
 			return err
 		}
@@ -137,8 +137,8 @@ func (img *Image) resizeNew(size int64) error {
 		a.length = a.end + footerSize
 		if !a.device {
 			err = img.f.Truncate(a.length)
-		} else if a.end > a.tail {
-			err = fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.tail+footerSize)
+		} else if a.end > a.deviceFooterAt {
+			err = fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
 		}
 		if err != nil {
 			return err
@@ -164,12 +164,12 @@ func (img *Image) zeroLost(size int64) error {
 	return img.zero(size, end-size)
 }
 
-// ReadsZero implements [disk.Zeroed]: the image is new, and nothing was written
+// ReadsZero implements [disk.KnownZero]: the image is new, and nothing was written
 // to it yet.
 func (img *Image) ReadsZero() bool {
 	img.syncing.Lock() // while it is held, wrote says nothing
 	defer img.syncing.Unlock()
 	img.alloc.mu.Lock()
 	defer img.alloc.mu.Unlock()
-	return img.alloc.fresh && !img.differencing() && !img.wrote.Load()
+	return img.alloc.fresh && !img.differencing() && !img.unsynced.Load()
 }

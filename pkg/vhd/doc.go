@@ -6,8 +6,8 @@
 // [Open] opens an image by name, and [NewImage] one that stands in anything that
 // can be read at random. [Create] makes an image under a name that it takes when it
 // is closed, [CreateIn] makes one in an open file, and [WriteStream] writes one to
-// what cannot be written at random. [Consumer] has the options for an image that
-// Azure, Hyper-V and others take. [Check] examines an image without changing it,
+// what cannot be written at random. Package product has the options for an image that
+// Azure, Hyper-V and others accept. [Check] examines an image without changing it,
 // also when Open refuses it, and [Repair] mends one. To copy a whole disk into an
 // image, or out of it, see package convert.
 //

@@ -465,7 +465,7 @@ func failedAllocation(t *testing.T) {
 			t.Fatalf("write %d fails: %v", fail, err)
 		}
 		if fail < 3 { // before the data is written
-			if _, allocated := img.Blocks(); allocated != 1 {
+			if _, allocated := img.BlockCounts(); allocated != 1 {
 				t.Errorf("write %d fails: %d blocks have a place, want 1", fail, allocated)
 			}
 		}

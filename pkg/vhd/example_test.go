@@ -14,6 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 // exampleDir is a new folder for the files of an example.
@@ -54,7 +55,7 @@ func ExampleOpen() {
 	if _, err := img.ReadAt(b, 4<<20); err != nil {
 		log.Fatal(err)
 	}
-	total, allocated := img.Blocks()
+	total, allocated := img.BlockCounts()
 	fmt.Printf("%v, %d bytes, %d of %d blocks in use: %s\n", img.Type(), img.Size(), allocated, total, b)
 	// Output: dynamic, 10485760 bytes, 1 of 5 blocks in use: hello
 }
@@ -116,8 +117,8 @@ func ExampleCreate() {
 }
 
 // A product's own rules are options to start from.
-func ExampleConsumer_CreateOptions() {
-	azure, err := vhd.FindConsumer("azure")
+func ExampleCreateOptions_product() {
+	azure, err := product.Find("azure")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -159,7 +160,7 @@ func ExampleCheck() {
 	}
 	b = b[:len(b)-512] // the footer is gone
 	n, err := vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
-		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Repair())
+		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Remedy())
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -237,7 +238,7 @@ func ExampleCreate_differencing() {
 		log.Fatal(err)
 	}
 	o := &vhd.CreateOptions{Parent: parent} // the child closes it
-	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+	if o.ParentRecord, err = vhd.ParentRecordOf(child, base, parent, vhd.PathsAll); err != nil {
 		log.Fatal(err)
 	}
 	img, err := vhd.Create(child, o)
@@ -259,7 +260,7 @@ func ExampleCreate_differencing() {
 	if _, err := img.ReadAt(b, 4<<20); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%v, of %s: %s\n", img.Type(), filepath.Base(img.ParentFile()), b)
+	fmt.Printf("%v, of %s: %s\n", img.Type(), filepath.Base(img.ParentPath()), b)
 	// Output: differencing, of disk.vhd: Jello
 }
 
@@ -271,7 +272,7 @@ func exampleChild(dir string) string {
 		log.Fatal(err)
 	}
 	o := &vhd.CreateOptions{Parent: parent}
-	if o.Parentage, err = vhd.ParentageOf(child, base, parent, vhd.SpellAll); err != nil {
+	if o.ParentRecord, err = vhd.ParentRecordOf(child, base, parent, vhd.PathsAll); err != nil {
 		log.Fatal(err)
 	}
 	img, err := vhd.Create(child, o)
@@ -312,7 +313,7 @@ func ExampleOpenToCommit() {
 	if _, err := into.ReadAt(b, 4<<20); err != nil {
 		log.Fatal(err)
 	}
-	_, allocated := leaf.Blocks()
+	_, allocated := leaf.BlockCounts()
 	fmt.Printf("the parent has %s, the child %d blocks\n", b, allocated)
 	// Output: the parent has Jello, the child 0 blocks
 }

@@ -42,7 +42,7 @@ func (img *Image) SetParentTime(t Timestamp) error {
 	if err := img.writeHeader(h); err != nil {
 		return err
 	}
-	img.parentage.Time = t
+	img.parentRecord.Time = t
 	return nil
 }
 
@@ -102,6 +102,6 @@ func (img *Image) writeFooters(f Footer) error {
 	a := &img.alloc
 	a.mendLeading = false
 	a.length = max(a.length, a.footerAt()+footerSize)
-	img.footer, img.footerAt, img.trailing = f, a.footerAt(), true
+	img.footer, img.footerAt, img.trailing, img.copiesAgree = f, a.footerAt(), true, true
 	return nil
 }

@@ -83,7 +83,7 @@ func (img *Image) FileMap(length int64) iter.Seq[FileExtent] {
 // blocksByPlace returns the blocks that have a place in the file in the order of
 // their places: the sector in the upper half, the block in the lower.
 func (img *Image) blocksByPlace() []uint64 {
-	_, used := img.Blocks()
+	_, used := img.BlockCounts()
 	blocks := make([]uint64, 0, used)
 	for block, e := range img.bat.used() {
 		blocks = append(blocks, uint64(e)<<32|uint64(block))

@@ -182,11 +182,11 @@ func TestFileMapLocators(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := filepath.Join(dir, "child.vhd")
-	parentage, err := vhd.ParentageOf(name, filepath.Join(dir, "base.vhd"), base, vhd.SpellAll)
+	parentage, err := vhd.ParentRecordOf(name, filepath.Join(dir, "base.vhd"), base, vhd.PathsAll)
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, err := vhd.Create(name, &vhd.CreateOptions{Parent: base, Parentage: parentage})
+	child, err := vhd.Create(name, &vhd.CreateOptions{Parent: base, ParentRecord: parentage})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestFileMapLocators(t *testing.T) {
 	}
 	uses := map[vhd.FileUse]int{}
 	at := map[int64]vhd.FileExtent{}
-	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
 	end := int64(0)
 	for e := range img.FileMap(int64(len(b))) {
 		if e.Off != end {

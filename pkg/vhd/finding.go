@@ -44,9 +44,9 @@ type Finding struct {
 	harmless    bool // an error to report, but every byte can be read
 }
 
-// Repair says what [Repair] does about the finding; "" means that it leaves it
+// Remedy says what [Remedy] does about the finding; "" means that it leaves it
 // alone.
-func (f Finding) Repair() string {
+func (f Finding) Remedy() string {
 	switch f.ID {
 	case "file-length":
 		return "write a footer behind the end that is torn"

@@ -22,11 +22,12 @@ type Image struct {
 	f   disk.File        // the same file when it can be written, else nil
 	out *atomicfile.File // a new file that takes its name when it is complete
 
-	footer   Footer
-	footerAt int64 // where the footer that was believed stands
-	trailing bool  // that is at the end of the file
-	rule     SizeRule
-	size     int64 // virtual, bytes
+	footer      Footer
+	footerAt    int64 // where the footer that was believed stands
+	trailing    bool  // that is at the end of the file
+	copiesAgree bool  // both footers are valid and equal, where there are two
+	rule        SizeRule
+	size        int64 // virtual, bytes
 
 	// Of dynamic images only:
 	header  Header
@@ -36,16 +37,16 @@ type Image struct {
 	batmap  *batmap // XenServer's, or nil
 
 	// Of differencing images only:
-	parentage  Parentage
-	parent     disk.Disk // nil if the image was opened without it
-	parentFile string    // the path by which it was found
+	parentRecord ParentRecord
+	parent       disk.Disk // nil if the image was opened without it
+	parentPath   string    // the path by which it was found
 
-	plan    CreateOptions         // of a new image
-	stale   int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
-	wrote   atomic.Bool           // something was written since Sync
-	syncing sync.Mutex            // one Sync at a time
-	lost    atomic.Pointer[error] // flushing the file failed once
-	alloc   allocator
+	plan          CreateOptions         // of a new image
+	staleFooterAt int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
+	unsynced      atomic.Bool           // something was written since Sync
+	syncing       sync.Mutex            // one Sync at a time
+	syncErr       atomic.Pointer[error] // flushing the file failed once
+	alloc         allocator
 }
 
 // Size is the virtual size in bytes, a multiple of 512.
@@ -53,6 +54,17 @@ func (img *Image) Size() int64 { return img.size }
 
 // Footer returns the footer that was believed when the image was opened.
 func (img *Image) Footer() Footer { return img.footer }
+
+// FooterOffset is where in the file the footer that [Image.Footer] returns is.
+func (img *Image) FooterOffset() int64 { return img.footerAt }
+
+// HasTrailingFooter reports whether that is the trailing footer, and not the copy
+// at offset 0.
+func (img *Image) HasTrailingFooter() bool { return img.trailing }
+
+// FooterCopiesAgree reports whether the trailing footer and the copy at offset 0
+// are valid and equal. It is true for a fixed disk, which has no copy.
+func (img *Image) FooterCopiesAgree() bool { return img.copiesAgree }
 
 // Header returns the dynamic disk header. It is zero for a fixed disk.
 func (img *Image) Header() Header { return img.header }
@@ -67,9 +79,9 @@ func (img *Image) SizedBy() SizeRule { return img.rule }
 // BlockSize is the unit of allocation in bytes. It is 0 for a fixed disk.
 func (img *Image) BlockSize() int64 { return img.lay.blockSize }
 
-// Blocks returns how many blocks the disk has, and how many of them have a
+// BlockCounts returns how many blocks the disk has, and how many of them have a
 // place in the file; both are 0 for a fixed disk.
-func (img *Image) Blocks() (total, allocated int64) {
+func (img *Image) BlockCounts() (total, allocated int64) {
 	return img.bat.len(), img.bat.count()
 }
 

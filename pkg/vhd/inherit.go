@@ -13,9 +13,9 @@ import (
 // *Image or a raw disk, and is closed with the image.
 func (img *Image) Parent() disk.Disk { return img.parent }
 
-// ParentFile is the path by which the parent was opened; "" if there is none, or if
+// ParentPath is the path by which the parent was opened; "" if there is none, or if
 // the caller opened it.
-func (img *Image) ParentFile() string { return img.parentFile }
+func (img *Image) ParentPath() string { return img.parentPath }
 
 // adopt makes a disk that is open already the image's parent.
 func (img *Image) adopt(parent disk.Disk) error {

@@ -104,11 +104,11 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		},
 		"WriteZeroes": func(t *rapid.T) {
 			off, n := m.drawRange(t)
-			_, before := m.img.Blocks()
+			_, before := m.img.BlockCounts()
 			if err := m.img.WriteZeroes(int64(off), int64(n)); err != nil {
 				t.Fatal(err)
 			}
-			if _, after := m.img.Blocks(); after != before {
+			if _, after := m.img.BlockCounts(); after != before {
 				t.Fatalf("zeros have made %d blocks %d", before, after)
 			}
 			clear(m.want[off : off+n])

@@ -27,7 +27,7 @@ type OpenOptions struct {
 	Force bool
 	// Parents says where the parents of a differencing image may be. They are
 	// opened for reading, all of them, and closed with the image.
-	Parents disk.Parents
+	Parents disk.ParentSearch
 	// Parent, if set, is the parent of a differencing image, opened by the caller,
 	// and closed with the image. Its unique id must be the right one; a disk that
 	// is not an *Image is a raw parent.
@@ -98,6 +98,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o.Write && c.SavedState != 0 && !o.Force {
 		return nil, ErrSavedState
 	}
+	img.copiesAgree = c.Type == Fixed || fs.trailing.valid() && fs.leading.valid() && fs.trailing.same(&fs.leading.Footer)
 	img.rule = o.SizeRule.resolve(&c.Footer)
 	switch c.Type {
 	case Fixed:
@@ -126,7 +127,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 
 // openDifferencing reads what the image says of its parent, and opens that.
 func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
-	if img.parentage, err = readParentage(img.r, size, &img.header); err != nil {
+	if img.parentRecord, err = readParentRecord(img.r, size, &img.header); err != nil {
 		return err
 	}
 	switch {
@@ -223,7 +224,7 @@ func (img *Image) finish() error {
 		return nil
 	case img.alloc.fresh:
 		return img.complete(false)
-	case img.wrote.Load():
+	case img.unsynced.Load():
 		return img.Sync()
 	}
 	return nil

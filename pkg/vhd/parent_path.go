@@ -18,7 +18,7 @@ type candidate struct {
 // candidates lists where the parent of an image in one of the folders dirs may be:
 // where the locators say, relative ones first, where the name says, and then by the
 // last parts of all of these in dirs, and in the folders that the caller named.
-func (c *chain) candidates(p *Parentage, dirs []string) []candidate {
+func (c *parentSearch) candidates(p *ParentRecord, dirs []string) []candidate {
 	var list []candidate
 	seen := map[string]bool{}
 	add := func(path string, refused error) {

@@ -16,17 +16,17 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
-// chain is the search for the parents of one image, the leaf.
-type chain struct {
+// parentSearch is the search for the parents of one image, the leaf.
+type parentSearch struct {
 	o     *OpenOptions
 	roots []string // the folders that parents may be in, absolute
 	seen  []os.FileInfo
 	ids   map[uuid.UUID]bool
 }
 
-// newChain starts the search for the parents of an image in the file f.
-func newChain(o *OpenOptions, f *os.File, img *Image) (*chain, error) {
-	c := &chain{o: o, ids: map[uuid.UUID]bool{}}
+// newParentSearch starts the search for the parents of an image in the file f.
+func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, error) {
+	c := &parentSearch{o: o, ids: map[uuid.UUID]bool{}}
 	for _, dir := range append(foldersOf(f.Name()), o.Parents.Dirs...) {
 		if err := c.trust(dir); err != nil {
 			return nil, err
@@ -47,7 +47,7 @@ func (img *Image) openParents(o *OpenOptions) error {
 	if !ok {
 		return &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
 	}
-	c, err := newChain(o, f, img)
+	c, err := newParentSearch(o, f, img)
 	if err != nil {
 		return err
 	}
@@ -66,13 +66,13 @@ func (img *Image) openParents(o *OpenOptions) error {
 		if !ok {
 			break
 		}
-		level, name = next, level.parentFile
+		level, name = next, level.parentPath
 	}
 	return nil
 }
 
 // trust lets parents be in a folder, and below it.
-func (c *chain) trust(dir string) error {
+func (c *parentSearch) trust(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func sameFolder(a, b string) bool {
 }
 
 // note keeps a level of the chain in mind, so that it is not opened again.
-func (c *chain) note(st os.FileInfo, id uuid.UUID) {
+func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
 	c.seen = append(c.seen, st)
 	if id != uuid.Nil {
 		c.ids[id] = true
@@ -122,7 +122,7 @@ func (c *chain) note(st os.FileInfo, id uuid.UUID) {
 }
 
 // openParent finds and opens the parent of one level, which is in the file name.
-func (c *chain) openParent(level *Image, name string, leaf bool) error {
+func (c *parentSearch) openParent(level *Image, name string, leaf bool) error {
 	e := &ParentError{ID: level.header.ParentID, Kind: ErrParentNotFound}
 	if !leaf {
 		e.Image = name
@@ -144,7 +144,7 @@ func (c *chain) openParent(level *Image, name string, leaf bool) error {
 			}
 			return false
 		}
-		level.parent, level.parentFile = parent, path
+		level.parent, level.parentPath = parent, path
 		return true
 	}
 	if file := c.o.Parents.File; file != "" && leaf {
@@ -157,7 +157,7 @@ func (c *chain) openParent(level *Image, name string, leaf bool) error {
 		}
 		return e
 	}
-	for _, p := range c.candidates(&level.parentage, foldersOf(name)) {
+	for _, p := range c.candidates(&level.parentRecord, foldersOf(name)) {
 		f, size, err := (*os.File)(nil), int64(0), p.refused
 		if err == nil {
 			f, size, err = c.open(p.path)
@@ -179,7 +179,7 @@ func withoutPath(err error) error {
 }
 
 // examine opens what may be the parent of a level: a file of size bytes.
-func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
+func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
 	want := level.header.ParentID
 	st, err := f.Stat()
 	if err != nil {
@@ -200,7 +200,7 @@ func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error)
 		return raw.Open(f, size), nil
 	}
 	o := &OpenOptions{
-		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.Parents{None: true}, tolerateBAT: c.o.tolerateBAT,
+		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.ParentSearch{None: true}, tolerateBAT: c.o.tolerateBAT,
 	}
 	img, err := NewImage(f, size, o)
 	if err == nil && img.encrypted() {
@@ -227,7 +227,7 @@ func (c *chain) examine(f *os.File, size int64, level *Image) (disk.Disk, error)
 
 // open opens a regular file that an image says is its parent, if it is where an
 // image is trusted to lead.
-func (c *chain) open(path string) (*os.File, int64, error) {
+func (c *parentSearch) open(path string) (*os.File, int64, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, 0, err

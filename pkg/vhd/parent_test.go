@@ -24,11 +24,11 @@ func TestEncryptedParent(t *testing.T) {
 			parent[2048+29] = 1 // in the batmap's header
 		}
 		tree(t, dir, map[string][]byte{"child.vhd": child, "p.vhd": parent})
-		given := openBytes(t, parent, &vhd.OpenOptions{Parents: disk.Parents{None: true}})
+		given := openBytes(t, parent, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
 		for way, open := range map[string]func() (*vhd.Image, error){
 			"found": func() (*vhd.Image, error) { return vhd.Open(name, nil) },
 			"named": func() (*vhd.Image, error) {
-				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.Parents{File: filepath.Join(dir, "p.vhd")}})
+				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.ParentSearch{File: filepath.Join(dir, "p.vhd")}})
 			},
 			"given": func() (*vhd.Image, error) { return vhd.Open(name, &vhd.OpenOptions{Parent: given}) },
 		} {
@@ -114,13 +114,13 @@ func TestParentNameNotUTF8(t *testing.T) {
 		t.Skip("file names are Unicode here")
 	}
 	parent := openBytes(t, fixedImage(pattern(16*kib, 1)), nil)
-	for _, s := range []vhd.Spelling{vhd.SpellAll, vhd.SpellWindows, vhd.SpellXen} {
+	for _, s := range []vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen} {
 		dir := filepath.Join(t.TempDir(), "folder\xff")
 		tree(t, dir, map[string][]byte{"p.vhd": nil, "p\xff.vhd": nil, "sub\xff/p.vhd": nil})
 		for name, want := range map[string]string{
 			"p.vhd": "", "p\xff.vhd": `"p\xff.vhd": a path that is not UTF-8`, "sub\xff/p.vhd": `"sub\xff/p.vhd": a path that is not UTF-8`,
 		} {
-			p, err := vhd.ParentageOf(filepath.Join(dir, "child.vhd"), filepath.Join(dir, name), parent, s)
+			p, err := vhd.ParentRecordOf(filepath.Join(dir, "child.vhd"), filepath.Join(dir, name), parent, s)
 			switch {
 			case want != "":
 				if err == nil || !strings.Contains(err.Error(), want) {
@@ -151,7 +151,7 @@ func TestGivenParentTooDeep(t *testing.T) {
 	b := level(vhd.MaxParents + 1)
 	_, opened := vhd.NewImage(bytes.NewReader(b), int64(len(b)), &vhd.OpenOptions{Parent: top})
 	m := &memFile{}
-	_, created := vhd.CreateIn(m, &vhd.CreateOptions{Parent: top, Parentage: vhd.Parentage{Name: "p.vhd"}})
+	_, created := vhd.CreateIn(m, &vhd.CreateOptions{Parent: top, ParentRecord: vhd.ParentRecord{Name: "p.vhd"}})
 	for what, err := range map[string]error{"opened": opened, "created": created} {
 		if !errors.Is(err, vhd.ErrUnsupported) || !strings.Contains(err.Error(), "256 parents") {
 			t.Errorf("one more is %s: %v; want ErrUnsupported and the bound", what, err)

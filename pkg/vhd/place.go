@@ -14,7 +14,7 @@ func (img *Image) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	if !ok || img.writable(off, n) != nil {
 		return nil, 0, 0
 	}
-	img.wrote.Store(true)
+	img.unsynced.Store(true)
 	if !img.dynamic() {
 		return f, off, n
 	}

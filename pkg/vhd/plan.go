@@ -45,8 +45,8 @@ type CreateOptions struct {
 	// reading, and any other disk is a raw parent. The new image closes it.
 	// If they are not said, block size, geometry and creator are the parent's.
 	Parent disk.Disk
-	// Parentage is what the image records of its parent: see [ParentageOf].
-	Parentage Parentage
+	// ParentRecord is what the image records of its parent: see [ParentRecordOf].
+	ParentRecord ParentRecord
 }
 
 // Validate checks the options without making anything.
@@ -72,14 +72,14 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
 	if allocated > 0 {
 		stride := roundUp(lay.stored(), dataAlign)
-		a.end = a.place(lay.bitmapSize) + lay.stored() + (allocated-1)*stride
+		a.end = a.nextBlockOffset(lay.bitmapSize) + lay.stored() + (allocated-1)*stride
 	}
 	return a.end + footerSize, nil
 }
 
-// Blocks is the number of blocks that the disk will have, and their size in
+// BlockLayout is the number of blocks that the disk will have, and their size in
 // bytes; both are 0 for a fixed disk.
-func (o *CreateOptions) Blocks() (n, size int64, err error) {
+func (o *CreateOptions) BlockLayout() (n, size int64, err error) {
 	_, h, err := o.metadata()
 	return int64(h.MaxTableEntries), int64(h.BlockSize), err
 }
@@ -158,9 +158,9 @@ func newHeader(size, blockSize int64) (Header, error) {
 	}, nil
 }
 
-// parentage is what to record of the parent, with its id.
-func (o *CreateOptions) parentage() Parentage {
-	p := o.Parentage
+// parentRecord is what to record of the parent, with its id.
+func (o *CreateOptions) parentRecord() ParentRecord {
+	p := o.ParentRecord
 	p.ID = uuid.Nil
 	if img, ok := o.Parent.(*Image); ok {
 		p.ID = img.footer.UniqueID
@@ -202,8 +202,8 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 		f.Geometry = MaxGeometry // a creator that is believed by its geometry
 	}
 	f.Type = Differencing
-	p := o.parentage()
-	_, err = p.place(&h, int64(h.TableOffset)+batBytes(int64(h.MaxTableEntries)))
+	p := o.parentRecord()
+	_, err = p.encodeInto(&h, int64(h.TableOffset)+batBytes(int64(h.MaxTableEntries)))
 	return f, h, err
 }
 

@@ -17,7 +17,7 @@ import (
 //
 // With a nil parent only the record changes; the image keeps the parent that it
 // has open, if any.
-func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
+func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	switch {
 	case img.f == nil:
 		return ErrReadOnly
@@ -27,8 +27,8 @@ func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
 		return fmt.Errorf("%w: a parent of %d bytes, larger than the image, which has %d", ErrUnsupported, parent.Size(), img.size)
 	}
 	if parent != nil {
-		o := CreateOptions{Parent: parent, Parentage: p}
-		p = o.parentage()
+		o := CreateOptions{Parent: parent, ParentRecord: p}
+		p = o.parentRecord()
 	}
 	if p.ID == img.footer.UniqueID {
 		return fmt.Errorf("%w: the parent has the image's own unique id", ErrParentLoop)
@@ -37,7 +37,7 @@ func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
 		return err
 	}
 	h := img.header
-	end, err := p.place(&h, 0)
+	end, err := p.encodeInto(&h, 0)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.place(&h, at); err != nil {
+	if _, err := p.encodeInto(&h, at); err != nil {
 		return err
 	}
 	if err := img.writeTexts(p.texts(at)); err != nil {
@@ -59,10 +59,10 @@ func (img *Image) SetParent(parent disk.Disk, p Parentage) error {
 	if err := img.replaceHeader(h, img.footer); err != nil {
 		return err
 	}
-	img.parentage = p
+	img.parentRecord = p
 	if parent != nil {
 		err = img.closeParents()
-		img.parent, img.parentFile = parent, ""
+		img.parent, img.parentPath = parent, ""
 	}
 	return err
 }
@@ -84,14 +84,14 @@ func (img *Image) Detach() error {
 		return err
 	}
 	h, f := img.header, img.footer
-	if _, err := (&Parentage{}).place(&h, 0); err != nil {
+	if _, err := (&ParentRecord{}).encodeInto(&h, 0); err != nil {
 		return err
 	}
 	f.Type = Dynamic
 	if err := img.replaceHeader(h, f); err != nil {
 		return err
 	}
-	img.parentage = Parentage{}
+	img.parentRecord = ParentRecord{}
 	return img.closeParents()
 }
 
@@ -142,7 +142,7 @@ func (img *Image) fillBlock(block int64, e uint32) error {
 	for s := int64(0); s < sectors; {
 		end, set := bitmapRun(bm.bits, s, sectors)
 		if !set {
-			img.wrote.Store(true)
+			img.unsynced.Store(true)
 			if err := sparse.Zero(img.f, data+s*SectorSize, (end-s)*SectorSize); err != nil {
 				return err
 			}

@@ -89,8 +89,8 @@ func (img *Image) moveBATUp() error {
 	if err := img.writeBATAt(at); err != nil {
 		return err
 	}
-	old := a.old
-	a.old = -1
+	old := a.syncedFooterAt
+	a.syncedFooterAt = -1
 	return img.zeroFooter(old)
 }
 
@@ -238,7 +238,7 @@ func (img *Image) cutFile() error {
 	if err := img.f.Truncate(end + footerSize); err != nil {
 		return err
 	}
-	a.end, a.length, a.old = end, end+footerSize, -1
+	a.end, a.length, a.syncedFooterAt = end, end+footerSize, -1
 	img.footerAt = end
 	return img.flush()
 }

@@ -274,7 +274,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64) error {
 
 // blocks mends the BAT, and gives leaked space back.
 func (r *repairer) blocks() error {
-	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.Parents{None: true}, tolerateBAT: true})
+	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 	if err != nil {
 		if errors.Is(err, ErrSavedState) {
 			return err
@@ -439,7 +439,7 @@ func (r *repairer) separate(img *Image) error {
 		}
 		r.did("block %d was copied away from the block it stood over", block)
 	}
-	return img.settle()
+	return img.retireOldFooter()
 }
 
 // overMetadata reports whether a block at that place would stand over metadata.

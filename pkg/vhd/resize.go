@@ -64,7 +64,7 @@ func (img *Image) ZeroBeyondSize() error {
 	if n <= 0 {
 		return nil
 	}
-	img.wrote.Store(true)
+	img.unsynced.Store(true)
 	if err := img.zero(img.size, n); err != nil {
 		return err
 	}
@@ -125,11 +125,11 @@ func (img *Image) resizeFixed(f Footer) error {
 		return fmt.Errorf("%w: resizing a fixed disk whose file is not in whole sectors", ErrUnsupported)
 	}
 	a := &img.alloc
-	if at := img.stale - 1; at >= 0 { // an earlier try did not come so far
+	if at := img.staleFooterAt - 1; at >= 0 { // an earlier try did not come so far
 		if err := sparse.Zero(img.f, at, min(footerSize, img.size-at)); err != nil {
 			return err
 		}
-		img.stale = 0
+		img.staleFooterAt = 0
 	}
 	old, end := img.footerAt, int64(f.CurrentSize)
 	b := f.Encode()
@@ -152,11 +152,11 @@ func (img *Image) resizeFixed(f Footer) error {
 	img.footer, img.footerAt, img.size = f, end, end
 	switch {
 	case end > old: // its sector is the guest's now, and so is what followed it
-		img.stale = old + 1
+		img.staleFooterAt = old + 1
 		if err := sparse.Zero(img.f, old, min(max(img.alloc.length, old+footerSize), end)-old); err != nil {
 			return err
 		}
-		img.stale = 0
+		img.staleFooterAt = 0
 	case a.length > end+footerSize:
 		if err := img.f.Truncate(end + footerSize); err != nil {
 			return err

@@ -34,7 +34,7 @@ func WriteStream(w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64)
 		if b < 0 || b >= table.len() {
 			return fmt.Errorf("block %d: the disk has %d", b, table.len())
 		}
-		pos := a.place(lay.bitmapSize)
+		pos := a.nextBlockOffset(lay.bitmapSize)
 		if pos/SectorSize >= unused {
 			return fmt.Errorf("block %d: %w", b, ErrTooLarge)
 		}

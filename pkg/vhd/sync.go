@@ -40,7 +40,7 @@ func (img *Image) Sync() error {
 	img.syncing.Lock()
 	defer img.syncing.Unlock()
 	// Before anything is looked at: what is written from here on may come too late.
-	img.wrote.Store(false)
+	img.unsynced.Store(false)
 	var err error
 	if img.alloc.fresh {
 		err = img.complete(true)
@@ -48,7 +48,7 @@ func (img *Image) Sync() error {
 		err = img.commit()
 	}
 	if err != nil {
-		img.wrote.Store(true)
+		img.unsynced.Store(true)
 	}
 	return err
 }
@@ -58,13 +58,13 @@ func (img *Image) Sync() error {
 // the next time. So after an error nothing is committed any more: the image is as
 // it was at the last Sync.
 func (img *Image) flush() error {
-	if lost := img.lost.Load(); lost != nil {
+	if lost := img.syncErr.Load(); lost != nil {
 		return *lost
 	}
 	err := img.f.Sync()
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrNotDurable, err)
-		img.lost.Store(&err)
+		img.syncErr.Store(&err)
 	}
 	return err
 }
@@ -73,14 +73,14 @@ func (img *Image) flush() error {
 func (img *Image) commit() error {
 	a := &img.alloc
 	a.mu.Lock()
-	dirty, partial, old := a.dirty, a.partial, a.old
-	a.dirty, a.partial, a.old = nil, nil, -1
+	dirty, partial, old := a.newBlocks, a.changedBitmaps, a.syncedFooterAt
+	a.newBlocks, a.changedBitmaps, a.syncedFooterAt = nil, nil, -1
 	a.mu.Unlock()
 	putBack := func(err error) error {
 		a.mu.Lock()
-		a.dirty, a.partial = append(dirty, a.dirty...), append(partial, a.partial...)
+		a.newBlocks, a.changedBitmaps = append(dirty, a.newBlocks...), append(partial, a.changedBitmaps...)
 		if old >= 0 {
-			a.old = old
+			a.syncedFooterAt = old
 		}
 		a.mu.Unlock()
 		return err
@@ -174,7 +174,7 @@ func (img *Image) complete(flush bool) error {
 		return nil
 	}
 	if img.dynamic() {
-		if err := a.writeBare(img); err != nil {
+		if err := a.writeUnwrittenBitmaps(img); err != nil {
 			return err
 		}
 		img.placeBAT()
@@ -193,7 +193,7 @@ func (img *Image) complete(flush bool) error {
 		if err := img.bat.writeTo(img.f, img.lay.batOff, 0); err != nil {
 			return err
 		}
-		if err := img.writeTexts(img.parentage.texts(img.lay.batEnd())); err != nil {
+		if err := img.writeTexts(img.parentRecord.texts(img.lay.batEnd())); err != nil {
 			return err
 		}
 	}
@@ -231,8 +231,8 @@ func cutTo(f disk.File, length int64) error {
 func (img *Image) writeNewBitmaps() error {
 	a := &img.alloc
 	a.mu.Lock()
-	blocks := a.partial
-	a.partial = nil
+	blocks := a.changedBitmaps
+	a.changedBitmaps = nil
 	a.mu.Unlock()
 	for i, block := range blocks {
 		bits := img.bitmaps.takeDirty(block)
@@ -241,7 +241,7 @@ func (img *Image) writeNewBitmaps() error {
 		}
 		if err := img.writeBitmap(block, bits); err != nil {
 			a.mu.Lock()
-			a.partial = append(a.partial, blocks[i:]...)
+			a.changedBitmaps = append(a.changedBitmaps, blocks[i:]...)
 			a.mu.Unlock()
 			return err
 		}

@@ -14,9 +14,9 @@ func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 	if err := img.writable(off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	img.wrote.Store(true)
+	img.unsynced.Store(true)
 	// A Sync meanwhile may have seen only a part of this write.
-	defer img.wrote.Store(true)
+	defer img.unsynced.Store(true)
 	if !img.dynamic() {
 		return img.f.WriteAt(p, off)
 	}
@@ -38,7 +38,7 @@ func (img *Image) writable(off, n int64) error {
 	if img.f == nil {
 		return ErrReadOnly
 	}
-	if lost := img.lost.Load(); lost != nil {
+	if lost := img.syncErr.Load(); lost != nil {
 		return *lost
 	}
 	if off < 0 || n < 0 || off > img.size || n > img.size-off {
@@ -64,11 +64,11 @@ func (img *Image) writeBlock(p []byte, block, in int64) error {
 	if bm != nil {
 		return img.writePartial(bm, p, data, block, in)
 	}
-	if in == 0 && img.alloc.hasBare(block) {
-		if err := writeTogether(img.f, img.fullBitmap(), p, data-img.lay.bitmapSize); err != nil {
+	if in == 0 && img.alloc.bitmapUnwritten(block) {
+		if err := writev(img.f, img.fullBitmap(), p, data-img.lay.bitmapSize); err != nil {
 			return err
 		}
-		img.alloc.covered(block)
+		img.alloc.bitmapWritten(block)
 		return nil
 	}
 	_, err = img.f.WriteAt(p, data+in)
@@ -145,7 +145,7 @@ func (img *Image) markWritten(bm *sectorBitmap, block, first, end int64) {
 	if !bm.dirty {
 		bm.dirty = true
 		img.alloc.mu.Lock()
-		img.alloc.partial = append(img.alloc.partial, block)
+		img.alloc.changedBitmaps = append(img.alloc.changedBitmaps, block)
 		img.alloc.mu.Unlock()
 	}
 }
@@ -156,8 +156,8 @@ func (img *Image) WriteZeroes(off, n int64) error {
 	if err := img.writable(off, n); err != nil {
 		return err
 	}
-	img.wrote.Store(true)
-	defer img.wrote.Store(true)
+	img.unsynced.Store(true)
+	defer img.unsynced.Store(true)
 	return img.zero(off, n)
 }
 
@@ -227,8 +227,8 @@ func (img *Image) Reserve(off, n int64) error {
 	if !img.dynamic() || n == 0 {
 		return nil
 	}
-	img.wrote.Store(true)
-	defer img.wrote.Store(true)
+	img.unsynced.Store(true)
+	defer img.unsynced.Store(true)
 	for block := off / img.lay.blockSize; block*img.lay.blockSize < off+n; block++ {
 		if img.bat.load(block) == unused {
 			if _, err := img.allocate(block); err != nil {

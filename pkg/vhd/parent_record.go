@@ -18,9 +18,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Parentage is what a differencing image records of its parent ("Differencing
+// ParentRecord is what a differencing image records of its parent ("Differencing
 // Hard Disks").
-type Parentage struct {
+type ParentRecord struct {
 	// ID is the parent's unique id. It is zero for a parent that is a raw disk,
 	// which XenServer has.
 	ID uuid.UUID
@@ -42,25 +42,25 @@ type Locator struct {
 	Path string
 }
 
-// Spelling is how an image spells the paths to its parent.
-type Spelling uint8
+// PathStyle is how an image spells the paths to its parent.
+type PathStyle uint8
 
 const (
-	// SpellAll has a relative and an absolute path, and a URL.
-	SpellAll Spelling = iota
-	// SpellWindows has a relative and an absolute path, the latter also as the
+	// PathsAll has a relative and an absolute path, and a URL.
+	PathsAll PathStyle = iota
+	// PathsWindows has a relative and an absolute path, the latter also as the
 	// name, and no time, as Windows 10 writes them.
-	SpellWindows
-	// SpellXen has the relative path in all three, as XenServer's vhd-util
+	PathsWindows
+	// PathsXen has the relative path in all three, as XenServer's vhd-util
 	// writes them.
-	SpellXen
+	PathsXen
 )
 
-// ParentageOf is what an image in the file child is to record of its parent: the
+// ParentRecordOf is what an image in the file child is to record of its parent: the
 // disk in the file name, which exists, while child need not. A disk that is not
 // an [Image] is a raw parent.
-func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, error) {
-	var p Parentage
+func ParentRecordOf(child, name string, parent disk.Disk, s PathStyle) (ParentRecord, error) {
+	var p ParentRecord
 	if img, ok := parent.(*Image); ok {
 		if p.ID = img.footer.UniqueID; p.ID == uuid.Nil {
 			return p, fmt.Errorf("%s: %w: a parent whose unique id is zero", name, ErrUnsupported)
@@ -70,7 +70,7 @@ func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, e
 	if err != nil {
 		return p, err
 	}
-	if s != SpellWindows {
+	if s != PathsWindows {
 		p.Time = NearestTimestamp(st.ModTime())
 	}
 	abs, err := filepath.Abs(name)
@@ -93,14 +93,14 @@ func ParentageOf(child, name string, parent disk.Disk, s Spelling) (Parentage, e
 		p.Locators = append(p.Locators, Locator{"W2ru", `.\` + backslashes(relative)})
 	}
 	switch {
-	case s == SpellXen && err == nil:
+	case s == PathsXen && err == nil:
 		p.Locators = append(p.Locators,
 			Locator{"W2ku", `.\` + backslashes(relative)},
 			Locator{"MacX", "file://./" + escape(filepath.ToSlash(relative))})
 	case runtime.GOOS != "windows" && strings.Contains(abs, `\`), !utf8.ValidString(abs): // of a folder further up
 	default:
 		p.Locators = append(p.Locators, Locator{"W2ku", backslashes(abs)})
-		if s == SpellWindows {
+		if s == PathsWindows {
 			p.Name = backslashes(abs)
 		} else {
 			p.Locators = append(p.Locators, Locator{"MacX", "file://localhost/" + escape(strings.TrimPrefix(filepath.ToSlash(abs), "/"))})
@@ -131,7 +131,7 @@ type placedText struct {
 
 // texts are the texts of the locators, one behind the other from at on, a multiple
 // of 512.
-func (p *Parentage) texts(at int64) []placedText {
+func (p *ParentRecord) texts(at int64) []placedText {
 	var texts []placedText
 	for _, l := range p.Locators {
 		t := placedText{l.encode(), at}
@@ -144,9 +144,9 @@ func (p *Parentage) texts(at int64) []placedText {
 // end is the first byte behind what the text takes in the file.
 func (t *placedText) end() int64 { return t.off + roundUp(int64(len(t.text)), SectorSize) }
 
-// place sets the parent fields of a header, for texts that stand from at on. It
+// encodeInto sets the parent fields of a header, for texts that stand from at on. It
 // returns their end.
-func (p *Parentage) place(h *Header, at int64) (int64, error) {
+func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 	if len(p.Locators) > locatorCount {
 		return 0, fmt.Errorf("%d parent locators: an image has at most %d", len(p.Locators), locatorCount)
 	}
@@ -195,13 +195,13 @@ func (img *Image) writeTexts(texts []placedText) error {
 	return nil
 }
 
-// Parentage is what a differencing image records of its parent. Locators that make
+// ParentRecord is what a differencing image records of its parent. Locators that make
 // no sense are left out. It is zero for all other images.
-func (img *Image) Parentage() Parentage { return img.parentage }
+func (img *Image) ParentRecord() ParentRecord { return img.parentRecord }
 
-// readParentage reads it from a file of size bytes.
-func readParentage(r io.ReaderAt, size int64, h *Header) (Parentage, error) {
-	p := Parentage{ID: h.ParentID, Time: h.ParentTimestamp, Name: h.parentName()}
+// readParentRecord reads it from a file of size bytes.
+func readParentRecord(r io.ReaderAt, size int64, h *Header) (ParentRecord, error) {
+	p := ParentRecord{ID: h.ParentID, Time: h.ParentTimestamp, Name: h.parentName()}
 	used := h.locators()
 	for i := range locatorCount {
 		l, ok := used[i]

@@ -11,9 +11,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// writeTogether writes a and b, one behind the other, at off, in one request where
+// writev writes a and b, one behind the other, at off, in one request where
 // the file can take them so.
-func writeTogether(f disk.File, a, b []byte, off int64) error {
+func writev(f disk.File, a, b []byte, off int64) error {
 	file, ok := f.(*os.File)
 	if !ok {
 		return writeBoth(f, a, b, off)
