@@ -78,7 +78,7 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	err = mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update))
 	err = c.copyError(ref.name, "the parent", err)
 	if err == nil && o.base == "" {
-		if err = settleChild(leaf, base.Size(), !o.keep); err != nil {
+		if err = settleChild(ctx, leaf, base.Size(), !o.keep); err != nil {
 			err = fmt.Errorf("%s: %w", ref.name, err)
 		}
 	}
@@ -127,7 +127,7 @@ func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, p
 				return err
 			}
 		}
-		if err := r.Resize(img.Size()); err != nil {
+		if err := r.Resize(ctx, img.Size(), nil); err != nil {
 			return err
 		}
 	}
@@ -149,14 +149,14 @@ func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, p
 // settleChild makes an image as large as its parent became (by a geometry, perhaps
 // more than was asked for), takes out of it, if so wanted, what the parent has now,
 // and records when that was changed if it was recorded before.
-func settleChild(img *vhd.Image, size int64, empty bool) error {
+func settleChild(ctx context.Context, img *vhd.Image, size int64, empty bool) error {
 	if empty {
-		if err := img.Empty(); err != nil {
+		if err := img.Empty(ctx, nil); err != nil {
 			return err
 		}
 	}
 	if img.Size() < size {
-		if err := img.Resize(size); err != nil {
+		if err := img.Resize(ctx, size, nil); err != nil {
 			return err
 		}
 	}

@@ -170,7 +170,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 			return err
 		}
 	}
-	return vhd.WriteStream(w, vo, src, used)
+	return vhd.WriteStream(ctx, w, vo, src, used, nil)
 }
 
 // endVPC writes what follows the bytes of a fixed disk.

@@ -124,7 +124,7 @@ var rawFormat = format{
 
 func createRaw(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 	if size < 0 && disk.IsDevice(f) {
-		length, err := disk.DeviceSize(f)
+		length, err := disk.FileSize(f)
 		if err != nil {
 			return nil, err
 		}
@@ -167,12 +167,12 @@ type alignedRaw struct {
 	options disk.Options
 }
 
-func (d alignedRaw) Resize(size int64) error {
+func (d alignedRaw) Resize(ctx context.Context, size int64, progress disk.Progress) error {
 	n, err := alignedRawSize(size, d.options)
 	if err != nil {
 		return err
 	}
-	return d.Disk.Resize(n)
+	return d.Disk.Resize(ctx, n, progress)
 }
 
 // refusal is why no image of the format can be made, or nil.

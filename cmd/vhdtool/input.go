@@ -244,7 +244,7 @@ func (h head0) ReadAt(p []byte, off int64) (int, error) {
 type existing struct{ convert.Target }
 
 // Resize refuses sizes that the target does not have.
-func (e existing) Resize(size int64) error {
+func (e existing) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size > e.Size() {
 		return fmt.Errorf("the target ends at byte %d, and there is more to write", e.Size())
 	}

@@ -164,7 +164,7 @@ func (r *rebase) run(ctx context.Context, img *vhd.Image, progress func(done, to
 		return err
 	}
 	if none {
-		return img.Detach()
+		return img.Detach(ctx, nil)
 	}
 	err = img.SetParent(r.parent, r.parentage)
 	if err == nil {

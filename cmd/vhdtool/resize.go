@@ -52,7 +52,7 @@ const rawWarning = `WARNING: Image format was not specified for '%s' and probing
          Specify the 'raw' format explicitly to remove the restrictions.
 `
 
-func (c *cli) runResize(_ context.Context, o *resizeOptions) (err error) {
+func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	switch {
 	case len(o.args) == 0 || len(o.args) == 1 && o.source.format == "":
 		return usagef("Not enough arguments")
@@ -111,7 +111,7 @@ func (c *cli) runResize(_ context.Context, o *resizeOptions) (err error) {
 	if !ok {
 		return qemuErrorf("Image format driver does not support resize")
 	}
-	if err := r.Resize(size); err != nil {
+	if err := r.Resize(ctx, size, nil); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}
 	if o.quiet {

@@ -62,5 +62,5 @@ func send(ctx context.Context, w http.ResponseWriter, src disk.Disk) error {
 	}
 	w.Header().Set("Content-Type", "application/x-vhd")
 	w.Header().Set("Content-Length", fmt.Sprint(length))
-	return vhd.WriteStream(w, o, src, used)
+	return vhd.WriteStream(ctx, w, o, src, used, nil)
 }

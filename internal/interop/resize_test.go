@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ func resize(t *testing.T, image string, size int64) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = img.Resize(size)
+	err = img.Resize(context.Background(), size, nil)
 	size = img.Size()
 	if cerr := img.Close(); err == nil {
 		err = cerr

@@ -62,7 +62,7 @@ func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 		}
 	}
 	var b bytes.Buffer
-	if err := vhd.WriteStream(&b, &o, src, used); err != nil {
+	if err := vhd.WriteStream(context.Background(), &b, &o, src, used, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(image, b.Bytes(), 0o666); err != nil {

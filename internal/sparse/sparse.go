@@ -80,8 +80,12 @@ func (m *Map) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Exten
 // Zero makes [off, off+n) of the file read as zeros, as a hole where the
 // system allows it. The file does not grow past its end by it.
 func Zero(f disk.File, off, n int64) error {
-	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
-		n = min(n, st.Size()-off) // behind its end the file is zero anyway
+	if !disk.IsDevice(f) {
+		size, err := disk.FileSize(f)
+		if err != nil {
+			return err
+		}
+		n = min(n, size-off) // behind its end the file is zero anyway
 	}
 	if n <= 0 {
 		return nil

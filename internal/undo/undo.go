@@ -54,6 +54,12 @@ func Create(name string, f disk.File, length int64) (*File, error) {
 	return &File{f, length, log}, nil
 }
 
+// Size is the length of the file.
+func (f *File) Size() (int64, error) { return disk.FileSize(f.File) }
+
+// FixedLength reports whether the file is a device.
+func (f *File) FixedLength() bool { return disk.IsDevice(f.File) }
+
 // WriteAt saves what stands there, and then writes.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.save(off, min(off+int64(len(p)), f.length)); err != nil {

@@ -54,14 +54,14 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 		case <-ctx.Done():
 			return s.off, ctx.Err()
 		case c := <-chunks:
-			if err := s.write(c.data); err != nil {
+			if err := s.write(ctx, c.data); err != nil {
 				return s.off, err
 			}
 			if c.err != nil {
 				if !errors.Is(c.err, io.EOF) {
 					return s.off, &OpError{"reading", s.off, c.err}
 				}
-				return s.off, s.finish()
+				return s.off, s.finish(ctx)
 			}
 			free <- c.data[:chunk]
 		}
@@ -112,12 +112,12 @@ type streamReader struct {
 	off  int64
 }
 
-func (s *streamReader) write(b []byte) error {
+func (s *streamReader) write(ctx context.Context, b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
 	if end := s.off + int64(len(b)); end > s.dst.Size() {
-		if err := s.dst.Resize(end); err != nil {
+		if err := s.dst.Resize(ctx, end, nil); err != nil {
 			return &OpError{"writing", s.off, err}
 		}
 	}
@@ -137,8 +137,8 @@ func (s *streamReader) write(b []byte) error {
 	return nil
 }
 
-func (s *streamReader) finish() error {
-	if err := s.dst.Resize(s.off); err != nil {
+func (s *streamReader) finish(ctx context.Context) error {
+	if err := s.dst.Resize(ctx, s.off, nil); err != nil {
 		return &OpError{"writing", s.off, err}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -29,7 +30,7 @@ type growing struct {
 	resized   int64 // the last size asked for
 }
 
-func (g *growing) Resize(size int64) error {
+func (g *growing) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if g.resizeErr != nil {
 		if err := g.resizeErr(size); err != nil {
 			return err

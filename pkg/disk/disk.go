@@ -9,9 +9,9 @@
 package disk
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 )
@@ -51,8 +51,9 @@ type Zeroer interface {
 // Resizer is a disk whose size can be changed, while nothing else uses it.
 type Resizer interface {
 	// Resize sets the size in bytes; the disk may round it up. What it gains
-	// reads as zeros.
-	Resize(size int64) error
+	// reads as zeros. A cancelled ctx ends it early with an error; the disk then
+	// has the old size or the new one. progress may be nil.
+	Resize(ctx context.Context, size int64, progress Progress) error
 }
 
 // Blocker is a disk that allocates storage in blocks of one size.
@@ -86,28 +87,53 @@ type KnownZero interface {
 	ReadsZero() bool
 }
 
-// File is what an image stands in; [os.File] is one.
+// File is the storage of an image that is written. An [os.File] is one; any other
+// type also has a method Size() (int64, error), which [FileSize] calls. A File does
+// not close itself: whoever opened it does.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
-	io.Closer
+	// Truncate sets the length in bytes.
 	Truncate(size int64) error
+	// Sync returns when everything written before it survives a power cut.
 	Sync() error
-	Stat() (fs.FileInfo, error)
 }
 
-// IsDevice reports whether a file is something other than a regular file,
-// which has a length of its own and can neither grow nor be cut.
-func IsDevice(f File) bool {
-	st, err := f.Stat()
-	return err == nil && !st.Mode().IsRegular()
-}
-
-// DeviceSize measures a block device, which has no size in Stat.
-func DeviceSize(f File) (int64, error) {
-	s, ok := f.(io.Seeker)
-	if !ok {
-		return 0, errors.New("the size of the device cannot be found out")
+// FileSize measures a file or block device in bytes: an [os.File], or anything that
+// has a method Size() (int64, error) or Size() int64.
+func FileSize(f any) (int64, error) {
+	switch f := f.(type) {
+	case *os.File:
+		st, err := f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		if st.Mode().IsRegular() {
+			return st.Size(), nil
+		}
+		return f.Seek(0, io.SeekEnd) // block devices have no size in Stat
+	case interface{ Size() (int64, error) }:
+		return f.Size()
+	case interface{ Size() int64 }:
+		return f.Size(), nil
 	}
-	return s.Seek(0, io.SeekEnd)
+	return 0, fmt.Errorf("%T has no size: want an *os.File or a Size method", f)
 }
+
+// IsDevice reports whether f has a length that can neither grow nor be cut: an
+// [os.File] that is not a regular file, or anything else whose method FixedLength()
+// bool says so.
+func IsDevice(f any) bool {
+	switch f := f.(type) {
+	case *os.File:
+		st, err := f.Stat()
+		return err == nil && !st.Mode().IsRegular()
+	case interface{ FixedLength() bool }:
+		return f.FixedLength()
+	}
+	return false
+}
+
+// Progress is called from time to time with the bytes done and the bytes to do. It
+// may be nil.
+type Progress = func(done, total int64)

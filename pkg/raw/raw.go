@@ -3,6 +3,7 @@
 package raw
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func Create(f disk.File, size int64) (*Disk, error) {
 	}
 	d := Open(f, size)
 	if disk.IsDevice(f) {
-		length, err := disk.DeviceSize(f)
+		length, err := disk.FileSize(f)
 		if err == nil && length < d.size {
 			err = fmt.Errorf("the device has %d bytes, want at least %d", length, d.size)
 		}
@@ -124,7 +125,7 @@ func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 // Resize changes the length of the file to so many bytes, and with it the disk's
 // size, which is that rounded up to a whole sector. What the disk gains reads as
 // zeros. A device keeps its size, which must suffice.
-func (d *Disk) Resize(size int64) error {
+func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size < 0 {
 		return fmt.Errorf("disk size %d is negative", size)
 	}
@@ -145,4 +146,9 @@ func (d *Disk) Resize(size int64) error {
 func (d *Disk) Sync() error { return d.f.Sync() }
 
 // Close closes the file.
-func (d *Disk) Close() error { return d.f.Close() }
+func (d *Disk) Close() error {
+	if c, ok := d.f.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
 
@@ -46,17 +47,17 @@ func TestBatmapOverOthers(t *testing.T) {
 			}, disk},
 			"make smaller": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
-				must(t, img.Resize(5*blockSize))
+				must(t, img.Resize(context.Background(), 5*blockSize, nil))
 				return img.Close()
 			}, disk[:5*blockSize]},
 			"make larger": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
-				must(t, img.Resize(1000*blockSize))
+				must(t, img.Resize(context.Background(), 1000*blockSize, nil))
 				return img.Close()
 			}, append(bytes.Clone(disk), make([]byte, 980*blockSize)...)},
 			"empty": {func(t *testing.T, m *memFile) error {
 				img := openMem(t, m)
-				must(t, img.Empty())
+				must(t, img.Empty(context.Background(), nil))
 				return img.Close()
 			}, make([]byte, len(disk))},
 			"repair": {func(t *testing.T, m *memFile) error {

@@ -208,7 +208,7 @@ func (m *chainModel) actions() map[string]func(*rapid.T) {
 			}
 			l := m.leaf()
 			l.want = append(l.want, make([]byte, sector*rapid.IntRange(1, 100).Draw(t, "sectors more"))...)
-			must(t, img.Resize(int64(len(l.want))))
+			must(t, img.Resize(context.Background(), int64(len(l.want)), nil))
 		},
 		"commit": func(t *rapid.T) {
 			m.close(t)
@@ -234,14 +234,14 @@ func (m *chainModel) commit(t *rapid.T) {
 		t.Fatalf("depth %d, want %d", depth, want)
 	}
 	if into.Size() < leaf.Size() {
-		must(t, into.(disk.Resizer).Resize(leaf.Size()))
+		must(t, into.(disk.Resizer).Resize(context.Background(), leaf.Size(), nil))
 	}
 	must(t, convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{
 		Only: func(e disk.Extent) bool { return e.Depth < depth },
 	}))
 	if rapid.Bool().Draw(t, "empty the leaf") && depth == 1 {
 		must(t, into.(disk.Syncer).Sync())
-		must(t, leaf.Empty())
+		must(t, leaf.Empty(context.Background(), nil))
 		sameBytes(t, "contents of the empty leaf", readAll(t, leaf), m.leaf().want)
 	}
 	must(t, leaf.Close())
@@ -256,7 +256,7 @@ func (m *chainModel) rebase(t *rapid.T) {
 	only := func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data }
 	if at < 0 {
 		must(t, convert.CopyDifference(context.Background(), img, img, nil, &convert.Options{Only: only}))
-		must(t, img.Detach())
+		must(t, img.Detach(context.Background(), nil))
 		sameBytes(t, "contents without a parent", readAll(t, img), l.want)
 		m.close(t)
 		m.levels = []modelLevel{l}

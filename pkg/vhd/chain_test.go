@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -496,8 +497,8 @@ func TestChainFails(t *testing.T) {
 		{"another parent", func(img *vhd.Image) error {
 			return img.SetParent(nil, vhd.ParentRecord{Name: "q", Locators: []vhd.Locator{{Code: "W2ru", Path: strings.Repeat("x", 3000)}}})
 		}, withOwn},
-		{"no parent", (*vhd.Image).Detach, withOwn},
-		{"empty", (*vhd.Image).Empty, parent},
+		{"no parent", func(img *vhd.Image) error { return img.Detach(context.Background(), nil) }, withOwn},
+		{"empty", func(img *vhd.Image) error { return img.Empty(context.Background(), nil) }, parent},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for k, done := 0, false; !done; k++ {

@@ -138,7 +138,7 @@ func (c *checker) checkFile(f *os.File, name string) error {
 	}
 	size := st.Size()
 	if disk.IsDevice(f) {
-		if size, err = disk.DeviceSize(f); err != nil {
+		if size, err = disk.FileSize(f); err != nil {
 			return err
 		}
 	}

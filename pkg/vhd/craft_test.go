@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"testing/fstest"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -370,9 +369,9 @@ func (m *memFile) Sync() error {
 
 func (m *memFile) Close() error { return nil }
 
-func (m *memFile) Stat() (fs.FileInfo, error) {
-	return fstest.MapFS{"file": {Data: m.bytes(), Mode: m.mode}}.Stat("file")
-}
+func (m *memFile) Size() (int64, error) { return m.size(), nil }
+
+func (m *memFile) FixedLength() bool { return m.mode != 0 }
 
 func (m *memFile) size() int64 {
 	m.mu.RLock()

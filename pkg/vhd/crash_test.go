@@ -434,7 +434,7 @@ func TestResizeBatmap(t *testing.T) {
 	for _, blocks := range []int64{5, 20, 100, 300, 5000} {
 		m := newMemFile(before)
 		img := openMem(t, m)
-		must(t, img.Resize(blocks*blockSize))
+		must(t, img.Resize(context.Background(), blocks*blockSize, nil))
 		if marker, ok := img.Marker(); marker != 7 || !ok {
 			t.Errorf("%d blocks: marker %d, %t", blocks, marker, ok)
 		}
@@ -511,7 +511,7 @@ func TestCrashOfResize(t *testing.T) {
 				t.Fatal(err)
 			}
 			old := readAll(t, img)
-			if err := img.Resize(c.size); err != nil {
+			if err := img.Resize(context.Background(), c.size, nil); err != nil {
 				t.Fatal(err)
 			}
 			want := append(slices.Clone(old), make([]byte, max(0, int(c.size)-len(old)))...)[:c.size]
@@ -596,8 +596,8 @@ func TestCrashOfRelink(t *testing.T) {
 			}
 			return nil
 		}, "new"},
-		{"detach", (*vhd.Image).Detach, ""},
-		{"empty", (*vhd.Image).Empty, "old"},
+		{"detach", func(img *vhd.Image) error { return img.Detach(context.Background(), nil) }, ""},
+		{"empty", func(img *vhd.Image) error { return img.Empty(context.Background(), nil) }, "old"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := record(child)
@@ -678,13 +678,13 @@ func TestCrashOfCommit(t *testing.T) {
 			must(t, err)
 			want := readAll(t, img)
 			if parent.Size() < img.Size() {
-				must(t, parent.Resize(img.Size()))
+				must(t, parent.Resize(context.Background(), img.Size(), nil))
 			}
 			must(t, convert.Copy(context.Background(), parent, img, &convert.Options{
 				Workers: 1, Only: func(e disk.Extent) bool { return e.Depth == 0 },
 			}))
 			must(t, parent.Sync())
-			must(t, img.Empty())
+			must(t, img.Empty(context.Background(), nil))
 			must(t, img.Close())
 			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, base.bytes(), nil)), want)
 			rnd := rand.New(rand.NewPCG(3, 3))

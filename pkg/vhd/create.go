@@ -75,7 +75,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		a.length = a.end + footerSize
 	}
 	if a.device {
-		length, err := disk.DeviceSize(f)
+		length, err := disk.FileSize(f)
 		if err == nil && length < a.length {
 			err = fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, a.length)
 		}

@@ -135,7 +135,7 @@ func ExampleCreateOptions_product() {
 func ExampleNewImage() {
 	var file bytes.Buffer
 	o := &vhd.CreateOptions{Type: vhd.Fixed, Size: 512, Exact: true}
-	if err := vhd.WriteStream(&file, o, strings.NewReader(strings.Repeat("disk", 128)), nil); err != nil {
+	if err := vhd.WriteStream(context.Background(), &file, o, strings.NewReader(strings.Repeat("disk", 128)), nil, nil); err != nil {
 		log.Fatal(err)
 	}
 	img, err := vhd.NewImage(bytes.NewReader(file.Bytes()), int64(file.Len()), nil)
@@ -306,7 +306,7 @@ func ExampleOpenToCommit() {
 	if err := into.(disk.Syncer).Sync(); err != nil {
 		log.Fatal(err)
 	}
-	if err := leaf.Empty(); err != nil {
+	if err := leaf.Empty(context.Background(), nil); err != nil {
 		log.Fatal(err)
 	}
 	b := make([]byte, 5)

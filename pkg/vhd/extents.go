@@ -58,11 +58,7 @@ func (img *Image) storedEnd() (int64, error) {
 	if !img.new() {
 		return math.MaxInt64, nil
 	}
-	st, err := img.f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return st.Size(), nil
+	return disk.FileSize(img.f)
 }
 
 // blockExtents adds what stands in [off, stop) of an allocated block, in a file up to

@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -142,7 +143,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 				return
 			}
 			n := rapid.IntRange(0, 4*m.unit).Draw(t, "size") / sector * sector
-			switch err := m.img.Resize(int64(n)); {
+			switch err := m.img.Resize(context.Background(), int64(n), nil); {
 			case errors.Is(err, vhd.ErrUnsupported) && m.fresh && n < len(m.want):
 				return // nothing is cut off a new image
 			case err != nil:

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -70,7 +71,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 // Detach makes a dynamic image of a differencing one: it gets all that it
 // inherits, and has no parent afterwards. It is as safe against crashes as
 // SetParent.
-func (img *Image) Detach() error {
+func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 	switch {
 	case img.f == nil:
 		return ErrReadOnly

@@ -2,10 +2,12 @@ package vhd
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // reclaimBatch is how many blocks are moved between two flushes.
@@ -246,7 +248,7 @@ func (img *Image) cutFile() error {
 // Empty takes all blocks out of an image: a dynamic disk reads as zeros then, and a
 // differencing one as its parent. After a crash any of the blocks may still be
 // there. Nothing else may use the image meanwhile.
-func (img *Image) Empty() error {
+func (img *Image) Empty(ctx context.Context, progress disk.Progress) error {
 	switch {
 	case img.f == nil:
 		return ErrReadOnly

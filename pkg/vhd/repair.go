@@ -574,8 +574,8 @@ func (r *repairer) leaks(img *Image) error {
 
 // fileSize is the length of the file now.
 func (r *repairer) fileSize() int64 {
-	if st, err := r.f.Stat(); err == nil && st.Mode().IsRegular() {
-		return st.Size()
+	if size, err := disk.FileSize(r.f); err == nil && !disk.IsDevice(r.f) {
+		return size
 	}
 	return r.size
 }

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
 
@@ -23,7 +24,7 @@ import (
 // of its footer: if the file system makes the longer file durable before the
 // footer at its end, the old footer must be looked for where it was.) Nothing else
 // may use the image meanwhile.
-func (img *Image) Resize(size int64) error {
+func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress) error {
 	if img.f == nil {
 		return ErrReadOnly
 	}

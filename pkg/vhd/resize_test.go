@@ -1,6 +1,7 @@
 package vhd_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,7 +35,7 @@ func TestResizeShowsNoOldData(t *testing.T) {
 						t.Skip("a new image keeps the blocks that were written")
 					}
 					for _, n := range []int64{less, 2 * size} {
-						if err := img.Resize(n); err != nil {
+						if err := img.Resize(context.Background(), n, nil); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -59,7 +60,7 @@ func TestResizeNewImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := img.Resize(size); err != nil {
+		if err := img.Resize(context.Background(), size, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := img.Close(); err != nil {
@@ -91,7 +92,7 @@ func TestRefusedResizeChangesNothing(t *testing.T) {
 			refused = append(refused, 512, 0) // a new image keeps its blocks
 		}
 		for _, size := range refused {
-			if err := img.Resize(size); err == nil {
+			if err := img.Resize(context.Background(), size, nil); err == nil {
 				t.Fatalf("in place: %t: Resize to %d: no error", inPlace, size)
 			}
 			sameBytes(t, fmt.Sprintf("in place: %t: contents after a refused size of %d", inPlace, size), readAll(t, img), data)
@@ -141,20 +142,20 @@ func TestResizeFails(t *testing.T) {
 					}
 					return len(ch.data), nil
 				}
-				err := img.Resize(c.to)
+				err := img.Resize(context.Background(), c.to, nil)
 				m.before = nil
 				if done = err == nil; !done && !errors.Is(err, full) {
 					t.Fatalf("change %d fails: %v", k, err)
 				}
 				sameBytes(t, fmt.Sprintf("change %d failed, this image", k), readAll(t, img)[:len(kept)], kept)
 				sameBytes(t, fmt.Sprintf("change %d failed, another reader", k), readAll(t, openBytes(t, m.bytes(), nil))[:len(kept)], kept)
-				err = img.Resize(c.to)
+				err = img.Resize(context.Background(), c.to, nil)
 				if unflushed {
 					if !errors.Is(err, vhd.ErrNotDurable) {
 						t.Fatalf("flushing failed before change %d, and the next try: %v", k, err)
 					}
 					img = openMem(t, m)
-					err = img.Resize(c.to)
+					err = img.Resize(context.Background(), c.to, nil)
 				}
 				if err != nil {
 					t.Fatalf("change %d failed, and the next try: %v", k, err)

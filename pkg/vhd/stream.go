@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,7 @@ import (
 //
 // The bytes are those of the file that [CreateIn] makes when the same blocks are
 // written in the same order.
-func WriteStream(w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64) error {
+func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64, progress disk.Progress) error {
 	f, h, err := o.metadata()
 	if err != nil {
 		return err

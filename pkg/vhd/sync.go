@@ -219,8 +219,8 @@ func (img *Image) complete(flush bool) error {
 // cutTo cuts a file that is longer. To cut one that is not would have XFS write all of
 // it back when it is closed.
 func cutTo(f disk.File, length int64) error {
-	st, err := f.Stat()
-	if err != nil || st.Size() <= length {
+	size, err := disk.FileSize(f)
+	if err != nil || size <= length {
 		return err
 	}
 	return f.Truncate(length)
