@@ -68,26 +68,29 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 
 // refuseAncestor makes it an error to replace, by a child of the disk in the file
 // parent, an image that this is made of itself.
-func refuseAncestor(d disk.Disk, f *format, parent, child string) error {
-	img, ok := d.(*vhd.Image)
-	if !ok || img.Type() != vhd.Differencing || !exists(child) {
+func refuseAncestor(d disk.Disk, parent, child string) error {
+	img, ok := d.(disk.Child)
+	if !ok || !exists(child) {
+		return nil
+	}
+	if _, has := img.RecordedParent(); !has {
 		return nil
 	}
 	if img.Parent() == nil { // opened alone
-		chain, err := vhd.Open(parent, &vhd.OpenOptions{NoLock: true})
+		chain, _, err := disk.Open(parent, formats, nil)
 		if err != nil {
 			return fmt.Errorf("%s is there already, and may be what %s is made of: %w", child, parent, err)
 		}
 		defer chain.Close()
 		d = chain
 	}
-	return refuseMadeOf(d, f, parent, child)
+	return refuseMadeOf(d, parent, child)
 }
 
 // refuseMadeOf makes it an error for the file child to be among the parents of the
 // disk in the file name.
-func refuseMadeOf(d disk.Disk, f *format, name, child string) error {
-	for _, parent := range fileNames(d, f, name)[1:] {
+func refuseMadeOf(d disk.Disk, name, child string) error {
+	for _, parent := range fileNames(d, name)[1:] {
 		if sameFile(parent, child) {
 			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, name)
 		}
@@ -100,19 +103,34 @@ func exists(name string) bool {
 	return err == nil
 }
 
+// childRequest describes a new image with a parent.
+type childRequest struct {
+	file       disk.File
+	name       string       // that the file will have
+	size       int64        // of the disk, bytes; 0 means the parent's
+	set        disk.Options // the user's
+	options    disk.Options // with those of the product below them
+	product    string       // that the image is for, or ""
+	parent     disk.Disk    // which the new disk closes
+	parentName string       // of its file
+}
+
 // createChild starts a differencing image, of the size that goes with its parent,
 // which the flags name, and which it closes.
-func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, size func(parent disk.Disk) int64, set disk.Options) (out *output, parent disk.Disk, err error) {
-	parent, parentName, f, err := c.openBacking(b, name, parents)
+func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, f *format, size func(parent disk.Disk) int64, set disk.Options, product string) (out *output, parent disk.Disk, err error) {
+	parent, parentName, _, err := c.openBacking(b, name, parents)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := refuseAncestor(parent, f, parentName, name); err != nil {
+	if err := refuseAncestor(parent, parentName, name); err != nil {
 		parent.Close()
 		return nil, nil, err
 	}
-	out, err = c.createOutputBy(name, &vpcFormat, set, func(file disk.File) (disk.Disk, error) {
-		return createVPCChild(file, name, size(parent), set, parent, parentName)
+	out, err = c.createOutputBy(name, f, set, func(file disk.File) (disk.Disk, error) {
+		return f.createChild(&childRequest{
+			file: file, name: name, size: size(parent), set: set, options: newImageOptions(f, product, set),
+			product: product, parent: parent, parentName: parentName,
+		})
 	})
 	if err != nil {
 		parent.Close()
@@ -122,15 +140,15 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearc
 }
 
 // createDifferencing is create with a parent.
-func (c *cli) createDifferencing(name string, o *createCmdOptions, size int64, set disk.Options) error {
-	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, func(disk.Disk) int64 { return size }, set)
+func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, size int64, set disk.Options) error {
+	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.consumer)
 	if err != nil {
 		return err
 	}
 	if !o.quiet {
-		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d backing_file=%s backing_fmt=%s", name, vpcFormat.Name, out.disk.Size(), o.backing.file,
-			cmp.Or(o.backing.format, vpcFormat.Name))
-		printSettings(c.stdout, &vpcFormat, set)
+		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d backing_file=%s backing_fmt=%s", name, f.Name, out.disk.Size(), o.backing.file,
+			cmp.Or(o.backing.format, f.Name))
+		printSettings(c.stdout, f, set)
 		if _, err := fmt.Fprintln(c.stdout); err != nil {
 			out.discard()
 			return err
@@ -166,17 +184,17 @@ func (c *cli) warnApart(name string) {
 func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) error {
 	fail := func(err error) error { return conversionError(v.target, v.format, err) }
 	switch {
-	case v.likeQEMU || v.format != &vpcFormat:
+	case v.likeQEMU || v.format.createChild == nil:
 		return fail(qemuErrorf("Backing file not supported for file format '%s'", v.format.Name))
 	case in.disk == nil || v.isPipe(v.target):
 		return fail(errors.New("-B takes neither standard input nor standard output"))
 	}
-	if err := checkOptions(v.format, v.options); err != nil {
+	if err := checkOptions(v.format, v.given); err != nil {
 		return err
 	}
 	// The parent's size may have been rounded up; zeros follow the source then.
 	size := func(parent disk.Disk) int64 { return max(in.size(), parent.Size()) }
-	out, parent, err := v.createChild(v.target, b, v.parents, size, v.options)
+	out, parent, err := v.createChild(v.target, b, v.parents, v.format, size, v.given, v.product)
 	if err != nil {
 		return fail(err)
 	}

@@ -171,16 +171,15 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 		_, stop := untilSignal(ctx)
 		defer stop()
 	}
-	file, size, err := disk.OpenFile(ref.name, write)
+	var lock disk.LockFunc
+	if !ref.share || write {
+		lock = imagelock.Lock
+	}
+	file, size, err := disk.OpenFile(ref.name, write, lock)
 	if err != nil {
 		return c.openError(ref, err)
 	}
 	defer file.Close()
-	if !ref.share || write {
-		if err := imagelock.Lock(file, write); err != nil {
-			return c.openError(ref, err)
-		}
-	}
 	if o.restore != "" {
 		return c.restore(o, ref.name, file)
 	}

@@ -65,7 +65,7 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	if err != nil {
 		return err
 	}
-	vo, err := vpcOpenOptions(&ref.options)
+	vo, err := vhd.ParseOpenOptions(&ref.options)
 	if err != nil {
 		return err
 	}

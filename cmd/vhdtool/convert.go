@@ -188,7 +188,8 @@ type conversion struct {
 	format  *format
 	parents disk.ParentSearch // where those of the target's parent are
 	named   string            // format as given, for a target that exists
-	options disk.Options      // of the target's format
+	given   disk.Options      // of the target's format, as the user set them
+	options disk.Options      // with those of the product below them
 	copy    convert.Options
 	flush   bool
 	quiet   bool
@@ -222,7 +223,8 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return err
 	}
 	v := conversion{
-		cli: c, target: target, format: f, named: o.format, options: opts.set,
+		cli: c, target: target, format: f, named: o.format,
+		given: opts.set, options: newImageOptions(f, o.target.consumer, opts.set),
 		quiet: o.quiet, product: o.target.consumer, imageOpts: o.targetImageOpts,
 		parents: disk.ParentSearch{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
 	}
@@ -268,7 +270,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 
 // toFile makes a new target.
 func (v *conversion) toFile(ctx context.Context, in *input) error {
-	if err := checkOptions(v.format, v.options); err != nil {
+	if err := checkOptions(v.format, v.given); err != nil {
 		return err
 	}
 	out, err := v.createOutput(v.target, v.format, in.size(), v.options)

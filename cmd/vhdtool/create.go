@@ -93,7 +93,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(err)
 	}
-	if o.backing.file != "" && (c.likeQEMU || f != &vpcFormat) {
+	if o.backing.file != "" && (c.likeQEMU || f.createChild == nil) {
 		return inFile(qemuErrorf("Backing file not supported for file format '%s'", f.Name))
 	}
 	if s, ok := opts.set[sizeOption.name]; ok {
@@ -104,7 +104,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		given = true
 	}
 	if o.backing.file != "" {
-		if err := c.createDifferencing(name, o, size, opts.set); err != nil {
+		if err := c.createDifferencing(name, f, o, size, opts.set); err != nil {
 			return inFile(err)
 		}
 		return nil
@@ -119,7 +119,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 			return err
 		}
 	}
-	out, err := c.createOutput(name, f, size, opts.set)
+	out, err := c.createOutput(name, f, size, newImageOptions(f, o.target.consumer, opts.set))
 	if err != nil {
 		return inFile(withoutPath(err))
 	}

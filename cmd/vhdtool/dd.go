@@ -139,7 +139,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err != nil {
 		return err
 	}
-	src, srcFormat, err := c.open(ref, false)
+	src, _, err := c.open(ref, false)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	if err := c.refuseSource(ref.name, args.output, f); err != nil {
 		return err
 	}
-	if err := refuseBases(fileNames(src, srcFormat, ref.name)[1:], args.output); err != nil {
+	if err := refuseBases(fileNames(src, ref.name)[1:], args.output); err != nil {
 		return err
 	}
 	return c.ddFromDisk(ctx, o, &args, f, src, ref.name)
@@ -187,7 +187,7 @@ func (c *cli) ddPipes(args *ddOperands) error {
 // ddPart copies a part of a disk to where the operands say.
 func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
 	if c.isPipe(args.output) {
-		v := conversion{cli: c, target: args.output, format: f, exact: true, quiet: true}
+		v := conversion{cli: c, target: args.output, format: f, options: newImageOptions(f, "", nil), exact: true, quiet: true}
 		return v.toStdout(ctx, &input{disk: part, names: []string{args.input}})
 	}
 	seek := args.seek * args.bs
@@ -214,7 +214,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 	if part.Size() > math.MaxInt64-seek {
 		return fmt.Errorf("%s: %d bytes behind %d are more than a disk can have", args.output, part.Size(), seek)
 	}
-	out, err := c.createOutput(args.output, f, seek+part.Size(), nil)
+	out, err := c.createOutput(args.output, f, seek+part.Size(), newImageOptions(f, "", nil))
 	if err != nil {
 		return fmt.Errorf("%s: error while creating output image: %w", args.output, err)
 	}
@@ -268,7 +268,9 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
 		return fmt.Errorf("%s: %w", stdinName, err)
 	}
-	v := conversion{cli: c, target: args.output, format: f, named: o.format, exact: true, quiet: true}
+	v := conversion{
+		cli: c, target: args.output, format: f, named: o.format, options: newImageOptions(f, "", nil), exact: true, quiet: true,
+	}
 	if c.isPipe(args.output) {
 		return v.toStdout(ctx, in)
 	}

@@ -54,11 +54,11 @@ func (d *failingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 func useFailing(t *testing.T, from, to int64) {
 	t.Helper()
 	formatNamed := func(name string, open func(*failingDisk)) *format {
-		return &format{Format: disk.Format{
+		return &format{Format: &disk.Format{
 			Name:  name,
 			Probe: func(io.ReaderAt, int64) error { return disk.ErrNotThisFormat },
-			Open: func(f *os.File, size int64, _ *disk.OpenOptions) (disk.Disk, error) {
-				d := &failingDisk{File: f, size: size}
+			Open: func(r io.ReaderAt, size int64, _ *disk.OpenOptions) (disk.Disk, error) {
+				d := &failingDisk{File: r.(*os.File), size: size}
 				open(d)
 				return d, nil
 			},
@@ -69,7 +69,7 @@ func useFailing(t *testing.T, from, to int64) {
 	all, named := allFormats, formats
 	t.Cleanup(func() { allFormats, formats = all, named })
 	allFormats = append(allFormats[:len(allFormats):len(allFormats)], bad, unknown)
-	formats = append(formats[:len(formats):len(formats)], &bad.Format, &unknown.Format)
+	formats = append(formats[:len(formats):len(formats)], bad.Format, unknown.Format)
 }
 
 // TestUnreadableSource has sectors of the source that cannot be read: it is an

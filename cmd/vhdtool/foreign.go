@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -27,7 +26,7 @@ func foreign(name string, offset int64, magics ...string) *format {
 	refuse := func() error {
 		return refusal("let another program go between: qemu-img convert -f %s -O raw IMAGE disk.raw")
 	}
-	return &format{foreign: true, Format: disk.Format{
+	return &format{foreign: true, Format: &disk.Format{
 		Name:     name,
 		Suffixes: []string{"." + name},
 		Probe: func(r io.ReaderAt, _ int64) error {
@@ -39,7 +38,7 @@ func foreign(name string, offset int64, magics ...string) *format {
 			}
 			return disk.ErrNotThisFormat
 		},
-		Open: func(*os.File, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refuse() },
+		Open: func(io.ReaderAt, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refuse() },
 		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) {
 			return nil, refusal("make a raw disk or a VHD, and let another program go on: qemu-img convert -f raw -O %s disk.raw IMAGE")
 		},

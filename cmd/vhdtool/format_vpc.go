@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/vhdtool/vhdtool/internal/picture"
-	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -23,14 +21,7 @@ import (
 )
 
 var vpcFormat = format{
-	Format: disk.Format{
-		Name:     "vpc",
-		Aliases:  []string{"vhd"},
-		Suffixes: []string{".vhd", ".vpc", ".avhd"},
-		Probe:    vhd.Probe,
-		Open:     openVPC,
-		Create:   createVPC,
-	},
+	Format: &vhd.Format,
 	createOptions: []optionSpec{
 		sizeOption,
 		{
@@ -50,85 +41,34 @@ var vpcFormat = format{
 	describe: describeVPC,
 	fileSize: vpcFileSize,
 
-	stream:    streamVPC,
-	streamEnd: endVPC,
-	check:     checkVPC,
-	parent:    parentVPC,
-	subformat: func(d disk.Disk) string { return d.(*vhd.Image).Type().String() },
-	fileParts: partsOfVPC,
+	stream:      streamVPC,
+	streamEnd:   endVPC,
+	check:       checkVPC,
+	createChild: createVPCChild,
+	set:         setVPC,
+	fileParts:   partsOfVPC,
 }
 
-func openVPC(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
-	vo, err := vpcOpenOptions(o)
-	if err != nil {
-		return nil, err
-	}
-	img, err := vhd.NewImage(f, size, vo)
-	if err != nil {
-		return nil, err // not img: a nil *Image is not a nil Disk
-	}
-	return img, nil
-}
-
-// vpcOpenOptions reads the options of --image-opts.
-func vpcOpenOptions(o *disk.OpenOptions) (*vhd.OpenOptions, error) {
-	if err := onlyOptions(o.Options, "force_size_calc", "ignore_checksums"); err != nil {
-		return nil, err
-	}
-	vo := &vhd.OpenOptions{Write: o.Write, Force: o.Force, Parents: o.Parents, NoLock: o.Lock == nil}
-	switch calc, given := o.Options["force_size_calc"]; {
-	case !given:
-	case calc == "chs":
-		vo.SizeRule = vhd.SizeFromGeometry
-	case calc == "current_size":
-		vo.SizeRule = vhd.SizeFromCurrent
-	default:
-		return nil, qemuErrorf("Invalid size calculation mode: '%s'", calc)
-	}
-	if v, given := o.Options["ignore_checksums"]; given {
-		on, ok := parseBool(v)
-		if !ok {
-			return nil, qemuErrorf("Parameter 'ignore_checksums' expects 'on' or 'off'")
-		}
-		vo.IgnoreChecksums = on
-	}
-	return vo, nil
-}
-
-func createVPC(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
-	vo, err := vpcCreateOptions(max(size, 0), o)
-	if err != nil {
-		return nil, err
-	}
-	vo.Growing = size < 0
-	img, err := vhd.CreateIn(f, vo)
-	if err != nil {
-		return nil, err
-	}
-	return img, nil
-}
-
-// createVPCChild starts a new differencing image in a file, which will have the given
-// name: a child of the disk in parentName.
-func createVPCChild(f disk.File, name string, size int64, o disk.Options, parent disk.Disk, parentName string) (disk.Disk, error) {
-	if o["subformat"] != "" {
+// createVPCChild starts a new differencing image.
+func createVPCChild(r *childRequest) (disk.Disk, error) {
+	if r.set["subformat"] != "" {
 		return nil, errors.New("an image with a parent is a differencing one, and has no other subformat")
 	}
-	vo, err := vpcCreateOptions(0, o)
+	vo, err := vhd.ParseCreateOptions(0, r.options)
 	if err != nil {
 		return nil, err
 	}
-	spelling, err := spellingFor(o[consumerOption], parent)
+	spelling, err := spellingFor(r.product, r.parent)
 	if err != nil {
 		return nil, err
 	}
-	vo.Size, vo.Parent = size, parent
-	if vo.ParentRecord, err = vhd.ParentRecordOf(name, parentName, parent, spelling); err != nil {
+	vo.Size, vo.Parent = r.size, r.parent
+	if vo.ParentRecord, err = vhd.ParentRecordOf(r.name, r.parentName, r.parent, spelling); err != nil {
 		return nil, err
 	}
-	img, err := vhd.CreateIn(f, vo)
+	img, err := vhd.CreateIn(r.file, vo)
 	if err != nil {
-		return nil, err
+		return nil, err // not img: a nil *Image is not a nil Disk
 	}
 	return img, nil
 }
@@ -152,7 +92,7 @@ func spellingFor(name string, parent disk.Disk) (vhd.PathStyle, error) {
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
 // twice.
 func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error {
-	vo, err := vpcCreateOptions(src.Size(), o)
+	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
 		return err
 	}
@@ -175,7 +115,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 
 // endVPC writes what follows the bytes of a fixed disk.
 func endVPC(w io.Writer, size int64, o disk.Options) error {
-	vo, err := vpcCreateOptions(size, o)
+	vo, err := vhd.ParseCreateOptions(size, o)
 	if err != nil {
 		return err
 	}
@@ -183,7 +123,7 @@ func endVPC(w io.Writer, size int64, o disk.Options) error {
 }
 
 func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
-	vo, err := vpcCreateOptions(size, o)
+	vo, err := vhd.ParseCreateOptions(size, o)
 	if err != nil {
 		return fileSize{}, err
 	}
@@ -193,77 +133,6 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 	}
 	blocks, blockSize, err := vo.BlockLayout()
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
-}
-
-// vpcCreateOptions reads the options of -o, which are of the right kinds.
-func vpcCreateOptions(size int64, o disk.Options) (*vhd.CreateOptions, error) {
-	vo := &vhd.CreateOptions{Type: vhd.Dynamic, Size: size}
-	if name, given := o[consumerOption]; given {
-		consumer, err := product.Find(name)
-		if err != nil {
-			return nil, err
-		}
-		vo = consumer.CreateOptions(size)
-	}
-	switch o["subformat"] {
-	case "fixed":
-		vo.Type = vhd.Fixed
-	case "dynamic":
-		vo.Type = vhd.Dynamic
-	}
-	if v, given := o[alignOption.name]; given {
-		vo.Align, _ = sizearg.Parse(v)
-		vo.Exact = true // nothing else stays aligned
-	}
-	if v, given := o["force_size"]; given {
-		vo.Exact, _ = parseBool(v)
-	}
-	if v, given := o["block_size"]; given {
-		vo.BlockSize, _ = sizearg.Parse(v)
-		if vo.BlockSize == 0 {
-			return nil, qemuErrorf("Parameter 'block_size' expects a power of two from 4k to 256M")
-		}
-	}
-	if v, given := o["creator"]; given {
-		creator, err := vhd.ParseCreator(v)
-		if err != nil {
-			return nil, err
-		}
-		vo.Creator = creator
-	}
-	if v, given := o["uuid"]; given {
-		id, err := uuid.Parse(v)
-		if err != nil || id == uuid.Nil {
-			return nil, qemuErrorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
-		}
-		vo.UniqueID = id
-	}
-	stamp, given := o["timestamp"]
-	if !given {
-		stamp = os.Getenv("SOURCE_DATE_EPOCH")
-	}
-	if stamp != "" {
-		t, err := parseTime(stamp)
-		if err != nil {
-			return nil, err
-		}
-		vo.Time = t
-		if !given { // builds set it to 1970 or 1980, before the format's time begins
-			vo.Time = vhd.NearestTime(t)
-		}
-	}
-	return vo, vo.Validate()
-}
-
-func parseTime(s string) (time.Time, error) {
-	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(sec, 0), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return t, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", s)
-	}
-	return t, nil
 }
 
 // vpcDetails is what info tells about a VHD.
@@ -361,12 +230,6 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 	return v
 }
 
-// parentVPC is the parent of an image, and its file.
-func parentVPC(d disk.Disk) (disk.Disk, string) {
-	img := d.(*vhd.Image)
-	return img.Parent(), img.ParentPath()
-}
-
 // afterColon is what follows the first colon of a text.
 func afterColon(s string) string {
 	_, after, _ := strings.Cut(s, ": ")
@@ -419,7 +282,7 @@ func (v *vpcDetails) lines() []string {
 }
 
 func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error) {
-	vo, err := vpcOpenOptions(&disk.OpenOptions{Options: q.options})
+	vo, err := vhd.ParseOpenOptions(&disk.OpenOptions{Options: q.options})
 	if err != nil {
 		return checkCounts{}, err
 	}

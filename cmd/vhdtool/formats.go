@@ -4,20 +4,17 @@ import (
 	"context"
 	"io"
 	"iter"
-	"math"
-	"os"
 	"slices"
 
-	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 // format is a format with what only the command needs to know about it.
 type format struct {
-	disk.Format
-	foreign       bool // recognised, but not supported
-	createOptions []optionSpec
+	*disk.Format
+	foreign       bool         // recognised, but not supported
+	createOptions []optionSpec // what -o help says of the options of a new image
 
 	// describe returns what info tells about a disk beyond its size; nil if
 	// there is nothing.
@@ -33,11 +30,11 @@ type format struct {
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
 	// check examines a file; nil if the format has nothing to check.
 	check func(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error)
-	// parent returns the disk that a disk inherits from, and the file that is in; nil
-	// if the format has no such thing.
-	parent func(d disk.Disk) (disk.Disk, string)
-	// subformat names the kind of image a disk is; nil if there is one only.
-	subformat func(d disk.Disk) string
+	// createChild starts a new image with a parent; nil if images of the format have
+	// none.
+	createChild func(r *childRequest) (disk.Disk, error)
+	// set changes what an image says of itself; nil if there is nothing to change.
+	set func(d disk.Disk, o *setOptions) error
 	// fileParts yields what the parts of a file of so many bytes are for, in order
 	// and without gaps; nil if the disk's bytes are the file's.
 	fileParts func(d disk.Disk, length int64) iter.Seq2[filePart, error]
@@ -46,7 +43,7 @@ type format struct {
 // virtualSize is the size of the disk that a new image for so many bytes has.
 func (f *format) virtualSize(size int64, o disk.Options) (int64, error) {
 	if f.fileSize == nil {
-		return alignedRawSize(size, o)
+		return raw.AlignedSize(size, o)
 	}
 	fs, err := f.fileSize(size, o)
 	return fs.virtual, err
@@ -65,7 +62,7 @@ var allFormats = slices.Concat([]*format{&vpcFormat}, foreignFormats, []*format{
 var formats = func() disk.Formats {
 	var fs disk.Formats
 	for _, f := range allFormats {
-		fs = append(fs, &f.Format)
+		fs = append(fs, f.Format)
 	}
 	return fs
 }()
@@ -73,11 +70,21 @@ var formats = func() disk.Formats {
 // formatOf returns what the command knows about a format.
 func formatOf(f *disk.Format) *format {
 	for _, x := range allFormats {
-		if &x.Format == f {
+		if x.Format == f {
 			return x
 		}
 	}
 	panic("format " + f.Name + " is not in the list")
+}
+
+// formatOfDisk is the format of an open disk, which may be the parent of another one.
+func formatOfDisk(d disk.Disk) *format {
+	if d, ok := d.(disk.Describer); ok {
+		if f, err := formatByName(d.FormatName()); err == nil {
+			return f
+		}
+	}
+	return &rawFormat
 }
 
 // formatByName finds a format that the user named.
@@ -108,71 +115,20 @@ func (c *cli) outputFormat(name, file string) (*format, error) {
 }
 
 var rawFormat = format{
-	Format: disk.Format{
-		Name: "raw",
-		Open: func(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
-			if err := onlyOptions(o.Options); err != nil {
-				return nil, err
-			}
-			return raw.Open(f, size), nil
-		},
-		Create: createRaw,
-	},
+	Format:        &raw.Format,
 	streamEnd:     endRaw,
 	createOptions: []optionSpec{sizeOption, alignOption},
-}
-
-func createRaw(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
-	if size < 0 && disk.IsDevice(f) {
-		length, err := disk.FileSize(f)
-		if err != nil {
-			return nil, err
-		}
-		return raw.Open(f, length), nil
-	}
-	n, err := alignedRawSize(max(size, 0), o)
-	if err != nil {
-		return nil, err
-	}
-	d, err := raw.Create(f, n)
-	return alignedRaw{d, o}, err
-}
-
-// alignedRawSize is the size of a raw disk for so many bytes.
-func alignedRawSize(size int64, o disk.Options) (int64, error) {
-	align := int64(disk.SectorSize)
-	if v, given := o[alignOption.name]; given {
-		align, _ = sizearg.Parse(v)
-	}
-	if align <= 0 || align%disk.SectorSize != 0 || size > math.MaxInt64-align {
-		return 0, qemuErrorf("Parameter 'align' expects a multiple of 512")
-	}
-	return (size + align - 1) / align * align, nil
 }
 
 // endRaw writes the zeros that make a raw disk whole sectors, or as aligned as
 // it is to be.
 func endRaw(w io.Writer, size int64, o disk.Options) error {
-	n, err := alignedRawSize(size, o)
+	n, err := raw.AlignedSize(size, o)
 	if err != nil {
 		return err
 	}
 	_, err = io.CopyN(w, zeroReader{}, n-size)
 	return err
-}
-
-// alignedRaw is a raw disk whose size stays aligned when it is found out late.
-type alignedRaw struct {
-	*raw.Disk
-	options disk.Options
-}
-
-func (d alignedRaw) Resize(ctx context.Context, size int64, progress disk.Progress) error {
-	n, err := alignedRawSize(size, d.options)
-	if err != nil {
-		return err
-	}
-	return d.Disk.Resize(ctx, n, progress)
 }
 
 // refusal is why no image of the format can be made, or nil.
@@ -182,18 +138,4 @@ func (f *format) refusal() error {
 	}
 	_, err := f.Create(nil, 0, nil)
 	return err
-}
-
-// onlyOptions refuses options that the format does not have.
-func onlyOptions(o disk.Options, known ...string) error {
-	for key := range o {
-		found := false
-		for _, k := range known {
-			found = found || k == key
-		}
-		if !found {
-			return qemuErrorf("Invalid parameter '%s'", key)
-		}
-	}
-	return nil
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // description is what a format tells about a disk: lines for people, and
@@ -83,11 +82,9 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		if err != nil {
 			return c.openError(ref, err)
 		}
-		d, ref.name = parentOf(d, f)
+		d, ref.name = parentOf(d)
 		if d != nil {
-			if _, ok := d.(*vhd.Image); !ok {
-				f = &rawFormat
-			}
+			f = formatOfDisk(d)
 			ref.options.Options = nil
 			info.FullBacking, info.BackingFormat = ref.name, f.Name
 		}
@@ -110,12 +107,12 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	return nil
 }
 
-// parentOf is the disk that a disk inherits from, and its file, or nil.
-func parentOf(d disk.Disk, f *format) (disk.Disk, string) {
-	if f.parent == nil {
-		return nil, ""
+// parentOf is the parent of a disk, and its file; nil if the disk has none.
+func parentOf(d disk.Disk) (disk.Disk, string) {
+	if child, ok := d.(disk.Child); ok {
+		return child.Parent(), child.ParentPath()
 	}
-	return f.parent(d)
+	return nil, ""
 }
 
 // infoOf tells about one disk.
@@ -133,25 +130,14 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	} else {
 		length := fileLength(st, d)
 		info.FileLength = &length
-		if img, ok := d.(*vhd.Image); ok && img.Type() == vhd.Differencing {
-			info.Backing = recordedPath(img.ParentRecord())
+		if child, ok := d.(disk.Child); ok {
+			info.Backing, _ = child.RecordedParent()
 		}
 		if f.describe != nil {
 			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
 		}
 	}
 	return info, nil
-}
-
-// recordedPath is the first path to its parent that an image has, or the parent's
-// name.
-func recordedPath(p vhd.ParentRecord) string {
-	for _, l := range p.Locators {
-		if l.Path != "" {
-			return l.Path
-		}
-	}
-	return p.Name
 }
 
 // fileLength is the length of a disk's file; a device is as long as its disk.

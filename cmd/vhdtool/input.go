@@ -121,11 +121,11 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 			return in, err
 		}
 	}
-	d, f, err := c.open(ref, false)
+	d, _, err := c.open(ref, false)
 	if err != nil {
 		return nil, err
 	}
-	return &input{disk: d, names: []string{ref.name}, bases: fileNames(d, f, ref.name)[1:], closer: d.Close}, nil
+	return &input{disk: d, names: []string{ref.name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}, nil
 }
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil

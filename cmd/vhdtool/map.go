@@ -10,7 +10,6 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 type mapOptions struct {
@@ -78,7 +77,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return sizeError("max length", err)
 		}
 	}
-	ref, d, f, err := c.openOne(&o.source, o.args)
+	ref, d, _, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}
@@ -92,7 +91,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if o.output == "json" {
 		print = printMapJSON
 	}
-	if err := print(ctx, w, d, start, n, fileNames(d, f, ref.name)); err != nil {
+	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
 		return c.openError(ref, err)
 	}
 	return w.Flush()
@@ -115,16 +114,10 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 }
 
 // fileNames are the files of a disk and of its parents, by depth.
-func fileNames(d disk.Disk, f *format, name string) []string {
+func fileNames(d disk.Disk, name string) []string {
 	names := []string{name}
-	for f.parent != nil {
-		if d, name = f.parent(d); d == nil {
-			break
-		}
+	for d, name = parentOf(d); d != nil; d, name = parentOf(d) {
 		names = append(names, name)
-		if _, ok := d.(*vhd.Image); !ok {
-			break // a raw disk
-		}
 	}
 	return names
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 type measureOptions struct {
@@ -103,7 +104,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if err != nil {
 		return errors.Join(err, qemuErrorf("Invalid options for file format '%s'", f.Name))
 	}
-	m, err := measureFile(ctx, f, src, size, opts.set)
+	m, err := measureFile(ctx, f, src, size, newImageOptions(f, o.target.consumer, opts.set))
 	if err != nil {
 		return creationError(f, err)
 	}
@@ -118,7 +119,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 // if src is nil.
 func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options) (m measurement, err error) {
 	if f.fileSize == nil {
-		size, err := alignedRawSize(size, o)
+		size, err := raw.AlignedSize(size, o)
 		return measurement{size, size}, err
 	}
 	file, err := f.fileSize(size, o)

@@ -170,7 +170,7 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	case err != nil:
 		return nil, nil, c.openError(ref, err)
 	}
-	if f == &rawFormat.Format && o.Format == "" {
+	if f == rawFormat.Format && o.Format == "" {
 		c.warnDamaged(ref.name, d)
 	}
 	return d, formatOf(f), nil

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
@@ -36,9 +40,6 @@ var sizeOption = optionSpec{name: "size", kind: sizeValue, help: "Virtual disk s
 
 // alignOption rounds the size of a new disk up.
 var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "Round the size up to a multiple of this; implies force_size"}
-
-// consumerOption is the product that a new image is for; the flag --for sets it.
-const consumerOption = "for"
 
 // targetFlags are the flags for the target of a new image.
 type targetFlags struct {
@@ -98,7 +99,7 @@ func (t *targetFlags) formatName(given string) string {
 	return given
 }
 
-// apply adds what the flags say to a format's options.
+// apply adds --align to a format's options, and checks --for.
 func (t *targetFlags) apply(f *format, set disk.Options) error {
 	if t.align != "" {
 		set[alignOption.name] = t.align
@@ -110,24 +111,32 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 		if _, err := product.Find(t.consumer); err != nil {
 			return err
 		}
-		set[consumerOption] = t.consumer
 	}
 	return nil
 }
 
+// newImageOptions returns the options for a new image: those that the user set, over
+// those of the named product, if any. If no time of creation is set, it is that of
+// SOURCE_DATE_EPOCH.
+func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
+	all := disk.Options{}
+	if p, err := product.Find(productName); err == nil {
+		all = p.Options()
+	}
+	if stamp := os.Getenv("SOURCE_DATE_EPOCH"); stamp != "" && slices.ContainsFunc(f.createOptions, func(s optionSpec) bool { return s.name == "timestamp" }) {
+		// Builds set it to 1970 or 1980, before the time of the format begins.
+		if t, err := vhd.ParseTime(stamp); err == nil {
+			stamp = strconv.FormatInt(vhd.NearestTime(t).Unix(), 10)
+		}
+		all["timestamp"] = stamp
+	}
+	maps.Copy(all, set)
+	delete(all, sizeOption.name) // the command's
+	return all
+}
+
 // errOptionList: a list that is not one.
 var errOptionList = qemuErrorf("Invalid option list")
-
-// parseBool reads a switch as qemu does; ok is false for anything else.
-func parseBool(s string) (on, ok bool) {
-	switch s {
-	case "on", "yes", "true", "y":
-		return true, true
-	case "off", "no", "false", "n":
-		return false, true
-	}
-	return false, false
-}
 
 // createOptions is what the -o lists of a command line say.
 type createOptions struct {
@@ -185,21 +194,14 @@ func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 
 // checkOptions checks that switches and sizes are some.
 func checkOptions(f *format, set disk.Options) error {
-	for _, spec := range f.createOptions {
-		value, given := set[spec.name]
-		if !given {
-			continue
+	if v, given := set[sizeOption.name]; given {
+		if _, err := optlist.Size(sizeOption.name, v); err != nil {
+			return err
 		}
-		switch spec.kind {
-		case boolValue:
-			if _, ok := parseBool(value); !ok {
-				return qemuErrorf("Parameter '%s' expects 'on' or 'off'", spec.name)
-			}
-		case sizeValue:
-			if _, err := sizearg.Parse(value); err != nil {
-				return optionSizeError(spec.name)
-			}
-		}
+	}
+	var syntax *optlist.SyntaxError
+	if err := optionsError(f, set); errors.As(err, &syntax) {
+		return err
 	}
 	return nil
 }
@@ -207,18 +209,19 @@ func checkOptions(f *format, set disk.Options) error {
 // checkValues checks options that only a few values are allowed for. qemu-img
 // does it later than checkOptions.
 func checkValues(f *format, set disk.Options) error {
-	for _, spec := range f.createOptions {
-		if value, given := set[spec.name]; given && spec.values != nil && !slices.Contains(spec.values, value) {
-			return qemuErrorf("Parameter '%s' does not accept value '%s'", spec.name, value)
-		}
+	var value *optlist.ValueError
+	if err := optionsError(f, set); errors.As(err, &value) {
+		return err
 	}
 	return nil
 }
 
-// optionSizeError is what qemu-img says about an option that is no size.
-func optionSizeError(name string) error {
-	return qemuErrorf("Parameter '%s' expects a non-negative number below 2^64\n"+
-		"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", name)
+// optionsError is what the format finds wrong with options, first of all their syntax.
+func optionsError(f *format, set disk.Options) error {
+	if f.CheckOptions == nil {
+		return nil
+	}
+	return f.CheckOptions(newImageOptions(f, "", set))
 }
 
 // printSettings prints the options that are set, but for the size, as part of

@@ -20,6 +20,7 @@ type output struct {
 	name string
 	disk convert.Target
 	file *atomicfile.File // nil for a device
+	dev  *os.File         // nil for a file
 	old  *os.File         // the file that will be replaced, locked; nil if there is none
 }
 
@@ -36,15 +37,14 @@ func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func
 	out := &output{name: name}
 	var file disk.File
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
-		dev, _, err := disk.OpenFile(name, true)
+		dev, _, err := disk.OpenFile(name, true, imagelock.Lock)
+		if errors.Is(err, imagelock.ErrLocked) {
+			return nil, c.lockError(name, err)
+		}
 		if err != nil {
 			return nil, c.createError(name, err)
 		}
-		if err := imagelock.Lock(dev, true); err != nil {
-			dev.Close()
-			return nil, c.lockError(name, err)
-		}
-		file = dev
+		out.dev, file = dev, dev
 	} else {
 		// Who has the old file open would go on with one that nobody else sees.
 		if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
@@ -144,7 +144,7 @@ func (o *output) commit(flush bool) error {
 		return err
 	}
 	if o.file == nil {
-		return nil
+		return o.dev.Close()
 	}
 	return o.file.Commit(flush)
 }
@@ -162,6 +162,9 @@ func (o *output) discard() {
 	defer o.unlock()
 	if o.file != nil {
 		o.file.Discard()
+	}
+	if o.dev != nil {
+		o.dev.Close()
 	}
 }
 

@@ -70,8 +70,8 @@ func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*pictu
 		return nil, err
 	}
 	title := ref.name + ": " + f.Name
-	if f.subformat != nil {
-		title += ", " + f.subformat(d)
+	if d, ok := d.(disk.Describer); ok && d.Subformat() != "" {
+		title += ", " + d.Subformat()
 	}
 	return &picture.Picture{Title: title, Strips: []*picture.Strip{strip, file}}, nil
 }

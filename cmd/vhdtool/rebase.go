@@ -122,15 +122,15 @@ type rebase struct {
 // openParent opens the new parent, which must not be a child of the image.
 func (r *rebase) openParent() error {
 	parents := disk.ParentSearch{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
-	d, name, f, err := r.openBacking(&r.o.backing, r.name, parents)
+	d, name, _, err := r.openBacking(&r.o.backing, r.name, parents)
 	if search := (*vhd.ParentError)(nil); r.o.unsafe && errors.As(err, &search) && search.Kind != vhd.ErrParentLoop {
 		// Perhaps it is the next one to be given a parent.
-		d, name, f, err = r.openBacking(&r.o.backing, r.name, disk.ParentSearch{None: true})
+		d, name, _, err = r.openBacking(&r.o.backing, r.name, disk.ParentSearch{None: true})
 	}
 	if err != nil {
 		return err
 	}
-	if err := refuseMadeOf(d, f, name, r.name); err != nil {
+	if err := refuseMadeOf(d, name, r.name); err != nil {
 		d.Close()
 		return err
 	}

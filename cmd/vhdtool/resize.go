@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -73,9 +73,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	} else if rest, ok := strings.CutPrefix(arg, "-"); ok {
 		arg, relative = rest, -1
 	}
-	size, err := sizearg.Parse(arg)
+	size, err := optlist.Size("size", arg)
 	if err != nil {
-		return optionSizeError("size")
+		return err
 	}
 	if err := o.source.check(); err != nil {
 		return err

@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 type setOptions struct {
@@ -67,100 +63,20 @@ func (c *cli) runSet(_ context.Context, o *setOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	d, _, err := c.open(ref, true)
+	d, f, err := c.open(ref, true)
 	if err != nil {
 		return err
 	}
-	img, ok := d.(*vhd.Image)
-	if !ok {
+	if f.set == nil {
 		d.Close()
 		return fmt.Errorf("%s: not a VHD", ref.name)
 	}
-	err = o.apply(img)
-	if cerr := img.Close(); err == nil {
+	err = f.set(d, o)
+	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", ref.name, withoutPath(err))
-	}
-	return nil
-}
-
-// apply changes the footer, all of it at once, and the marker.
-func (o *setOptions) apply(img *vhd.Image) error {
-	f := img.Footer()
-	if err := o.changeFooter(&f); err != nil {
-		return err
-	}
-	marker := uint64(0)
-	if o.marker != "" {
-		var err error
-		if marker, err = strconv.ParseUint(o.marker, 0, 8); err != nil {
-			return fmt.Errorf("marker '%s': want a number from 0 to 255", o.marker)
-		}
-		if _, ok := img.Marker(); !ok {
-			return errors.New("--marker is for images with a batmap of XenServer")
-		}
-	}
-	if f != img.Footer() {
-		if err := img.SetFooter(f); err != nil {
-			return err
-		}
-	}
-	if o.marker != "" {
-		return img.SetMarker(byte(marker))
-	}
-	return nil
-}
-
-func (o *setOptions) changeFooter(f *vhd.Footer) error {
-	switch o.uuid {
-	case "":
-	case "new":
-		id, err := uuid.NewRandom()
-		if err != nil {
-			return err
-		}
-		f.UniqueID = id
-	default:
-		id, err := uuid.Parse(o.uuid)
-		if err != nil || id == uuid.Nil {
-			return fmt.Errorf("uuid '%s': want an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, or new", o.uuid)
-		}
-		f.UniqueID = id
-	}
-	if o.creator != "" {
-		creator, err := vhd.ParseCreator(o.creator)
-		if err != nil {
-			return err
-		}
-		if err := f.SetCreator(creator); err != nil {
-			return err
-		}
-	}
-	if o.timestamp != "" {
-		t, err := parseTime(o.timestamp)
-		if err != nil {
-			return err
-		}
-		if f.Timestamp, err = vhd.TimestampOf(t); err != nil {
-			return err
-		}
-	}
-	if o.hidden != "" {
-		on, ok := parseBool(o.hidden)
-		if !ok {
-			return fmt.Errorf("--hidden '%s': want on or off", o.hidden)
-		}
-		if err := f.SetHidden(on); err != nil {
-			return err
-		}
-	}
-	if o.savedState != "" {
-		if on, ok := parseBool(o.savedState); !ok || on {
-			return fmt.Errorf("--saved-state '%s': want off", o.savedState)
-		}
-		f.SavedState = 0
 	}
 	return nil
 }

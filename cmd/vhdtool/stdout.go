@@ -75,7 +75,7 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	if err != nil {
 		return err
 	}
-	if err := checkOptions(v.format, v.options); err != nil {
+	if err := checkOptions(v.format, v.given); err != nil {
 		return err
 	}
 	if err := checkValues(v.format, v.options); err != nil {

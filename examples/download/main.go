@@ -1,5 +1,5 @@
-// Command download sends a raw disk as a VHD to whoever asks for one. The image is
-// made on its way and stands nowhere.
+// Command download serves a raw disk as a VHD over HTTP. The image is made while it is
+// sent, and is stored nowhere.
 //
 //	go run ./examples/download disk.raw localhost:8080
 //	curl -O http://localhost:8080/disk.vhd
@@ -22,11 +22,10 @@ func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: download DISK ADDRESS")
 	}
-	f, size, err := disk.OpenFile(os.Args[1], false)
+	src, _, err := disk.Open(os.Args[1], disk.Formats{&raw.Format}, &disk.OpenOptions{Lock: vhd.Lock})
 	if err != nil {
 		log.Fatal(err)
 	}
-	src := raw.Open(f, size)
 	defer src.Close()
 	http.Handle("GET /disk.vhd", handler(src))
 	log.Fatal(http.ListenAndServe(os.Args[2], nil))

@@ -173,7 +173,7 @@ func readTheirs(t *testing.T, image string) []byte {
 // checkClean demands that Check finds nothing, not even something to warn of.
 func checkClean(t *testing.T, image string) vhd.Counts {
 	t.Helper()
-	f, size, err := disk.OpenFile(image, false)
+	f, size, err := disk.OpenFile(image, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func checkClean(t *testing.T, image string) vhd.Counts {
 // create makes an image with the contents of a raw file.
 func create(t *testing.T, image, source string, o vhd.CreateOptions) (size int64) {
 	t.Helper()
-	f, n, err := disk.OpenFile(source, false)
+	f, n, err := disk.OpenFile(source, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

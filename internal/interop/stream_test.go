@@ -44,7 +44,7 @@ func streamIn(t *testing.T, image, source string, o vhd.CreateOptions) {
 // streamOut writes an image of a raw file in order.
 func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 	t.Helper()
-	f, n, err := disk.OpenFile(source, false)
+	f, n, err := disk.OpenFile(source, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func compareOurs(t *testing.T, image, source string) {
 		t.Fatal(err)
 	}
 	defer img.Close()
-	f, n, err := disk.OpenFile(source, false)
+	f, n, err := disk.OpenFile(source, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

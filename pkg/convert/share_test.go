@@ -101,6 +101,7 @@ func copyShared(t *testing.T, name, kind string, src disk.Disk, o Options, hide 
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
 	dst, err := shareTargets[kind](f)
 	if err != nil {
 		t.Fatal(err)

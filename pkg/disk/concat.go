@@ -58,10 +58,12 @@ func (c *Concat) ReadAt(p []byte, off int64) (int, error) {
 // Extents implements [Disk].
 func (c *Concat) Extents(off, n int64) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
-		if off < 0 {
+		n, err := ClipRange(off, n, c.Size())
+		if err != nil {
+			yield(Extent{}, err)
 			return
 		}
-		for end := min(off+n, c.Size()); off < end; {
+		for end := off + n; off < end; {
 			i := c.at(off)
 			stop := min(end, c.starts[i+1])
 			for e, err := range c.disks[i].Extents(off-c.starts[i], stop-off) {

@@ -1,16 +1,16 @@
 // Package disk is the vocabulary that image formats, the copier and the
 // command share: what a virtual disk is, how its contents are described as
-// extents, and how a file's format is found out.
+// extents, and how the format of a file is detected.
 //
-// A format (packages raw and vhd) implements [Disk]. What not every disk can
-// do is a small interface of its own, found by type assertion: [io.WriterAt],
-// [Syncer], [Zeroer], [Blocker], [Reserver], [Placer]. Code that copies, compares or
-// draws disks sees these interfaces only.
+// A format (packages raw and vhd) implements [Disk] and exports a [Format]. What
+// only some disks can do is a small interface, found by type assertion: [io.WriterAt],
+// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [KnownZero], [Child],
+// [Describer]. Code that copies, compares or draws disks sees these interfaces only.
 package disk
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"iter"
 	"os"
@@ -18,6 +18,9 @@ import (
 
 // SectorSize is the unit of every disk and of the VHD format, in bytes.
 const SectorSize = 512
+
+// ErrReadOnly: a write to a disk that was opened for reading.
+var ErrReadOnly = errors.New("image is open for reading only")
 
 // Disk is a virtual disk: Size bytes that can be read at random.
 //
@@ -30,9 +33,9 @@ type Disk interface {
 	// Size is the virtual size in bytes, a multiple of SectorSize.
 	Size() int64
 
-	// Extents yields, in order and without gaps, what stands in [off, off+n),
-	// cut to the disk's end; neighbours of the same kind are merged. After an
-	// error nothing more is yielded.
+	// Extents yields, in order and without gaps, the extents of [off, off+n),
+	// cut to the disk's end. Neighbours of the same kind are merged. A negative
+	// off or n is an error, and after an error nothing more is yielded.
 	Extents(off, n int64) iter.Seq2[Extent, error]
 }
 
@@ -58,8 +61,34 @@ type Resizer interface {
 
 // Blocker is a disk that allocates storage in blocks of one size.
 type Blocker interface {
-	// BlockSize is that size in bytes, a power of two.
+	// BlockSize is that size in bytes, a power of two; 0 for an image without blocks
+	// in a format that also has images with blocks.
 	BlockSize() int64
+}
+
+// Child is a disk of a format whose images can have a parent: a disk that provides
+// everything the image itself does not store.
+type Child interface {
+	Disk
+	// RecordedParent returns the path of its parent that the image records, as text
+	// from the image that is not to be trusted. ok is false if the image has no
+	// parent. It does not depend on whether the parent is open.
+	RecordedParent() (path string, ok bool)
+	// Parent is the open parent. It is nil if the image has none, or was opened
+	// without it. It is closed with the child.
+	Parent() Disk
+	// ParentPath is the path by which Parent was opened. It is "" if there is no
+	// Parent, or if the caller opened it.
+	ParentPath() string
+}
+
+// Describer is a disk that names its format, and the variant of it.
+type Describer interface {
+	// FormatName is the Name of the disk's [Format].
+	FormatName() string
+	// Subformat is the variant in the format's own words, such as "dynamic"; "" if the
+	// format has only one.
+	Subformat() string
 }
 
 // Reserver is a disk that hands out storage in the order in which it is asked
@@ -85,53 +114,6 @@ type Placer interface {
 // zeros until something is written.
 type KnownZero interface {
 	ReadsZero() bool
-}
-
-// File is the storage of an image that is written. An [os.File] is one; any other
-// type also has a method Size() (int64, error), which [FileSize] calls. A File does
-// not close itself: whoever opened it does.
-type File interface {
-	io.ReaderAt
-	io.WriterAt
-	// Truncate sets the length in bytes.
-	Truncate(size int64) error
-	// Sync returns when everything written before it survives a power cut.
-	Sync() error
-}
-
-// FileSize measures a file or block device in bytes: an [os.File], or anything that
-// has a method Size() (int64, error) or Size() int64.
-func FileSize(f any) (int64, error) {
-	switch f := f.(type) {
-	case *os.File:
-		st, err := f.Stat()
-		if err != nil {
-			return 0, err
-		}
-		if st.Mode().IsRegular() {
-			return st.Size(), nil
-		}
-		return f.Seek(0, io.SeekEnd) // block devices have no size in Stat
-	case interface{ Size() (int64, error) }:
-		return f.Size()
-	case interface{ Size() int64 }:
-		return f.Size(), nil
-	}
-	return 0, fmt.Errorf("%T has no size: want an *os.File or a Size method", f)
-}
-
-// IsDevice reports whether f has a length that can neither grow nor be cut: an
-// [os.File] that is not a regular file, or anything else whose method FixedLength()
-// bool says so.
-func IsDevice(f any) bool {
-	switch f := f.(type) {
-	case *os.File:
-		st, err := f.Stat()
-		return err == nil && !st.Mode().IsRegular()
-	case interface{ FixedLength() bool }:
-		return f.FixedLength()
-	}
-	return false
 }
 
 // Progress is called from time to time with the bytes done and the bytes to do. It

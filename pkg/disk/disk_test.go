@@ -333,23 +333,39 @@ var (
 			}
 			return disk.ErrNotThisFormat
 		},
-		Open: func(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+		Open: func(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, error) {
 			if o.Options["refuse"] != "" {
 				return nil, errDamaged
 			}
-			return &file{f, size}, nil
+			return openPlain(r, size, o)
 		},
 	}
-	plain   = &disk.Format{Name: "plain", Open: func(f *os.File, size int64, _ *disk.OpenOptions) (disk.Disk, error) { return &file{f, size}, nil }}
+	plain   = &disk.Format{Name: "plain", Open: openPlain}
 	formats = disk.Formats{marked, plain}
 )
 
+func openPlain(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+	return &file{r, size, o.Closer}, nil
+}
+
 type file struct {
-	*os.File
-	size int64
+	io.ReaderAt
+	size   int64
+	closer io.Closer
 }
 
 func (f *file) Size() int64 { return f.size }
+
+func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	return f.ReaderAt.(io.WriterAt).WriteAt(p, off)
+}
+
+func (f *file) Close() error {
+	if f.closer == nil {
+		return nil
+	}
+	return f.closer.Close()
+}
 
 func (f *file) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	return func(func(disk.Extent, error) bool) {}
@@ -429,7 +445,7 @@ func TestOpen(t *testing.T) {
 		t.Error(err)
 	}
 	d.Close()
-	if _, size, err := disk.OpenFile(good, false); size != 5 || err != nil {
+	if _, size, err := disk.OpenFile(good, false, nil); size != 5 || err != nil {
 		t.Errorf("OpenFile: %d bytes, %v; want 5", size, err)
 	}
 }
@@ -443,7 +459,7 @@ func TestOpenFileRefuses(t *testing.T) {
 	}
 	for _, name := range names {
 		var pe *os.PathError
-		if f, _, err := disk.OpenFile(name, false); !errors.As(err, &pe) || pe.Path != name {
+		if f, _, err := disk.OpenFile(name, false, nil); !errors.As(err, &pe) || pe.Path != name {
 			t.Errorf("OpenFile(%s): %v, %v; want an error that names it", name, f, err)
 		}
 	}

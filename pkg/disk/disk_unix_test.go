@@ -17,7 +17,7 @@ func TestOpenFIFO(t *testing.T) {
 		t.Skip(err)
 	}
 	for _, write := range []bool{false, true} {
-		if _, _, err := disk.OpenFile(name, write); err == nil {
+		if _, _, err := disk.OpenFile(name, write, nil); err == nil {
 			t.Errorf("write=%v: a pipe was opened", write)
 		}
 	}

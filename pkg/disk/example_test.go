@@ -13,24 +13,9 @@ import (
 )
 
 // A program lists the formats that it knows, and opens whatever it is given: the
-// format is found out by the contents.
+// format is detected from the contents.
 func ExampleOpen() {
-	formats := disk.Formats{
-		{
-			Name: "vpc", Probe: vhd.Probe,
-			Open: func(f *os.File, size int64, o *disk.OpenOptions) (disk.Disk, error) {
-				img, err := vhd.NewImage(f, size, &vhd.OpenOptions{Write: o.Write})
-				if err != nil {
-					return nil, err // not img: a nil *Image is not a nil Disk
-				}
-				return img, nil
-			},
-		},
-		{
-			Name: "raw", // takes what no other format claims
-			Open: func(f *os.File, size int64, _ *disk.OpenOptions) (disk.Disk, error) { return raw.Open(f, size), nil },
-		},
-	}
+	formats := disk.Formats{&vhd.Format, &raw.Format} // raw last: it takes what no other format claims
 	dir, err := os.MkdirTemp("", "disk-example-")
 	if err != nil {
 		log.Fatal(err)
@@ -45,7 +30,7 @@ func ExampleOpen() {
 		log.Fatal(err)
 	}
 
-	d, format, err := disk.Open(name, formats, nil)
+	d, format, err := disk.Open(name, formats, &disk.OpenOptions{Lock: vhd.Lock})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -67,6 +67,15 @@ func (e Extent) Clip(off, end int64) Extent {
 	return e
 }
 
+// ClipRange checks the arguments of Extents on a disk of size bytes, and returns how
+// many of the n bytes from off on are on the disk. A negative off or n is an error.
+func ClipRange(off, n, size int64) (int64, error) {
+	if off < 0 || n < 0 {
+		return 0, fmt.Errorf("extents of %d bytes at offset %d: negative", n, off)
+	}
+	return max(0, min(n, size-off)), nil
+}
+
 // Merger joins neighbouring extents on their way to a consumer. Add and Flush
 // return false when the consumer wants no more.
 type Merger struct {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -18,7 +16,7 @@ var ErrUnknownFormat = errors.New("unknown file format")
 // and "--image-opts" of the command line.
 type Options map[string]string
 
-// Format is one image format, as the commands see it.
+// Format is one image format. The package of each format exports one.
 type Format struct {
 	Name     string   // qemu's name: "raw", "vpc"
 	Aliases  []string // other names that mean the same
@@ -30,31 +28,42 @@ type Format struct {
 	// marks of its own has no Probe; it takes what no other format claims.
 	Probe func(r io.ReaderAt, size int64) error
 
-	// Open sees the file as a disk. The disk closes the file; after an error
-	// the caller does.
-	Open func(f *os.File, size int64, o *OpenOptions) (Disk, error)
+	// Open opens the image in the first size bytes of r, which must be a [File] if o
+	// says Write. o may be nil. Closing the disk calls o.Closer and does not close r
+	// otherwise; after an error both are the caller's. Probing and o.Lock are the
+	// caller's business. The disk is nil if there is an error.
+	Open func(r io.ReaderAt, size int64, o *OpenOptions) (Disk, error)
 
 	// Create starts a new image of size bytes (the format may round up) in an
-	// empty file. The image is complete when the disk is closed. A size below 0
-	// is not known yet: the disk is a Resizer, and is given its size later.
+	// empty file or a device. The image is complete when the disk is closed, which
+	// does not close f. A negative size is not known yet: the disk is a Resizer, and
+	// is given its size later. The disk is nil if there is an error.
 	Create func(f File, size int64, o Options) (Disk, error)
+
+	// CheckOptions returns the first error that Create would return because of these
+	// options, whatever the size.
+	CheckOptions func(o Options) error
 }
 
 // ErrNotThisFormat is what Probe returns for a file of another format.
 var ErrNotThisFormat = errors.New("not this format")
 
-// OpenOptions say how to open a disk. The zero value probes the format and
+// OpenOptions say how to open a disk. The zero value detects the format and
 // opens for reading.
 type OpenOptions struct {
-	Format  string       // a name from the list; "" finds it out
+	Format  string       // a name from the list; "" detects it
 	Write   bool         // open for reading and writing
 	Options Options      // the format's own
 	Parents ParentSearch // where the parents of an image are
-	// Force opens for writing what had better not be written, such as the image
-	// of a suspended virtual machine.
+	// Force allows writing to an image that should not be written, such as that of a
+	// suspended virtual machine.
 	Force bool
-	// Lock, if set, is called with the open file before anything is read.
-	Lock func(f *os.File, write bool) error
+	// Lock, if set, locks a file before it is measured and read, and parents before
+	// they are read; see vhd.Lock. Without it nothing is locked.
+	Lock LockFunc
+	// Closer, if set, is closed with the disk: the file that the caller opened for
+	// the disk alone. [Open] sets it.
+	Closer io.Closer
 }
 
 // ParentSearch say where the parents of an image that keeps only what differs from
@@ -126,92 +135,58 @@ func (fs Formats) Probe(r io.ReaderAt, size int64) (*Format, error) {
 	return fallback, nil
 }
 
-// Open opens the named file or block device as a disk. The format returned is
-// the one used. Errors name the file, once.
+// Open opens the named file or block device as a disk, which closes the file. The
+// format returns the one used, also with an error if it is known by then. A nil o means
+// the zero value. Errors of opening, locking and reading the file as an image do not
+// have its name in front, other than an *[fs.PathError].
 func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
+	var own OpenOptions
+	if o != nil {
+		own = *o
+	}
+	// Ask for the format first: an unknown name is no reason to open the file.
+	if _, err := formats.named(own.Format); err != nil {
+		return nil, nil, err
+	}
+	f, size, err := OpenFile(name, own.Write, own.Lock)
+	if err != nil {
+		format, _ := formats.named(own.Format)
+		return nil, format, err
+	}
+	own.Closer = f
+	d, format, err := OpenAs(f, size, formats, &own)
+	if err != nil {
+		f.Close()
+	}
+	return d, format, err
+}
+
+// OpenAs opens the image in the first size bytes of r as a disk, as [Open] does. r
+// must be a [File] if o says Write. The disk does not close r, and neither does an
+// error, but closing the disk calls o.Closer. r is not locked: a file that other
+// processes may use is locked before it is measured (see [OpenFile]).
+func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	if o == nil {
 		o = &OpenOptions{}
 	}
-	var format *Format
-	if o.Format != "" {
-		var err error
-		if format, err = formats.ByName(o.Format); err != nil {
-			return nil, nil, err
-		}
+	format, err := formats.named(o.Format)
+	if format == nil && err == nil {
+		format, err = formats.Probe(r, size)
 	}
-	f, size, err := OpenFile(name, o.Write)
 	if err != nil {
 		return nil, format, err
 	}
-	return openAs(f, size, format, formats, o)
-}
-
-// OpenAs opens a file of size bytes, which is open already, as [Open] does. The
-// disk closes the file, and so does an error.
-func OpenAs(f *os.File, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
-	var format *Format
-	if o.Format != "" {
-		var err error
-		if format, err = formats.ByName(o.Format); err != nil {
-			f.Close()
-			return nil, nil, err
-		}
-	}
-	return openAs(f, size, format, formats, o)
-}
-
-func openAs(f *os.File, size int64, format *Format, formats Formats, o *OpenOptions) (Disk, *Format, error) {
-	var err error
-	if o.Lock != nil {
-		if err := o.Lock(f, o.Write); err != nil {
-			f.Close()
-			return nil, format, err
-		}
-	}
-	if format == nil {
-		if format, err = formats.Probe(f, size); err != nil {
-			f.Close()
-			return nil, format, err
-		}
-	}
-	d, err := format.Open(f, size, o)
+	d, err := format.Open(r, size, o)
 	if err != nil {
-		f.Close()
 		return nil, format, err
 	}
 	return d, format, nil
 }
 
-// OpenFile opens a regular file or a block device and measures it. Anything
-// else (a directory, a pipe) is refused: a disk is read at random.
-func OpenFile(name string, write bool) (*os.File, int64, error) {
-	// Look before opening: opening a FIFO would wait for its other end.
-	st, err := os.Stat(name)
-	if err != nil {
-		return nil, 0, err
+// named is ByName for a name that may be "": then it returns nil.
+func (fs Formats) named(name string) (*Format, error) {
+	if name == "" {
+		return nil, nil
 	}
-	refuse := func(err error) error { return &fs.PathError{Op: "open", Path: name, Err: err} }
-	switch {
-	case st.IsDir():
-		return nil, 0, refuse(errors.New("is a directory, want a regular file or a block device"))
-	case st.Mode()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeCharDevice) != 0:
-		return nil, 0, refuse(fmt.Errorf("cannot be read at random (mode %v), want a regular file or a block device", st.Mode()))
-	}
-	flag := os.O_RDONLY
-	if write {
-		flag = os.O_RDWR
-	}
-	f, err := os.OpenFile(name, flag, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	size, err := f.Seek(0, io.SeekEnd) // block devices have no size in Stat
-	if err == nil && size == 0 && !st.Mode().IsRegular() {
-		err = refuse(errors.New("a device whose size is 0, or cannot be found out"))
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, size, nil
+	return fs.ByName(name)
 }

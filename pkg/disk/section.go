@@ -110,10 +110,12 @@ func (s *Section) Sync() error {
 // Extents implements [Disk].
 func (s *Section) Extents(off, n int64) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
-		if off < 0 || off >= s.n {
+		n, err := ClipRange(off, n, s.n)
+		if err != nil {
+			yield(Extent{}, err)
 			return
 		}
-		for e, err := range s.disk.Extents(s.off+off, min(n, s.n-off)) {
+		for e, err := range s.disk.Extents(s.off+off, n) {
 			e.Off -= s.off
 			if !yield(e, err) {
 				return

@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
-// A file is a disk in whole sectors. What it lacks of the last one reads as zeros.
+// A disk has whole sectors. If the file ends within one, the rest of it reads as zeros.
 func ExampleOpen() {
 	dir, err := os.MkdirTemp("", "raw-example-")
 	if err != nil {
@@ -21,12 +21,12 @@ func ExampleOpen() {
 	if err := os.WriteFile(name, make([]byte, 1000), 0o666); err != nil {
 		log.Fatal(err)
 	}
-	f, size, err := disk.OpenFile(name, false)
+	f, size, err := disk.OpenFile(name, false, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer f.Close() // raw.Open leaves that to its caller
 	d := raw.Open(f, size)
-	defer d.Close()
 	n, err := d.ReadAt(make([]byte, 512), 512)
 	fmt.Println(d.Size(), n, err)
 	// Output: 1024 512 <nil>

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -19,33 +20,53 @@ import (
 // sector, as in qemu; what the last sector lacks reads as zeros. ReadAt and
 // WriteAt are safe from many goroutines.
 type Disk struct {
-	f      disk.File
+	r      io.ReaderAt
+	f      disk.File // the same file if it can be written, else nil
+	closer io.Closer // closed with the disk, or nil
 	size   int64
 	length int64       // of the file
+	align  int64       // Resize keeps the size a multiple of this, if it is not 0
 	zero   atomic.Bool // new, and nothing but holes
 }
 
-// Open sees an open file of size bytes as a raw disk. Close closes the file.
-func Open(f disk.File, size int64) *Disk {
-	return &Disk{f: f, size: roundUp(size), length: size}
+// Open opens the first size bytes of r as a raw disk for reading. Closing the disk does
+// not close r.
+func Open(r io.ReaderAt, size int64) *Disk {
+	return &Disk{r: r, size: roundUp(size), length: size}
+}
+
+// OpenWrite opens a file of size bytes as a raw disk for reading and writing. Closing
+// the disk does not close f.
+func OpenWrite(f disk.File, size int64) *Disk {
+	d := Open(f, size)
+	d.f = f
+	return d
 }
 
 // Create makes the empty file f a raw disk of size bytes, rounded up to a
-// whole sector, all hole. A device keeps its size, which must suffice.
+// whole sector, all hole. A device keeps its size; if that does not suffice, the error
+// wraps [syscall.ENOSPC]. Closing the disk does not close f. The disk is nil if there
+// is an error.
 func Create(f disk.File, size int64) (*Disk, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("disk size %d is negative", size)
 	}
-	d := Open(f, size)
+	d := OpenWrite(f, size)
 	if disk.IsDevice(f) {
 		length, err := disk.FileSize(f)
-		if err == nil && length < d.size {
-			err = fmt.Errorf("the device has %d bytes, want at least %d", length, d.size)
+		if err != nil {
+			return nil, err
 		}
-		return d, err
+		if length < d.size {
+			return nil, fmt.Errorf("%w: the device has %d bytes, want at least %d", syscall.ENOSPC, length, d.size)
+		}
+		return d, nil
 	}
 	d.zero.Store(true)
-	return d, f.Truncate(d.size)
+	if err := f.Truncate(d.size); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize }
@@ -73,7 +94,7 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > d.size-off {
 		p, atEnd = p[:d.size-off], io.EOF
 	}
-	n, err := d.f.ReadAt(p, off)
+	n, err := d.r.ReadAt(p, off)
 	if errors.Is(err, io.EOF) && n < len(p) {
 		if off+int64(n) <= d.size-disk.SectorSize {
 			return n, io.ErrUnexpectedEOF // the file shrank since it was opened
@@ -87,8 +108,12 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// WriteAt implements [io.WriterAt]. It does not make the disk larger.
+// WriteAt implements [io.WriterAt]. It does not make the disk larger. A disk that was
+// opened for reading returns [disk.ErrReadOnly].
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
+	if d.f == nil {
+		return 0, disk.ErrReadOnly
+	}
 	if off < 0 || off > d.size || int64(len(p)) > d.size-off {
 		return 0, fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", len(p), off, d.size)
 	}
@@ -113,25 +138,42 @@ func (d *Disk) WriteZeroes(off, n int64) error {
 	if off < 0 || n < 0 || off > d.size || n > d.size-off {
 		return fmt.Errorf("zeros of %d bytes at offset %d: the disk ends at %d", n, off, d.size)
 	}
+	if d.f == nil {
+		return disk.ErrReadOnly
+	}
 	return sparse.Zero(d.f, off, n)
 }
 
 // Extents yields the file's data, and its holes as Unallocated, all with their
 // place in the file.
 func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
-	return sparse.NewMap(d.f).Extents(0, off, min(n, d.size-off), disk.Unallocated)
+	n, err := disk.ClipRange(off, n, d.size)
+	if err != nil {
+		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
+	}
+	return sparse.NewMap(d.r).Extents(0, off, n, disk.Unallocated)
 }
 
-// Resize changes the length of the file to so many bytes, and with it the disk's
-// size, which is that rounded up to a whole sector. What the disk gains reads as
-// zeros. A device keeps its size, which must suffice.
+// Resize sets the length of the file in bytes, aligned as the disk was created. The
+// disk's size is that, rounded up to a whole sector. What the disk gains reads as zeros.
+// A device keeps its size; if that does not suffice, the error wraps [syscall.ENOSPC].
 func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size < 0 {
 		return fmt.Errorf("disk size %d is negative", size)
 	}
+	if d.f == nil {
+		return disk.ErrReadOnly
+	}
+	if d.align != 0 {
+		n, err := aligned(size, d.align)
+		if err != nil {
+			return err
+		}
+		size = n
+	}
 	if disk.IsDevice(d.f) {
 		if size > d.size {
-			return fmt.Errorf("a device of %d bytes cannot become larger", d.size)
+			return fmt.Errorf("%w: the device has %d bytes, want at least %d", syscall.ENOSPC, d.size, size)
 		}
 		return nil
 	}
@@ -142,13 +184,19 @@ func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	return nil
 }
 
-// Sync flushes the file.
-func (d *Disk) Sync() error { return d.f.Sync() }
-
-// Close closes the file.
-func (d *Disk) Close() error {
-	if c, ok := d.f.(io.Closer); ok {
-		return c.Close()
+// Sync flushes the file. It does nothing for a disk that was opened for reading.
+func (d *Disk) Sync() error {
+	if d.f == nil {
+		return nil
 	}
-	return nil
+	return d.f.Sync()
+}
+
+// Close ends the use of the disk. It closes the file only if that was opened for the
+// disk: by [disk.Open], or by who set Closer in [disk.OpenOptions].
+func (d *Disk) Close() error {
+	if d.closer == nil {
+		return nil
+	}
+	return d.closer.Close()
 }

@@ -102,9 +102,9 @@ func (m *chainModel) parent(t tb) disk.Disk {
 	t.Helper()
 	l := m.leaf()
 	if l.raw {
-		f, size, err := disk.OpenFile(l.file, false)
+		d, _, err := disk.Open(l.file, disk.Formats{&raw.Format}, nil)
 		must(t, err)
-		return raw.Open(f, size)
+		return d
 	}
 	img, err := vhd.Open(l.file, nil)
 	must(t, err)
@@ -287,7 +287,7 @@ func (m *chainModel) finish(t *rapid.T) {
 		checkExtents(t, img, l.want, 0, len(l.want))
 		must(t, img.Close())
 	}
-	f, size, err := disk.OpenFile(m.leaf().file, false)
+	f, size, err := disk.OpenFile(m.leaf().file, false, nil)
 	must(t, err)
 	defer f.Close()
 	if m.leaf().raw {

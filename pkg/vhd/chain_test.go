@@ -330,7 +330,7 @@ func TestParentMismatchAndLoops(t *testing.T) {
 			if !errors.Is(err, c.want) || c.want != nil && !strings.Contains(err.Error(), c.tells) {
 				t.Errorf("%v; want %v, and %q", err, c.want, c.tells)
 			}
-			f, size, err := disk.OpenFile(name, false)
+			f, size, err := disk.OpenFile(name, false, nil)
 			must(t, err)
 			defer f.Close()
 			counts, err := vhd.Check(f, size, &vhd.CheckOptions{Chain: true}, func(vhd.Finding) {})

@@ -115,7 +115,7 @@ func (c *checker) checkTried(search *parentSearch, err error) error {
 		}
 		open := search.open
 		if t.Path == c.o.Parents.File { // the user's word
-			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false) }
+			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
 		}
 		f, _, err := open(t.Path)
 		if err != nil {

@@ -1,11 +1,11 @@
 package vhd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
@@ -16,8 +16,12 @@ import (
 // has at less depth is what is to be written into the parent. Closing the image
 // closes all.
 //
-// ErrParentNotFound is returned for an image that has no parent, or not this one.
+// ErrParentNotFound is returned for an image that has no parent, or not this one. A nil o
+// means the zero value.
 func OpenToCommit(name, base string, o *OpenOptions) (leaf *Image, into disk.Disk, depth int, err error) {
+	if o == nil {
+		o = &OpenOptions{}
+	}
 	files, err := chainFiles(name, o)
 	if err != nil {
 		return nil, nil, 0, err
@@ -99,15 +103,16 @@ func chainFiles(name string, o *OpenOptions) ([]chainFile, error) {
 
 // openRaw opens a raw parent for writing.
 func openRaw(name string, noLock bool) (disk.Disk, error) {
-	f, size, err := disk.OpenFile(name, true)
-	if err == nil && !noLock {
-		if err = imagelock.Lock(f, true); err != nil {
-			f.Close()
-			err = fmt.Errorf("%s: %w", name, err)
-		}
+	var lock disk.LockFunc
+	if !noLock {
+		lock = Lock
+	}
+	f, size, err := disk.OpenFile(name, true, lock)
+	if errors.Is(err, ErrLocked) {
+		err = fmt.Errorf("%s: %w", name, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return raw.Open(f, size), nil
+	return raw.Format.Open(f, size, &disk.OpenOptions{Write: true, Closer: f})
 }

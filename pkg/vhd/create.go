@@ -32,8 +32,12 @@ func Create(name string, o *CreateOptions) (*Image, error) {
 // CreateIn makes a new image in f, which is empty or a device. The disk reads
 // as zeros and can be written; the file is a VHD when Close or Sync has
 // completed it, and no reader takes it for one before. Errors wrap ErrTooLarge
-// or ErrUnsupported, or are those of the file.
+// or ErrUnsupported, or are those of the file; that of a device that is too small wraps
+// [syscall.ENOSPC]. The image is nil if there is an error. Closing it does not close f.
 func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
+	if o == nil {
+		o = &CreateOptions{}
+	}
 	footer, header, err := o.metadata()
 	if err != nil {
 		return nil, err
@@ -80,12 +84,16 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 			err = fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, a.length)
 		}
 		if err != nil {
-			return img, err
+			return nil, err
 		}
 		a.deviceFooterAt = lastSector(length)
-		return img, img.clearDevice()
+		if err := img.clearDevice(); err != nil {
+			return nil, err
+		}
+	} else if err := f.Truncate(a.length); err != nil {
+		return nil, err
 	}
-	return img, f.Truncate(a.length)
+	return img, nil
 }
 
 // clearDevice takes from a device what could be taken for an image: its footers.

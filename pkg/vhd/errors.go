@@ -3,8 +3,10 @@ package vhd
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // What a caller may want to decide on, found with [errors.Is].
@@ -18,7 +20,7 @@ var (
 	// ErrTooLarge: the size is beyond what the format can hold.
 	ErrTooLarge = errors.New("too large for a VHD")
 	// ErrReadOnly: a write to an image that was opened for reading.
-	ErrReadOnly = errors.New("image is open for reading only")
+	ErrReadOnly = disk.ErrReadOnly
 	// ErrNotDurable: flushing the file failed, and what was written since the last
 	// Sync may be lost. The image must be opened anew.
 	ErrNotDurable = errors.New("what was written may be lost")
@@ -28,8 +30,9 @@ var (
 	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
 )
 
-// errNoRoom: a device is full.
-var errNoRoom = errors.New("no room left")
+// errNoRoom: a device is full. Errors that wrap it are told from those of a full file
+// system by nothing but their text.
+var errNoRoom error = syscall.ENOSPC
 
 // FormatError says which field of an image is wrong, and how. It wraps
 // ErrCorrupt or ErrUnsupported.

@@ -122,7 +122,10 @@ func ExampleCreateOptions_product() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	o := azure.CreateOptions(100<<20 + 1)
+	o, err := azure.CreateOptions(100<<20 + 1)
+	if err != nil {
+		log.Fatal(err)
+	}
 	size, err := o.VirtualSize()
 	if err != nil {
 		log.Fatal(err)

@@ -9,13 +9,17 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Extents implements [disk.Disk]. Of a fixed disk it yields the data of the
-// file, and its holes as Zero. Of a dynamic disk it yields allocated blocks as Data with
-// their place in the file, whether or not the file has holes there, runs of
-// sectors whose bit is clear as Zero, and the rest as Unallocated. What a
-// differencing image does not have are the extents of its parent, one deeper.
+// Extents implements [disk.Disk]. For a fixed disk it yields the data of the file, and
+// the holes of the file as Zero. For a dynamic disk it yields allocated blocks as Data
+// with their offset in the file, whether or not the file has holes there; runs of
+// sectors whose bit is clear as Zero; and the rest as Unallocated. Where a differencing
+// image stores nothing, it yields the extents of the parent with their Depth raised by
+// one.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
-	n = min(n, img.size-off)
+	n, err := disk.ClipRange(off, n, img.size)
+	if err != nil {
+		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
+	}
 	if !img.dynamic() {
 		return sparse.NewMap(img.r).Extents(0, off, n, disk.Zero)
 	}

@@ -22,6 +22,8 @@ type Image struct {
 	f   disk.File        // the same file when it can be written, else nil
 	out *atomicfile.File // a new file that takes its name when it is complete
 
+	closer io.Closer // closed with the image, or nil
+
 	footer      Footer
 	footerAt    int64 // where the footer that was believed stands
 	trailing    bool  // that is at the end of the file

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,13 +10,76 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Parent is the disk that a differencing image inherits from, or nil. It is an
-// *Image or a raw disk, and is closed with the image.
+// RecordedParent implements [disk.Child]: the path is the first one that the image
+// records, or the parent's name. [Image.ParentRecord] has all of them.
+func (img *Image) RecordedParent() (path string, ok bool) {
+	if !img.differencing() {
+		return "", false
+	}
+	for _, l := range img.parentRecord.Locators {
+		if l.Path != "" {
+			return l.Path, true
+		}
+	}
+	return img.parentRecord.Name, true
+}
+
+// Parent implements [disk.Child]. The parent is an *Image or a raw disk.
 func (img *Image) Parent() disk.Disk { return img.parent }
 
-// ParentPath is the path by which the parent was opened; "" if there is none, or if
-// the caller opened it.
+// ParentPath implements [disk.Child].
 func (img *Image) ParentPath() string { return img.parentPath }
+
+// openParentsWith opens all parents of a differencing image with a function of the
+// caller. On an error those that were opened are closed.
+func (img *Image) openParentsWith(open func(ParentRecord) (disk.Disk, error)) error {
+	ids := map[uuid.UUID]bool{img.footer.UniqueID: true}
+	for level := img; level.differencing() && level.parent == nil; {
+		err := level.openParentWith(open, ids)
+		if err == nil && img.depth() > MaxParents {
+			err = errTooDeep
+		}
+		if err != nil {
+			_ = img.closeParents()
+			return err
+		}
+		next, ok := level.parent.(*Image)
+		if !ok {
+			break
+		}
+		level = next
+	}
+	return nil
+}
+
+// openParentWith opens the parent of one level. ids are the unique ids of the levels
+// above, and then the parent's too.
+func (img *Image) openParentWith(open func(ParentRecord) (disk.Disk, error), ids map[uuid.UUID]bool) error {
+	fail := func(kind, err error) error {
+		name := cmp.Or(img.parentRecord.Name, "the disk that OpenParent opens")
+		return &ParentError{ID: img.header.ParentID, Kind: kind, Tried: []TriedParent{{name, err}}}
+	}
+	parent, err := open(img.ParentRecord())
+	if err == nil && parent == nil {
+		err = errors.New("OpenParent returned no disk")
+	}
+	if err != nil {
+		return fail(ErrParentNotFound, err)
+	}
+	if p, ok := parent.(*Image); ok {
+		if ids[p.footer.UniqueID] {
+			err = fail(ErrParentLoop, ErrParentLoop)
+		}
+		ids[p.footer.UniqueID] = true
+	}
+	if err == nil {
+		err = img.adopt(parent)
+	}
+	if err != nil {
+		_ = parent.Close()
+	}
+	return err
+}
 
 // adopt makes a disk that is open already the image's parent.
 func (img *Image) adopt(parent disk.Disk) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -25,13 +24,26 @@ type OpenOptions struct {
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
-	// Parents says where the parents of a differencing image may be. They are
-	// opened for reading, all of them, and closed with the image.
+	// Parents says where the parents of a differencing image in an [os.File] may be.
+	// They are opened for reading, all of them, and closed with the image.
 	Parents disk.ParentSearch
-	// Parent, if set, is the parent of a differencing image, opened by the caller,
-	// and closed with the image. Its unique id must be the right one; a disk that
-	// is not an *Image is a raw parent.
+	// Parent, if set, is the parent of a differencing image, opened by the caller. Its
+	// unique id must be the one that the image records; a disk that is not an *Image is
+	// a raw parent. It is closed with the image, but not if opening the image fails.
 	Parent disk.Disk
+	// OpenParent, if set, opens the parents instead of the search that Parents
+	// describes, so that a chain need not be in files. It is called with what the image
+	// records of its parent, and then for the disk that it returned, as long as that is
+	// a differencing *Image whose own parent is not open: the calls follow the chain
+	// from the image down. A disk that is not an *Image is a raw parent.
+	//
+	// Disks that it returned are closed with the image, or when opening the image fails.
+	// The record is text from the image: its ID, which is checked, says which image is
+	// the parent, and its paths are not to be trusted. Parent and Parents.None go first.
+	OpenParent func(r ParentRecord) (disk.Disk, error)
+	// Closer, if set, is closed with the image: the file that the caller opened for
+	// the image alone. [Open] sets it.
+	Closer io.Closer
 
 	// tolerateBAT opens the image although its BAT has entries that cannot be
 	// right, to repair it.
@@ -41,22 +53,28 @@ type OpenOptions struct {
 // Open opens the named image; a nil o means the zero value. Errors are those of
 // the file system, ErrNotVHD, or wrap ErrCorrupt, ErrUnsupported or
 // ErrSavedState; a *ParentError says why the parent of a differencing image cannot
-// be had. The caller closes the image.
+// be had. The caller closes the image, which closes the file.
 //
 // On Linux the file is locked while it is open, as qemu locks its images: it can
 // have several readers or one writer, or else ErrLocked is returned.
 func Open(name string, o *OpenOptions) (*Image, error) {
-	f, size, err := disk.OpenFile(name, o != nil && o.Write)
+	var own OpenOptions
+	if o != nil {
+		own = *o
+	}
+	var lock disk.LockFunc
+	if !own.NoLock {
+		lock = Lock
+	}
+	f, size, err := disk.OpenFile(name, own.Write, lock)
+	if errors.Is(err, ErrLocked) {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if o == nil || !o.NoLock {
-		err = imagelock.Lock(f, o != nil && o.Write)
-	}
-	var img *Image
-	if err == nil {
-		img, err = NewImage(f, size, o)
-	}
+	own.Closer = f
+	img, err := NewImage(f, size, &own)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -65,17 +83,18 @@ func Open(name string, o *OpenOptions) (*Image, error) {
 }
 
 // NewImage opens the image in the first size bytes of r, which must be a
-// [disk.File] if it is opened for writing. Closing the image closes r, if that
-// can be closed; after an error r is still the caller's.
+// [disk.File] if it is opened for writing; a nil o means the zero value. Closing the
+// image does not close r. NewImage does not lock r: a file that other processes may use
+// is locked before it is measured (see [disk.OpenFile]).
 func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o == nil {
 		o = &OpenOptions{}
 	}
-	img := &Image{r: r}
+	img := &Image{r: r, closer: o.Closer}
 	if o.Write {
 		f, ok := r.(disk.File)
 		if !ok {
-			return nil, errors.New("this source cannot be written")
+			return nil, fmt.Errorf("%T cannot be written, want a disk.File", r)
 		}
 		img.f = f
 	}
@@ -135,6 +154,8 @@ func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
 		return img.adopt(o.Parent)
 	case o.Parents.None:
 		return nil
+	case o.OpenParent != nil:
+		return img.openParentsWith(o.OpenParent)
 	}
 	return img.openParents(o)
 }
@@ -184,10 +205,11 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	return err
 }
 
-// Close ends the use of the image and closes its file. An image that was
-// written is made durable first, as by Sync; a new one is completed, and takes
-// its name. After an error a new image is gone, and an old one as it was at
-// the last Sync.
+// Close ends the use of the image. An image that was written is made durable first, as
+// by Sync. A new one is completed, and one that [Create] started appears under its name.
+// After an error a file that Create started is gone, and an old image is as it was at the
+// last Sync. Close closes the parents, and the file if [Open] or Create opened it;
+// otherwise the file is the caller's to close.
 func (img *Image) Close() error {
 	err := img.finish()
 	if perr := img.closeParents(); err == nil {
@@ -200,8 +222,8 @@ func (img *Image) Close() error {
 		}
 		return img.out.Commit(false)
 	}
-	if c, ok := img.r.(io.Closer); ok {
-		if cerr := c.Close(); err == nil {
+	if img.closer != nil {
+		if cerr := img.closer.Close(); err == nil {
 			err = cerr
 		}
 	}

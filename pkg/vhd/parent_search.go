@@ -3,7 +3,6 @@ package vhd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
@@ -151,7 +149,7 @@ func (c *parentSearch) openParent(level *Image, name string, leaf bool) error {
 		if err := c.trust(filepath.Dir(file)); err != nil {
 			return err
 		}
-		f, size, err := disk.OpenFile(file, false)
+		f, size, err := disk.OpenFile(file, false, c.lock)
 		if try(file, f, size, err) {
 			return nil
 		}
@@ -178,29 +176,39 @@ func withoutPath(err error) error {
 	return err
 }
 
-// examine opens what may be the parent of a level: a file of size bytes.
+// lock is the [disk.LockFunc] for files that may be a parent. It refuses those that are
+// in the chain already, which may be locked for writing.
+func (c *parentSearch) lock(f *os.File, write bool) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	for _, s := range c.seen {
+		if os.SameFile(s, st) {
+			return ErrParentLoop
+		}
+	}
+	if c.o.NoLock {
+		return nil
+	}
+	return Lock(f, write)
+}
+
+// examine opens what may be the parent of a level: a locked file of size bytes, which
+// is closed with the disk.
 func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
 	want := level.header.ParentID
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range c.seen {
-		if os.SameFile(s, st) {
-			return nil, ErrParentLoop
-		}
-	}
-	if !c.o.NoLock {
-		if err := imagelock.Lock(f, false); err != nil {
-			return nil, err
-		}
-	}
 	if want == uuid.Nil {
 		c.note(st, uuid.Nil)
-		return raw.Open(f, size), nil
+		return raw.Format.Open(f, size, &disk.OpenOptions{Closer: f})
 	}
 	o := &OpenOptions{
 		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.ParentSearch{None: true}, tolerateBAT: c.o.tolerateBAT,
+		Closer: f,
 	}
 	img, err := NewImage(f, size, o)
 	if err == nil && img.encrypted() {
@@ -225,8 +233,8 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	return img, nil
 }
 
-// open opens a regular file that an image says is its parent, if it is where an
-// image is trusted to lead.
+// open opens and locks a regular file that an image says is its parent, and measures
+// it, if it is where an image is trusted to lead.
 func (c *parentSearch) open(path string) (*os.File, int64, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -241,7 +249,7 @@ func (c *parentSearch) open(path string) (*os.File, int64, error) {
 			if err != nil || !filepath.IsLocal(rel) {
 				continue
 			}
-			f, size, err := openIn(root, rel)
+			f, size, err := c.openIn(root, rel)
 			if err == nil || path == real {
 				return f, size, err
 			}
@@ -259,12 +267,12 @@ func (c *parentSearch) open(path string) (*os.File, int64, error) {
 	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
 		return nil, 0, errSpecialPath
 	}
-	return disk.OpenFile(abs, false)
+	return disk.OpenFile(abs, false, c.lock)
 }
 
-// openIn opens a regular file below a folder, following symbolic links only as far
-// as they stay there.
-func openIn(root, rel string) (*os.File, int64, error) {
+// openIn opens and locks a regular file below a folder, and measures it. Symbolic links
+// are followed only as far as they stay in the folder.
+func (c *parentSearch) openIn(root, rel string) (*os.File, int64, error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
 		return nil, 0, err
@@ -281,7 +289,7 @@ func openIn(root, rel string) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	size, err := f.Seek(0, io.SeekEnd)
+	size, err := disk.LockAndMeasure(f, false, c.lock)
 	if err != nil {
 		f.Close()
 		return nil, 0, err

@@ -10,7 +10,7 @@ import (
 )
 
 // CreateOptions say what image to make. With the zero value of everything but
-// Size it is what qemu-img create makes.
+// Size it is what qemu-img create makes. A nil *CreateOptions means the zero value.
 type CreateOptions struct {
 	// Type is Fixed or Dynamic; the zero value means Dynamic. It is not looked at
 	// if there is a Parent: then the image is a differencing one.
@@ -42,7 +42,8 @@ type CreateOptions struct {
 	Time time.Time
 	// Parent makes a differencing image: one that has what this disk has, until
 	// something else is written. An *Image that is its parent must be open for
-	// reading, and any other disk is a raw parent. The new image closes it.
+	// reading, and any other disk is a raw parent. It is closed with the new image, but
+	// not if creating the image fails.
 	// If they are not said, block size, geometry and creator are the parent's.
 	Parent disk.Disk
 	// ParentRecord is what the image records of its parent: see [ParentRecordOf].
@@ -86,6 +87,9 @@ func (o *CreateOptions) BlockLayout() (n, size int64, err error) {
 
 // metadata plans the footer and, for a dynamic disk, the header.
 func (o *CreateOptions) metadata() (Footer, Header, error) {
+	if o == nil {
+		o = &CreateOptions{}
+	}
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	if o.Parent != nil {
 		return o.differencingMetadata()

@@ -12,11 +12,19 @@ import (
 // WriteStream writes a new image of the disk src to w from its first byte to
 // its last, for outputs that cannot be written at random. src is read in order
 // and must have o.Size bytes. Of a dynamic image, blocks says which blocks of
-// the disk get a place, in rising order; all others must be zeros.
+// the disk are allocated, in ascending order; all others must be zeros. A nil o means the
+// zero value. A differencing image (o.Parent) cannot be streamed; the error wraps
+// ErrUnsupported.
 //
 // The bytes are those of the file that [CreateIn] makes when the same blocks are
 // written in the same order.
 func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64, progress disk.Progress) error {
+	if o == nil {
+		o = &CreateOptions{}
+	}
+	if o.Parent != nil {
+		return fmt.Errorf("streaming a differencing disk: %w", ErrUnsupported)
+	}
 	f, h, err := o.metadata()
 	if err != nil {
 		return err
@@ -31,9 +39,12 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 	lay := layoutOf(&f, &h, 0)
 	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
 	table := newBAT(int64(h.MaxTableEntries))
-	for _, b := range blocks {
+	for i, b := range blocks {
 		if b < 0 || b >= table.len() {
 			return fmt.Errorf("block %d: the disk has %d", b, table.len())
+		}
+		if i > 0 && b <= blocks[i-1] {
+			return fmt.Errorf("block %d after block %d: want ascending order", b, blocks[i-1])
 		}
 		pos := a.nextBlockOffset(lay.bitmapSize)
 		if pos/SectorSize >= unused {
@@ -62,7 +73,8 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 
 // WriteFixedEnd writes what follows the o.Size bytes of a disk that were
 // written to w already, so that all of it is a fixed image: zeros up to the
-// virtual size, and the footer.
+// virtual size, and the footer. A nil o means the zero value, of a dynamic disk: an error
+// that wraps ErrUnsupported.
 func WriteFixedEnd(w io.Writer, o *CreateOptions) error {
 	f, _, err := o.metadata()
 	if err != nil {

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -37,3 +38,16 @@ func NearestTime(t time.Time) time.Time {
 
 // Time converts back.
 func (t Timestamp) Time() time.Time { return time.Unix(epoch+int64(t), 0).UTC() }
+
+// ParseTime reads a time as RFC 3339 has it, or as seconds since 1970. It may be one that
+// the format cannot hold.
+func ParseTime(s string) (time.Time, error) {
+	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(sec, 0), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, fmt.Errorf("time stamp '%s': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970", s)
+	}
+	return t, nil
+}

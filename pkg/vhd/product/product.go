@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -24,7 +26,7 @@ type Product struct {
 	Name  string // such as "azure"
 	Title string // such as "Microsoft Azure"
 
-	template vhd.CreateOptions
+	template string        // options of an image for it, as behind -o; read when asked for
 	children vhd.PathStyle // of the paths to the parents of its differencing images
 	minSize  int64         // bytes
 	maxSize  int64
@@ -52,7 +54,7 @@ type subject struct {
 var products = []Product{
 	{
 		Name: "azure", Title: "Microsoft Azure",
-		template: vhd.CreateOptions{Type: vhd.Fixed, Exact: true, Align: mib, Creator: vhd.CreatorWindows},
+		template: "subformat=fixed,force_size=on,align=1M,creator=win",
 		minSize:  20 * mib, maxSize: 32 << 40,
 		rules: func() []rule {
 			return []rule{
@@ -76,7 +78,7 @@ var products = []Product{
 	},
 	{
 		Name: "hyperv", Title: "Windows and Hyper-V",
-		template: vhd.CreateOptions{Type: vhd.Dynamic, Exact: true, Creator: vhd.CreatorWindows},
+		template: "subformat=dynamic,force_size=on,creator=win",
 		children: vhd.PathsWindows,
 		minSize:  3 * mib, maxSize: 2040 * gib,
 		rules: func() []rule {
@@ -91,7 +93,7 @@ var products = []Product{
 	},
 	{
 		Name: "xen", Title: "XenServer and XCP-ng",
-		template: vhd.CreateOptions{Type: vhd.Dynamic, Exact: true, Align: 2 * mib, Creator: vhd.CreatorXenServer},
+		template: "subformat=dynamic,force_size=on,align=2M,creator=tap",
 		children: vhd.PathsXen,
 		minSize:  2 * mib, maxSize: 2040 * gib,
 		rules: func() []rule {
@@ -129,7 +131,7 @@ var products = []Product{
 	},
 	{
 		Name: "virtualbox", Title: "VirtualBox",
-		template: vhd.CreateOptions{Type: vhd.Dynamic, Exact: true, Creator: vhd.CreatorWindows},
+		template: "subformat=dynamic,force_size=on,creator=win",
 		maxSize:  2040 * gib,
 		rules: func() []rule {
 			return []rule{typeRule(vhd.Fixed, vhd.Dynamic, vhd.Differencing), currentSizeRule, trailingRule}
@@ -137,7 +139,7 @@ var products = []Product{
 	},
 	{
 		Name: "virtualpc", Title: "Virtual PC",
-		template: vhd.CreateOptions{Type: vhd.Dynamic, Creator: vhd.CreatorVirtualPC},
+		template: "subformat=dynamic,creator=vpc",
 		maxSize:  65535 * 16 * 255 * vhd.SectorSize,
 		rules: func() []rule {
 			return []rule{
@@ -154,7 +156,7 @@ var products = []Product{
 	},
 	{
 		Name: "aws", Title: "AWS VM Import",
-		template: vhd.CreateOptions{Type: vhd.Dynamic, Exact: true, Creator: vhd.CreatorWindows},
+		template: "subformat=dynamic,force_size=on,creator=win",
 		maxSize:  2040 * gib,
 		rules:    func() []rule { return []rule{typeRule(vhd.Fixed, vhd.Dynamic), currentSizeRule, trailingRule} },
 	},
@@ -239,12 +241,24 @@ func Find(name string) (*Product, error) {
 	return nil, fmt.Errorf("unknown product %q: want one of%s", name, known)
 }
 
-// CreateOptions returns the options for an image of at least size bytes that
-// the product takes. They can be changed before they are used.
-func (c *Product) CreateOptions(size int64) *vhd.CreateOptions {
-	o := c.template
-	o.Size = size
-	return &o
+// Options returns the options by name, as [vhd.ParseCreateOptions] reads them, for an
+// image that the product accepts. The caller may change them, and merges its own over them.
+func (c *Product) Options() disk.Options {
+	list, err := optlist.Parse(c.template)
+	if err != nil {
+		panic(err) // the templates are above
+	}
+	o := disk.Options{}
+	for _, x := range list {
+		o[x.Key] = x.Value
+	}
+	return o
+}
+
+// CreateOptions returns the options for an image of at least size bytes that the product
+// accepts. The caller may change them. The error is that of [vhd.ParseCreateOptions].
+func (c *Product) CreateOptions(size int64) (*vhd.CreateOptions, error) {
+	return vhd.ParseCreateOptions(size, c.Options())
 }
 
 // PathStyle is how the product writes the paths to the parents of images.

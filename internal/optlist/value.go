@@ -1,0 +1,63 @@
+package optlist
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/vhdtool/vhdtool/internal/sizearg"
+)
+
+// SyntaxError is a value that is not a switch, or not a size. The errors of this file
+// have qemu's words.
+type SyntaxError struct{ msg string }
+
+func (e *SyntaxError) Error() string { return e.msg }
+
+// ValueError is a value that is not among the few that an option accepts.
+type ValueError struct{ Key, Value string }
+
+func (e *ValueError) Error() string {
+	return fmt.Sprintf("Parameter '%s' does not accept value '%s'", e.Key, e.Value)
+}
+
+// ParseBool reads a switch as qemu does; ok is false for anything else.
+func ParseBool(s string) (on, ok bool) {
+	switch s {
+	case "on", "yes", "true", "y":
+		return true, true
+	case "off", "no", "false", "n":
+		return false, true
+	}
+	return false, false
+}
+
+// Bool reads the value of a switch. The error is a *SyntaxError.
+func Bool(key, value string) (bool, error) {
+	on, ok := ParseBool(value)
+	if !ok {
+		return false, &SyntaxError{fmt.Sprintf("Parameter '%s' expects 'on' or 'off'", key)}
+	}
+	return on, nil
+}
+
+// Size reads the value of a size in bytes. The error is a *SyntaxError.
+func Size(key, value string) (int64, error) {
+	n, err := sizearg.Parse(value)
+	if err != nil {
+		return 0, &SyntaxError{fmt.Sprintf("Parameter '%s' expects a non-negative number below 2^64\n"+
+			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", key)}
+	}
+	return n, nil
+}
+
+// Only returns an error if a key of the options is not known.
+func Only(options map[string]string, known ...string) error {
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		if !slices.Contains(known, key) {
+			//lint:ignore ST1005 qemu's words
+			return fmt.Errorf("Invalid parameter '%s'", key)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package vhd
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Format is the VHD format, for lists of formats. Its disks are an *Image.
+//
+// Opening accepts the options force_size_calc (chs or current_size) and
+// ignore_checksums; see [ParseOpenOptions]. Creating accepts subformat (dynamic or
+// fixed), force_size, block_size, creator, uuid, align and timestamp; see
+// [ParseCreateOptions]. Errors about options have qemu's words.
+var Format = disk.Format{
+	Name:         formatName,
+	Aliases:      []string{"vhd"},
+	Suffixes:     []string{".vhd", ".vpc", ".avhd"},
+	Probe:        Probe,
+	Open:         openFormat,
+	Create:       createFormat,
+	CheckOptions: func(o disk.Options) error { return parseCreateOptions(&CreateOptions{}, o) },
+}
+
+const formatName = "vpc"
+
+// FormatName implements [disk.Describer].
+func (img *Image) FormatName() string { return formatName }
+
+// Subformat implements [disk.Describer]: it is the name of the disk type.
+func (img *Image) Subformat() string { return img.footer.Type.String() }
+
+func openFormat(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, error) {
+	vo, err := ParseOpenOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	img, err := NewImage(r, size, vo)
+	if err != nil {
+		return nil, err // not img: a nil *Image is not a nil disk.Disk
+	}
+	return img, nil
+}
+
+func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	vo, err := ParseCreateOptions(size, o)
+	if err != nil {
+		return nil, err
+	}
+	img, err := CreateIn(f, vo)
+	if err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// ParseOpenOptions returns the options for [NewImage] that correspond to o; a nil o
+// means the zero value. NoLock, which is about the parents, is set if o has no Lock.
+func ParseOpenOptions(o *disk.OpenOptions) (*OpenOptions, error) {
+	if o == nil {
+		o = &disk.OpenOptions{}
+	}
+	if err := optlist.Only(o.Options, "force_size_calc", "ignore_checksums"); err != nil {
+		return nil, err
+	}
+	vo := &OpenOptions{Write: o.Write, Force: o.Force, Parents: o.Parents, NoLock: o.Lock == nil, Closer: o.Closer}
+	switch calc, given := o.Options["force_size_calc"]; {
+	case !given:
+	case calc == "chs":
+		vo.SizeRule = SizeFromGeometry
+	case calc == "current_size":
+		vo.SizeRule = SizeFromCurrent
+	default:
+		return nil, qemuErrorf("Invalid size calculation mode: '%s'", calc)
+	}
+	if v, given := o.Options["ignore_checksums"]; given {
+		on, err := optlist.Bool("ignore_checksums", v)
+		if err != nil {
+			return nil, err
+		}
+		vo.IgnoreChecksums = on
+	}
+	return vo, nil
+}
+
+// ParseCreateOptions returns the options for a new image of at least size bytes that
+// correspond to o, checked by [CreateOptions.Validate]. If size is negative, it is not
+// known yet, and Growing is set. align implies force_size, unless o says otherwise.
+func ParseCreateOptions(size int64, o disk.Options) (*CreateOptions, error) {
+	vo := &CreateOptions{Type: Dynamic, Size: max(size, 0), Growing: size < 0}
+	if err := parseCreateOptions(vo, o); err != nil {
+		return nil, err
+	}
+	if err := vo.Validate(); err != nil {
+		return nil, err
+	}
+	return vo, nil
+}
+
+// parseCreateOptions sets what o says. Switches and sizes come first, as in qemu.
+func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
+	if err := optlist.Only(o, "subformat", "force_size", "block_size", "creator", "uuid", "align", "timestamp"); err != nil {
+		return err
+	}
+	if v, given := o["align"]; given {
+		if vo.Align, err = optlist.Size("align", v); err != nil {
+			return err
+		}
+		vo.Exact = true // a size that is rounded to a geometry does not stay aligned
+	}
+	if v, given := o["force_size"]; given {
+		if vo.Exact, err = optlist.Bool("force_size", v); err != nil {
+			return err
+		}
+	}
+	if v, given := o["block_size"]; given {
+		if vo.BlockSize, err = optlist.Size("block_size", v); err != nil {
+			return err
+		}
+		if vo.BlockSize == 0 {
+			return qemuErrorf("Parameter 'block_size' expects a power of two from 4k to 256M")
+		}
+	}
+	switch v := o["subformat"]; v {
+	case "":
+	case "dynamic":
+		vo.Type = Dynamic
+	case "fixed":
+		vo.Type = Fixed
+	default:
+		return &optlist.ValueError{Key: "subformat", Value: v}
+	}
+	if v, given := o["creator"]; given {
+		if vo.Creator, err = ParseCreator(v); err != nil {
+			return err
+		}
+	}
+	if v, given := o["uuid"]; given {
+		id, err := uuid.Parse(v)
+		if err != nil || id == uuid.Nil {
+			return qemuErrorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
+		}
+		vo.UniqueID = id
+	}
+	if v, given := o["timestamp"]; given {
+		if vo.Time, err = ParseTime(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// qemuErrorf is an error in the words of qemu's messages about options, which start
+// with a capital letter.
+func qemuErrorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+var _ interface {
+	disk.Child
+	disk.Describer
+} = (*Image)(nil)
