@@ -33,13 +33,26 @@ const (
 	pause    = 10 * time.Millisecond
 )
 
+// Waiting, if not nil, is called instead of each pause of Lock. Tests set it to change
+// the file while Lock waits for it.
+var Waiting func()
+
 // Lock locks an open image file: against writers, and if it is to be written,
-// against all who rely on its contents. It does not wait for others to end.
+// against all who rely on its contents. It waits for other processes for a moment only.
+// They may write to the file until then: measure it after it is locked, not before.
 func Lock(f *os.File, write bool) error {
-	for start := time.Now(); ; time.Sleep(pause) {
+	for start := time.Now(); ; wait() {
 		err := lock(f, write)
 		if !errors.Is(err, ErrLocked) || time.Since(start) > patience {
 			return err
 		}
 	}
+}
+
+func wait() {
+	if Waiting != nil {
+		Waiting()
+		return
+	}
+	time.Sleep(pause)
 }

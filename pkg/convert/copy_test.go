@@ -248,16 +248,29 @@ func TestCopyToFiles(t *testing.T) {
 	})
 }
 
+// rawFile is a raw disk that closes its file.
+type rawFile struct {
+	*raw.Disk
+	f *os.File
+}
+
+func (r rawFile) Close() error { return r.f.Close() }
+
+func createRaw(name string, size int64) (rawFile, error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return rawFile{}, err
+	}
+	d, err := raw.Create(f, size)
+	return rawFile{d, f}, err
+}
+
 // newImage makes an empty file of the kind; the same each time.
 func newImage(t *rapid.T, name, kind string, size, block int64) convert.Target {
 	var dst convert.Target
 	var err error
 	if kind == "raw" {
-		f, ferr := os.Create(name)
-		if ferr != nil {
-			t.Fatal(ferr)
-		}
-		dst, err = raw.Create(f, size)
+		dst, err = createRaw(name, size)
 	} else {
 		o := &vhd.CreateOptions{Type: vhd.Fixed, Size: size, Exact: true, UniqueID: uuid.UUID{1}, Time: time.Unix(1_600_000_000, 0)}
 		if kind == "dynamic" {

@@ -10,17 +10,19 @@ import (
 	"path/filepath"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// exampleDisk makes a raw disk of 64 MiB with a MiB of data in a new folder.
-func exampleDisk() (dir string, d *raw.Disk) {
+// exampleDisk makes a raw disk of 64 MiB with a MiB of data in a new directory.
+func exampleDisk() (dir string, d disk.Disk) {
 	dir, err := os.MkdirTemp("", "convert-example-")
 	if err != nil {
 		log.Fatal(err)
 	}
-	f, err := os.Create(filepath.Join(dir, "disk.raw"))
+	name := filepath.Join(dir, "disk.raw")
+	f, err := os.Create(name)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -30,7 +32,13 @@ func exampleDisk() (dir string, d *raw.Disk) {
 	if err := f.Truncate(64 << 20); err != nil {
 		log.Fatal(err)
 	}
-	return dir, raw.Open(f, 64<<20)
+	if err := f.Close(); err != nil {
+		log.Fatal(err)
+	}
+	if d, _, err = disk.Open(name, disk.Formats{&raw.Format}, nil); err != nil {
+		log.Fatal(err)
+	}
+	return dir, d
 }
 
 // A raw disk becomes a dynamic VHD. Holes and zeros get no place in it.

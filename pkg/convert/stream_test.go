@@ -19,7 +19,6 @@ import (
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -181,11 +180,7 @@ func TestReadFromFiles(t *testing.T) {
 // newGrowing is newImage for a size that is not known.
 func newGrowing(t *rapid.T, name, kind string, block int64) convert.GrowingTarget {
 	if kind == "raw" {
-		f, err := os.Create(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := raw.Create(f, 0)
+		d, err := createRaw(name, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
