@@ -168,10 +168,10 @@ func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, si
 // ado, most often because the parent is in a folder to which no image is trusted to
 // lead.
 func (c *cli) warnApart(name string) {
-	img, err := vhd.Open(name, &vhd.OpenOptions{NoLock: true})
+	d, _, err := disk.Open(name, formats, nil)
 	switch {
 	case err == nil:
-		img.Close()
+		d.Close()
 	case errors.Is(err, vhd.ErrParentRefused):
 		c.message("warning: %s: the parent is not in the folder of the image, nor below it", name)
 		fmt.Fprintln(c.stderr, "hint: who opens the image must give --trust-parents, or say with --parent or --parent-dir where the parent is")

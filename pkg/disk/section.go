@@ -115,6 +115,9 @@ func (s *Section) Extents(off, n int64) iter.Seq2[Extent, error] {
 			yield(Extent{}, err)
 			return
 		}
+		if n == 0 {
+			return // also where s.off+off is more than an int64 holds
+		}
 		for e, err := range s.disk.Extents(s.off+off, n) {
 			e.Off -= s.off
 			if !yield(e, err) {

@@ -1,6 +1,7 @@
 package vhd_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
@@ -11,8 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
@@ -134,6 +137,43 @@ func ExampleCreateOptions_product() {
 	// Output: fixed, 101 MiB
 }
 
+// Format creates and opens images of a format that a user names, with options by name.
+func ExampleFormat() {
+	dir, err := os.MkdirTemp("", "vhd-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	formats := disk.Formats{&vhd.Format, &raw.Format} // raw last: it takes what no other format claims
+	format, err := formats.ByName("vhd")
+	if err != nil {
+		log.Fatal(err)
+	}
+	name := filepath.Join(dir, "disk.vhd")
+	f, err := os.Create(name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	d, err := format.Create(f, 10<<20, disk.Options{"subformat": "dynamic", "force_size": "on", "block_size": "512k"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := d.Close(); err != nil { // completes the image
+		log.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		log.Fatal(err)
+	}
+
+	d, format, err = disk.Open(name, formats, &disk.OpenOptions{Lock: vhd.Lock})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer d.Close()
+	fmt.Println(format.Name, d.(disk.Describer).Subformat(), d.Size(), d.(disk.Blocker).BlockSize())
+	// Output: vpc dynamic 10485760 524288
+}
+
 // Anything that reads at random can hold an image: here it is memory.
 func ExampleNewImage() {
 	var file bytes.Buffer
@@ -151,6 +191,104 @@ func ExampleNewImage() {
 	}
 	fmt.Printf("%s\n", b)
 	// Output: diskdisk
+}
+
+// A chain need not be in files: OpenParent opens each parent, here from an archive that
+// was read into memory. The unique id says which image is the parent.
+func ExampleOpenOptions_openParent() {
+	archive := exampleZip()
+	images := map[uuid.UUID]*bytes.Reader{}
+	var leaf *bytes.Reader
+	for _, entry := range archive.File {
+		r, err := entry.Open()
+		if err != nil {
+			log.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			log.Fatal(err)
+		}
+		file := bytes.NewReader(b)
+		img, err := vhd.NewImage(file, file.Size(), &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		f := img.Footer()
+		images[f.UniqueID] = file
+		if entry.Name == "child.vhd" {
+			leaf = file
+		}
+	}
+
+	img, err := vhd.NewImage(leaf, leaf.Size(), &vhd.OpenOptions{
+		OpenParent: func(r vhd.ParentRecord) (disk.Disk, error) {
+			file, ok := images[r.ID]
+			if !ok {
+				return nil, fmt.Errorf("%s is not in the archive", r.Name)
+			}
+			return vhd.NewImage(file, file.Size(), &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer img.Close()
+	b := make([]byte, 11)
+	if _, err := img.ReadAt(b, 0); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%v: %s\n", img.Type(), b)
+	// Output: differencing: base, child
+}
+
+// exampleZip is an archive of base.vhd and of child.vhd, whose parent that is.
+func exampleZip() *zip.Reader {
+	dir, err := os.MkdirTemp("", "vhd-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	base, child := filepath.Join(dir, "base.vhd"), filepath.Join(dir, "child.vhd")
+	img, err := vhd.Create(base, &vhd.CreateOptions{Size: 1 << 20, Exact: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("base, base."), 0); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+	parent, err := vhd.Open(base, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	record, err := vhd.ParentRecordOf(child, base, parent, vhd.PathsAll)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if img, err = vhd.Create(child, &vhd.CreateOptions{Parent: parent, ParentRecord: record}); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := img.WriteAt([]byte("child"), 6); err != nil {
+		log.Fatal(err)
+	}
+	if err := img.Close(); err != nil {
+		log.Fatal(err)
+	}
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		log.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+	r, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return r
 }
 
 // Check goes on where Open stops, and tells all that it finds.
