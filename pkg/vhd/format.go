@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/google/uuid"
@@ -75,7 +74,7 @@ func ParseOpenOptions(o *disk.OpenOptions) (*OpenOptions, error) {
 	case calc == "current_size":
 		vo.SizeRule = SizeFromCurrent
 	default:
-		return nil, qemuErrorf("Invalid size calculation mode: '%s'", calc)
+		return nil, optlist.Errorf("Invalid size calculation mode: '%s'", calc)
 	}
 	if v, given := o.Options["ignore_checksums"]; given {
 		on, err := optlist.Bool("ignore_checksums", v)
@@ -122,7 +121,7 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 			return err
 		}
 		if vo.BlockSize == 0 {
-			return qemuErrorf("Parameter 'block_size' expects a power of two from 4k to 256M")
+			return optlist.Errorf("Parameter 'block_size' expects a power of two from 4k to 256M")
 		}
 	}
 	switch v := o["subformat"]; v {
@@ -142,7 +141,7 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 	if v, given := o["uuid"]; given {
 		id, err := uuid.Parse(v)
 		if err != nil || id == uuid.Nil {
-			return qemuErrorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
+			return optlist.Errorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
 		}
 		vo.UniqueID = id
 	}
@@ -153,10 +152,6 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 	}
 	return nil
 }
-
-// qemuErrorf is an error in the words of qemu's messages about options, which start
-// with a capital letter.
-func qemuErrorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 var _ interface {
 	disk.Child
