@@ -13,7 +13,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 // newFile makes a file with the contents.
@@ -208,7 +207,7 @@ func TestConcurrent(t *testing.T) {
 
 // A raw disk of a reader can be read, and is not written.
 func TestReadOnly(t *testing.T) {
-	d := raw.Open(bytes.NewReader([]byte("contents")), 8)
+	d := Open(bytes.NewReader([]byte("contents")), 8)
 	b := make([]byte, 512)
 	if n, err := d.ReadAt(b, 0); n != 512 || err != nil || string(b[:9]) != "contents\x00" {
 		t.Errorf("%d, %v, %q", n, err, b[:9])
