@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/internal/oracle"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -86,6 +88,57 @@ func TestLocks(t *testing.T) {
 		oracle.QemuImg(t, "info", "-f", "vpc", image)
 		if out, code := oracle.Try(t, "qemu-io", "-f", "vpc", "-c", "write 0 512", image); code == 0 || !strings.Contains(out, "lock") {
 			t.Errorf("qemu-io: exit status %d, %q; want it to fail for the lock", code, out)
+		}
+	})
+
+	t.Run("qemu-io writes and quits while we wait", func(t *testing.T) {
+		oracle.QemuIO(t, "vpc", image, "write -P 1 0 512") // a block, after which the footer moves
+		cmd := exec.Command("qemu-io", "-f", "vpc", image)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(in, "length\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer := bufio.NewReader(out)
+		if line, err := answer.ReadString('B'); err != nil { // "10 MiB": the image is open
+			t.Fatalf("qemu-io said %q, then %v", line, err)
+		}
+		waited := false
+		imagelock.Waiting = func() {
+			if waited {
+				return
+			}
+			waited = true
+			if _, err := io.WriteString(in, "write -P 9 4M 4M\nquit\n"); err != nil {
+				t.Error(err)
+			}
+			in.Close()
+			_, _ = io.Copy(io.Discard, answer)
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		defer func() { imagelock.Waiting = nil }()
+		img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close()
+		if !waited {
+			t.Error("nothing waited for qemu-io")
+		}
+		b := make([]byte, 1)
+		if _, err := img.ReadAt(b, 8<<20-1); err != nil || b[0] != 9 || !img.HasTrailingFooter() {
+			t.Errorf("the last byte that qemu-io wrote is %d, %v; want 9. Trailing footer: %t", b[0], err, img.HasTrailingFooter())
 		}
 	})
 

@@ -29,9 +29,10 @@ type Format struct {
 	Probe func(r io.ReaderAt, size int64) error
 
 	// Open opens the image in the first size bytes of r, which must be a [File] if o
-	// says Write. o may be nil. Closing the disk calls o.Closer and does not close r
-	// otherwise; after an error both are the caller's. Probing and o.Lock are the
-	// caller's business. The disk is nil if there is an error.
+	// says Write. o may be nil, and its Format is ignored. Closing the disk closes
+	// o.Closer, and nothing else of the caller's; after an error nothing is closed.
+	// o.Lock locks parents only: the caller locked r before measuring it. The disk is
+	// nil if there is an error.
 	Open func(r io.ReaderAt, size int64, o *OpenOptions) (Disk, error)
 
 	// Create starts a new image of size bytes (the format may round up) in an
@@ -135,10 +136,10 @@ func (fs Formats) Probe(r io.ReaderAt, size int64) (*Format, error) {
 	return fallback, nil
 }
 
-// Open opens the named file or block device as a disk, which closes the file. The
-// format returns the one used, also with an error if it is known by then. A nil o means
-// the zero value. Errors of opening, locking and reading the file as an image do not
-// have its name in front, other than an *[fs.PathError].
+// Open opens the named file or block device as a disk. Closing the disk closes the file.
+// Open also returns the format that it used, and with an error the format if it is known
+// by then. A nil o means the zero value. An error that is not an *[io/fs.PathError] does
+// not name the file.
 func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	var own OpenOptions
 	if o != nil {
@@ -162,8 +163,8 @@ func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 }
 
 // OpenAs opens the image in the first size bytes of r as a disk, as [Open] does. r
-// must be a [File] if o says Write. The disk does not close r, and neither does an
-// error, but closing the disk calls o.Closer. r is not locked: a file that other
+// must be a [File] if o says Write. Closing the disk closes o.Closer, and does not close
+// r otherwise; after an error nothing is closed. OpenAs does not lock r: a file that other
 // processes may use is locked before it is measured (see [OpenFile]).
 func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	if o == nil {
