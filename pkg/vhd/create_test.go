@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -14,6 +15,8 @@ type uncutFile struct {
 	*os.File
 	t *testing.T
 }
+
+func (f uncutFile) Size() (int64, error) { return disk.FileSize(f.File) }
 
 func (f uncutFile) Truncate(n int64) error {
 	st, err := f.Stat()

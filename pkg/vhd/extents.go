@@ -15,6 +15,9 @@ import (
 // sectors whose bit is clear as Zero, and the rest as Unallocated. What a
 // differencing image does not have are the extents of its parent, one deeper.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
+	if err := img.state.usable(); err != nil {
+		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
+	}
 	n = min(n, img.size-off)
 	if !img.dynamic() {
 		return sparse.NewMap(img.r).Extents(0, off, n, disk.Zero)
@@ -55,7 +58,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 // storedEnd is where in the file what is stored of blocks ends: that of a new image where
 // was written last.
 func (img *Image) storedEnd() (int64, error) {
-	if !img.new() {
+	if img.state.phase() != phaseCreating {
 		return math.MaxInt64, nil
 	}
 	return disk.FileSize(img.f)

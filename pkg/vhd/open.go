@@ -78,6 +78,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 			return nil, errors.New("this source cannot be written")
 		}
 		img.f = f
+		img.state.set(phaseWriting)
 	}
 	fs, err := locateFooters(r, size)
 	if err != nil {
@@ -91,7 +92,8 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.footer, img.footerAt, img.trailing = c.Footer, c.off, c == &fs.trailing
+	img.footer, img.footerAt = c.Footer, c.off
+	img.trailer = trailerOf(r, c == &fs.trailing)
 	if err := refusal(c.validate("footer"), o.IgnoreChecksums); err != nil {
 		return nil, err
 	}
@@ -104,11 +106,11 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	case Fixed:
 		fixed, found := c.virtualSize(o.SizeRule, c.off)
 		img.size = fixed
-		img.alloc.length = size
+		img.alloc.length, img.alloc.syncedFooterAt = size, -1
 		return img, refusal(found, false)
 	}
 	end := size
-	if img.trailing {
+	if img.trailer.present() {
 		end = c.off
 	}
 	if err := img.openDynamic(c, size, end, o); err != nil {
@@ -180,16 +182,20 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 			return false
 		})
 	}
-	img.bitmaps.init(blocks, img.f == nil)
+	img.bitmaps.init(blocks, !o.Write)
 	return err
 }
 
-// Close ends the use of the image and closes its file. An image that was
-// written is made durable first, as by Sync; a new one is completed, and takes
-// its name. After an error a new image is gone, and an old one as it was at
-// the last Sync.
+// Close ends the use of the image and closes its file. It makes an image that was
+// written durable first, as Sync does. It completes a new one, whose file then gets
+// its name; if Sync was called before, the name is durable, too.
+//
+// After an error a new file is gone, and an old image is as a crash would have left
+// it: it opens, with everything of the last Sync. If the image had failed, Close
+// writes nothing and returns the reason.
 func (img *Image) Close() error {
 	err := img.finish()
+	img.state.set(phaseClosed)
 	if perr := img.closeParents(); err == nil {
 		err = perr
 	}
@@ -198,7 +204,7 @@ func (img *Image) Close() error {
 			img.out.Discard()
 			return err
 		}
-		return img.out.Commit(false)
+		return img.out.Commit(img.synced)
 	}
 	if c, ok := img.r.(io.Closer); ok {
 		if cerr := c.Close(); err == nil {
@@ -211,7 +217,8 @@ func (img *Image) Close() error {
 // Discard gives up a new image instead of closing it: no file is left behind.
 // It does nothing for an image that was opened, or closed.
 func (img *Image) Discard() {
-	if img.out != nil {
+	if img.out != nil && img.state.phase() != phaseClosed {
+		img.state.set(phaseClosed)
 		_ = img.closeParents()
 		img.out.Discard()
 	}
@@ -219,13 +226,18 @@ func (img *Image) Discard() {
 
 // finish completes a new image, and syncs an old one that was written.
 func (img *Image) finish() error {
-	switch {
-	case img.f == nil:
+	switch img.state.phase() {
+	case phaseReading:
 		return nil
-	case img.alloc.fresh:
+	case phaseCreating:
+		img.syncing.Lock()
+		defer img.syncing.Unlock()
 		return img.complete(false)
-	case img.unsynced.Load():
-		return img.Sync()
+	case phaseWriting:
+		if img.unsynced.Load() {
+			return img.Sync()
+		}
+		return nil
 	}
-	return nil
+	return img.state.usable()
 }

@@ -29,18 +29,18 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		return s.err
 	}
 	lay := layoutOf(&f, &h, 0)
-	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
+	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
 	table := newBAT(int64(h.MaxTableEntries))
 	for _, b := range blocks {
 		if b < 0 || b >= table.len() {
 			return fmt.Errorf("block %d: the disk has %d", b, table.len())
 		}
-		pos := a.nextBlockOffset(lay.bitmapSize)
+		pos := nextBlockOffset(end, lay.bitmapSize)
 		if pos/SectorSize >= unused {
 			return fmt.Errorf("block %d: %w", b, ErrTooLarge)
 		}
 		table.store(b, uint32(pos/SectorSize))
-		a.end = pos + lay.stored()
+		end = pos + lay.stored()
 	}
 	header := h.Encode()
 	s.write(footer[:])
