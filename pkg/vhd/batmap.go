@@ -215,7 +215,7 @@ func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
 			return nil, fmt.Errorf("batmap: %w", err)
 		}
 	}
-	clearFrom(bits, blocks)
+	clearFrom(bits, min(blocks, img.bat.len())) // what follows may be left from a shrink that a crash cut short
 	m.checksum = m.sum(bits[:m.counted(blocks)])
 	be.PutUint32(header[24:], m.checksum)
 	if _, err := img.f.WriteAt(append(header[:], bits...), at); err != nil {

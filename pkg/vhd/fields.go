@@ -54,13 +54,17 @@ func (img *Image) Marker() (marker byte, ok bool) {
 	return img.batmap.marker, true
 }
 
-// SetMarker sets the marker. It is durable when it returns.
+// SetMarker sets the marker. It is durable when it returns, as is what was written
+// before.
 func (img *Image) SetMarker(marker byte) error {
 	if err := img.state.inPlace("changing the marker of"); err != nil {
 		return err
 	}
 	if img.batmap == nil {
 		return fmt.Errorf("a marker for an image without XenServer's batmap: %w", ErrUnsupported)
+	}
+	if err := img.Sync(); err != nil {
+		return err
 	}
 	return img.state.change(func() error {
 		if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {

@@ -289,6 +289,10 @@ func (img *Image) growBAT(blocks int64) (former region, err error) {
 		}
 		undo = func(err error) error { return img.giveBack(x, err) }
 	}
+	// What an earlier shrink may have left, if a crash cut it short.
+	if err := img.clearBatmap(n); err != nil {
+		return region{}, undo(err)
+	}
 	if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
 		return region{}, undo(err)
 	}
