@@ -56,7 +56,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 
 torture: ## the long forms of the tests that kill, cut and damage (several minutes)
 	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m
-	VHDTOOL_TORTURE=1 $(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Repair|Relink|Commit' -rapid.checks=2000 -timeout 30m
+	VHDTOOL_TORTURE=1 $(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Fail|Repair|Relink|Commit' -rapid.checks=2000 -timeout 30m
 
 man: ## write the man pages, the README's picture and that of the packages
 	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture)$$' -update-man

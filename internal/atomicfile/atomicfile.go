@@ -16,6 +16,10 @@ import (
 	"strings"
 )
 
+// Flushing, if set, is told of each directory before it is flushed. It is for tests:
+// nothing else shows that a directory was.
+var Flushing func(dir string)
+
 // File is a file on its way to become the target.
 type File struct {
 	*os.File
@@ -117,7 +121,11 @@ func (f *File) Commit(durable bool) error {
 		return err
 	}
 	if durable {
-		return syncDir(filepath.Dir(f.target))
+		dir := filepath.Dir(f.target)
+		if Flushing != nil {
+			Flushing(dir)
+		}
+		return syncDir(dir)
 	}
 	return nil
 }

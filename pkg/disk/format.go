@@ -68,7 +68,7 @@ type OpenOptions struct {
 }
 
 // ParentSearch say where the parents of an image that keeps only what differs from
-// another one may be. The path to the parent stands in the image, which is not to
+// another one may be. The path to the parent is text from the image, which is not to
 // be trusted: with the zero value only regular files in the image's folder, or
 // below it, are opened.
 type ParentSearch struct {

@@ -11,142 +11,310 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// allocator gives blocks their places in the file.
+// trailer says where the trailing footer of an image is.
+type trailer uint8
+
+const (
+	trailerMoves        trailer = iota // behind everything in use; it moves when space is taken
+	trailerMissing                     // should be there, and is not valid
+	trailerFixed                       // in the last sector of a device
+	trailerFixedMissing                // should be there, and is not valid
+)
+
+// onDevice reports whether the file is a device, which keeps its length.
+func (t trailer) onDevice() bool { return t == trailerFixed || t == trailerFixedMissing }
+
+// present reports whether the trailing footer is valid.
+func (t trailer) present() bool { return t == trailerMoves || t == trailerFixed }
+
+// written is the trailer after the footer was written.
+func (t trailer) written() trailer {
+	if t.onDevice() {
+		return trailerFixed
+	}
+	return trailerMoves
+}
+
+// trailerOf is the trailer of the image in a file with a valid trailing footer, or
+// without.
+func trailerOf(f any, valid bool) trailer {
+	switch device := disk.IsDevice(f); {
+	case device && valid:
+		return trailerFixed
+	case device:
+		return trailerFixedMissing
+	case valid:
+		return trailerMoves
+	}
+	return trailerMissing
+}
+
+// allocator takes space at the end of the file, and gives it back.
 type allocator struct {
 	mu sync.Mutex
 
-	fresh  bool  // a new image, not yet complete
-	end    int64 // of the last block; in a file the footer stands there, or will
-	length int64 // of the file
+	end            int64 // of everything in use; in a regular file the footer is here, or will be
+	length         int64 // of the file
+	deviceFooterAt int64 // last sector of a device
 
-	batRoom int64 // what stands before the blocks of a new image for the BAT
+	batRoom int64 // bytes before the blocks of a new image that are reserved for the BAT
 
-	// A device has its length, and keeps it. Its footer is in the last sector,
-	// and does not move.
-	device         bool
-	deviceFooterAt int64
+	gapAndBitmap []byte // buffer for what is written before a block
 
-	gapAndBitmap []byte // what is written before a block, kept for the next one
-
-	// unwrittenBitmaps are the blocks of a new image whose bitmaps, all ones, are not in the
-	// file yet. Who writes a block from its start on writes the bitmap with it, and
-	// complete the others.
+	// unwrittenBitmaps are the blocks of a new image whose bitmaps, all ones, are
+	// not in the file yet. A write at the start of a block writes its bitmap, too;
+	// complete writes the remaining ones.
 	unwrittenBitmaps map[int64]bool
 	unwrittenCount   atomic.Int64
 
-	newBlocks      []int64 // blocks with a place since the last Sync
+	newBlocks      []int64 // blocks allocated since the last Sync
 	changedBitmaps []int64 // blocks with a changed bitmap since the last Sync
 
-	// The trailing footer that was there at the last Sync, if it was followed
-	// by another since; else -1.
+	// syncedFooterAt is the offset of the trailing footer of the last Sync, if it
+	// was followed by another since; else -1.
 	syncedFooterAt int64
-	// The copy at 0 is not that of the footer in use: mended before the first
-	// allocation, because from then on a crash may leave nothing else.
-	mendLeading bool
+	// repairLeading says that the copy at offset 0 differs from the footer in use.
+	// It is rewritten before the first allocation, because from then on a crash
+	// may leave no other footer.
+	repairLeading bool
 }
 
 // open prepares to write to an existing image in a file of size bytes.
 func (a *allocator) open(img *Image, fs *footers, size int64) {
 	a.syncedFooterAt = -1
 	a.length = size
-	a.device = disk.IsDevice(img.f)
 	a.deviceFooterAt = lastSector(size)
-	a.mendLeading = !fs.leading.valid() || !fs.leading.same(&img.footer)
-	a.end = roundUp(size, SectorSize) // whatever stands at a torn end stays
-	if img.trailing {
+	a.repairLeading = !fs.leading.valid() || !fs.leading.same(&img.footer)
+	switch img.trailer {
+	case trailerMoves:
 		a.end = roundUp(img.footerAt, SectorSize)
+	case trailerMissing:
+		a.end = roundUp(size, SectorSize) // a torn end is left as it is
+	default:
+		a.end = img.endOfUse() // the length of a device says nothing
 	}
-	if a.device {
-		// The length says nothing: go on behind the last thing that is in use.
-		a.end = img.bat.end(img.lay.stored())
-		for _, r := range img.lay.metadata() {
-			a.end = max(a.end, r.end)
-		}
+}
+
+// endOfUse is the first byte behind metadata and blocks.
+func (img *Image) endOfUse() int64 {
+	end := img.bat.end(img.lay.stored())
+	for _, r := range img.lay.metadata() {
+		end = max(end, r.end)
 	}
+	return end
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// lastSector is where the last whole sector of a file starts.
+// lastSector is the offset of the last whole sector of a file.
 func lastSector(size int64) int64 { return size/SectorSize*SectorSize - SectorSize }
 
-// footerAt is where the footer stands.
-func (a *allocator) footerAt() int64 {
-	if a.device {
-		return a.deviceFooterAt
+// trailingFooterAt is the offset of the trailing footer.
+func (img *Image) trailingFooterAt() int64 {
+	if img.trailer.onDevice() {
+		return img.alloc.deviceFooterAt
 	}
-	return a.end
+	return img.alloc.end
 }
 
 // dataAlign is the alignment of the data of new blocks. It lets file systems
 // with 4 KiB blocks write, and share, whole blocks of their own.
 const dataAlign = 4096
 
-// nextBlockOffset is where the next block goes: its bitmap right before its aligned data.
-func (a *allocator) nextBlockOffset(bitmapSize int64) int64 {
-	pos := a.end
-	if !a.fresh && !a.device {
-		pos += footerSize // leave the footer where it is
-	}
-	return roundUp(pos+bitmapSize, dataAlign) - bitmapSize
+// nextBlockOffset is the offset of a new block when everything before free is in
+// use: its bitmap comes right before its aligned data.
+func nextBlockOffset(free, bitmapSize int64) int64 {
+	return roundUp(free+bitmapSize, dataAlign) - bitmapSize
 }
 
-// allocate gives a block a place, unless it has one, and returns its entry.
-// The sectors of a new block are all marked as written, and read as zeros
-// until they are. In a differencing image none is, and they stay the parent's.
+// An extension is space taken at the end of the file, [start, end).
+type extension struct {
+	start, end int64
+
+	// What the allocator said before.
+	endBefore, lengthBefore, syncedFooterBefore int64
+	trailerBefore                               trailer
+}
+
+// freeFrom is the first offset that an extension may have: behind everything in
+// use, and behind the trailing footer, which stays where it is.
+func (img *Image) freeFrom() int64 {
+	if img.state.phase() == phaseCreating || img.trailer.onDevice() {
+		return img.alloc.end
+	}
+	return img.alloc.end + footerSize
+}
+
+// extend takes n bytes from start on, at the end of the file, and puts the trailing
+// footer behind them. It is the only way to take space. The caller has locked the
+// allocator or is alone, and calls giveBack if what is to be there cannot be
+// written.
+//
+// The footer of the last Sync stays valid until retireSyncedFooter. After an error
+// nothing is taken.
+func (img *Image) extend(start, n int64) (extension, error) {
+	a := &img.alloc
+	x := extension{start, start + n, a.end, a.length, a.syncedFooterAt, img.trailer}
+	if img.trailer.onDevice() && x.end > a.deviceFooterAt {
+		return x, fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
+	}
+	if img.state.phase() == phaseCreating {
+		a.end = x.end
+		return x, nil
+	}
+	footer := img.footer.Encode()
+	if a.repairLeading {
+		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
+			return x, fmt.Errorf("copy of the footer: %w", err)
+		}
+		if err := img.flush(); err != nil {
+			return x, err
+		}
+		a.repairLeading = false
+	}
+	if !img.trailer.onDevice() {
+		if _, err := img.f.WriteAt(footer[:], x.end); err != nil {
+			return x, img.cutBack(fmt.Errorf("footer: %w", err))
+		}
+		a.length = x.end + footerSize
+		if a.syncedFooterAt < 0 {
+			a.syncedFooterAt = a.end
+		}
+		img.trailer = trailerMoves
+	}
+	a.end = x.end
+	return x, nil
+}
+
+// giveBack undoes an extension, the last one, because of err, which it returns. If
+// that fails, too, the image has failed.
+func (img *Image) giveBack(x extension, err error) error {
+	if img.state.phase() == phaseFailed {
+		return err
+	}
+	a := &img.alloc
+	a.end, a.length, a.syncedFooterAt, img.trailer = x.endBefore, x.lengthBefore, x.syncedFooterBefore, x.trailerBefore
+	if img.state.phase() == phaseCreating || img.trailer.onDevice() {
+		return err
+	}
+	overwritten := x.start < a.end+footerSize || x.syncedFooterBefore >= 0 // by the extension, or by the gap before it
+	if img.trailer == trailerMoves && overwritten {
+		footer := img.footer.Encode()
+		if _, ferr := img.f.WriteAt(footer[:], a.end); ferr != nil {
+			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, ferr))
+		}
+	}
+	return img.cutBack(err)
+}
+
+// cutBack cuts the file to the length it had before an extension, because of err,
+// which it returns. If that fails, too, the image has failed.
+func (img *Image) cutBack(err error) error {
+	if terr := cutTo(img.f, img.alloc.length); terr != nil {
+		return img.state.fail(fmt.Errorf("%w; then truncating: %w", err, terr))
+	}
+	return err
+}
+
+// retireSyncedFooter zeroes the trailing footer of the last Sync, when the one that
+// followed it is durable.
+func (img *Image) retireSyncedFooter() error {
+	at := img.alloc.syncedFooterAt
+	if at < 0 {
+		return nil
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	img.alloc.syncedFooterAt = -1
+	return img.zeroFooter(at)
+}
+
+// zeroFooter zeroes a footer that another one has followed durably.
+func (img *Image) zeroFooter(at int64) error {
+	if _, err := img.f.WriteAt(make([]byte, footerSize), at); err != nil {
+		return fmt.Errorf("old footer: %w", err)
+	}
+	return nil
+}
+
+// extendForBlock takes space for a block.
+func (img *Image) extendForBlock() (extension, error) {
+	at := nextBlockOffset(img.freeFrom(), img.lay.bitmapSize)
+	if at/SectorSize >= unused {
+		return extension{}, fmt.Errorf("%w: the block would be at sector %d, and a BAT entry holds at most %d", ErrTooLarge, at/SectorSize, uint32(unused-1))
+	}
+	return img.extend(at, img.lay.stored())
+}
+
+// allocate returns the BAT entry of a block, and allocates the block first if it
+// has none. All sectors of a new block are marked as written, and read as zeros. In
+// a differencing image all bits start clear, so the sectors read from the parent.
+// After an error the block is not allocated.
 func (img *Image) allocate(block int64) (uint32, error) {
 	a := &img.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := img.state.writable(); err != nil { // another allocation has failed meanwhile
+		return unused, err
+	}
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
-	pos := a.nextBlockOffset(img.lay.bitmapSize)
-	end := pos + img.lay.stored()
-	if pos/SectorSize >= unused {
-		return unused, fmt.Errorf("block %d: %w: its place would be at sector %d, and a BAT entry holds at most %d",
-			block, ErrTooLarge, pos/SectorSize, uint32(unused-1))
+	x, err := img.extendForBlock()
+	if err == nil {
+		if err = img.writeNewBlock(x, block); err != nil {
+			err = img.giveBack(x, err)
+		}
 	}
-	if err := a.moveFooter(img, end); err != nil {
+	if err != nil {
 		return unused, fmt.Errorf("block %d: %w", block, err)
 	}
-	if a.fresh && !a.device {
-		// What is not written in a new file is zero, or behind its end.
-		if !img.differencing() {
-			a.unwrittenBitmaps[block] = true
-			a.unwrittenCount.Add(1)
-		}
-	} else if err := a.writeLead(img, pos); err != nil {
-		return unused, fmt.Errorf("sector bitmap of block %d: %w", block, err)
-	}
-	if a.device {
-		if err := sparse.Zero(img.f, pos+img.lay.bitmapSize, img.lay.blockSize); err != nil {
-			return unused, fmt.Errorf("block %d: %w", block, err)
-		}
-	}
-	if !a.fresh {
-		a.leaveFooter()
+	if img.state.phase() != phaseCreating {
 		a.newBlocks = append(a.newBlocks, block)
 	}
-	a.end = end
 	if img.differencing() {
 		img.bitmaps.add(block, &sectorBitmap{bits: make([]byte, img.lay.bitmapSize)})
 	} else {
 		img.bitmaps.setFull(block)
 	}
-	e := uint32(pos / SectorSize)
+	e := uint32(x.start / SectorSize)
 	img.bat.store(block, e)
 	return e, nil
 }
 
-// writeLead writes the bitmap of a new block at pos, and with it the gap in front:
-// there may be an earlier footer in it, one that was never synced.
-func (a *allocator) writeLead(img *Image, pos int64) error {
-	gap := pos - a.end
-	if a.fresh || a.device {
-		gap = 0
-	} else if a.syncedFooterAt < 0 {
-		gap -= footerSize // the footer of the last Sync stays
+// writeNewBlock writes what a new block starts with into its space: its bitmap, and
+// zeros where the file may have something else.
+func (img *Image) writeNewBlock(x extension, block int64) error {
+	a := &img.alloc
+	if img.state.phase() == phaseCreating && !img.trailer.onDevice() {
+		// What is not written in a new file is zero, or behind its end.
+		if !img.differencing() {
+			a.unwrittenBitmaps[block] = true
+			a.unwrittenCount.Add(1)
+		}
+		return nil
+	}
+	if err := img.writeGapAndBitmap(x); err != nil {
+		return fmt.Errorf("sector bitmap: %w", err)
+	}
+	if img.trailer.onDevice() {
+		return sparse.Zero(img.f, x.start+img.lay.bitmapSize, img.lay.blockSize)
+	}
+	return nil
+}
+
+// writeGapAndBitmap writes the bitmap of a new block, and zeros into the gap before
+// it, which may hold a footer that was never synced. The footer of the last Sync
+// stays.
+func (img *Image) writeGapAndBitmap(x extension) error {
+	a := &img.alloc
+	gap := int64(0)
+	if !img.trailer.onDevice() {
+		gap = x.start - x.endBefore
+		if x.syncedFooterBefore < 0 {
+			gap -= footerSize
+		}
 	}
 	if n := gap + img.lay.bitmapSize; int64(cap(a.gapAndBitmap)) < n {
 		a.gapAndBitmap = make([]byte, n)
@@ -157,11 +325,11 @@ func (a *allocator) writeLead(img *Image, pos int64) error {
 	if !img.differencing() {
 		setBits(a.gapAndBitmap[gap:], 0, img.lay.blockSize/SectorSize)
 	}
-	_, err := img.f.WriteAt(a.gapAndBitmap, pos-gap)
+	_, err := img.f.WriteAt(a.gapAndBitmap, x.start-gap)
 	return err
 }
 
-// bitmapUnwritten reports whether a block is bare.
+// bitmapUnwritten reports whether the bitmap of a new block is not in the file yet.
 func (a *allocator) bitmapUnwritten(block int64) bool {
 	if a.unwrittenCount.Load() == 0 {
 		return false
@@ -181,8 +349,8 @@ func (a *allocator) bitmapWritten(block int64) {
 	}
 }
 
-// writeUnwrittenBitmaps writes the bitmaps of blocks that have been left without, for a caller
-// who has locked the allocator.
+// writeUnwrittenBitmaps writes the bitmaps of new blocks that are not in the file
+// yet. The caller has locked the allocator.
 func (a *allocator) writeUnwrittenBitmaps(img *Image) error {
 	for _, block := range slices.Sorted(maps.Keys(a.unwrittenBitmaps)) {
 		if e := img.bat.load(block); e != unused {
@@ -203,100 +371,16 @@ func (img *Image) fullBitmap() []byte {
 	return b
 }
 
-// leaveFooter notes that another footer follows the one at the end of the file,
-// which stays until the next Sync if it was there at the last one.
-func (a *allocator) leaveFooter() {
-	if a.syncedFooterAt < 0 && !a.device {
-		a.syncedFooterAt = a.end
-	}
-}
-
-// moveFooter writes the footer at end, as the new end of the file. On a device
-// it only makes sure that there is room, and a new file ends where was written last.
-func (a *allocator) moveFooter(img *Image, end int64) error {
-	if a.device && end > a.deviceFooterAt {
-		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
-	}
-	if a.fresh {
-		return nil
-	}
-	footer := img.footer.Encode()
-	if a.mendLeading {
-		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
-			return err
-		}
-		if err := img.flush(); err != nil {
-			return err
-		}
-		a.mendLeading = false
-	}
-	if a.device {
-		return nil
-	}
-	if _, err := img.f.WriteAt(footer[:], end); err != nil {
-		// Give back what was half taken. The old footer is in place.
-		_ = img.f.Truncate(a.length)
-		return fmt.Errorf("footer: %w", err)
-	}
-	a.length = end + footerSize
-	return nil
-}
-
-// freeRoom returns where n bytes, in whole sectors, can be written: a place that
-// nothing uses, or a new one at the end, behind which the footer stands then.
-func (img *Image) freeRoom(n int64) (int64, error) {
-	a := &img.alloc
+// findSpace returns n bytes of space, a multiple of 512, for metadata: a gap that
+// nothing uses, or an extension. taken is false for a gap.
+func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
 	for _, g := range img.gaps() {
 		if at := roundUp(g[0], SectorSize); at+n <= g[1] {
-			return at, nil
+			return extension{start: at, end: at + n}, false, nil
 		}
 	}
-	at := a.end
-	if !a.device {
-		at += footerSize // leave the footer where it is
+	if x, err = img.extend(img.freeFrom(), n); err != nil {
+		return x, false, err
 	}
-	if err := a.moveFooter(img, at+n); err != nil {
-		return 0, err
-	}
-	if a.device {
-		a.end = at + n
-		return at, nil
-	}
-	if err := img.flush(); err != nil {
-		return 0, err
-	}
-	old := a.end
-	a.end = at + n
-	return at, img.zeroFooter(old)
-}
-
-// movePlace returns the next place for a block, with the footer written behind
-// it.
-func (img *Image) movePlace() (int64, error) {
-	a := &img.alloc
-	to := a.nextBlockOffset(img.lay.bitmapSize)
-	end := to + img.lay.stored()
-	if to/SectorSize >= unused {
-		return 0, ErrTooLarge
-	}
-	if err := a.moveFooter(img, end); err != nil {
-		return 0, err
-	}
-	a.leaveFooter()
-	a.end = end
-	return to, nil
-}
-
-// retireOldFooter zeroes the footer that others have followed, when those are durable.
-func (img *Image) retireOldFooter() error {
-	if err := img.flush(); err != nil {
-		return err
-	}
-	old := img.alloc.syncedFooterAt
-	img.alloc.syncedFooterAt = -1
-	if err := img.zeroFooter(old); err != nil {
-		return err
-	}
-	img.lay.limit = img.alloc.footerAt()
-	return img.flush()
+	return x, true, nil
 }

@@ -194,9 +194,10 @@ func (m *batmap) room(blocks int64) int64 {
 	return SectorSize + max(min(int64(m.sectors)*SectorSize, maxSpareMap), roundUp((blocks+7)/8, SectorSize))
 }
 
-// copyBatmap writes the map anew, header and all, behind a BAT that ends at at.
-func (img *Image) copyBatmap(at int64) (*batmap, error) {
-	old, blocks := img.batmap, img.bat.len()
+// copyBatmap writes a copy of the map for so many blocks, header and all, behind a
+// BAT that ends at at.
+func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
+	old := img.batmap
 	m := *old
 	m.at, m.offset = at, uint64(at+SectorSize)
 	length := old.room(blocks) - SectorSize
@@ -214,7 +215,7 @@ func (img *Image) copyBatmap(at int64) (*batmap, error) {
 			return nil, fmt.Errorf("batmap: %w", err)
 		}
 	}
-	clearFrom(bits, blocks)
+	clearFrom(bits, min(blocks, img.bat.len())) // what follows may be left from a shrink that a crash cut short
 	m.checksum = m.sum(bits[:m.counted(blocks)])
 	be.PutUint32(header[24:], m.checksum)
 	if _, err := img.f.WriteAt(append(header[:], bits...), at); err != nil {

@@ -526,9 +526,15 @@ func TestChainFails(t *testing.T) {
 					t.Fatalf("change %d fails: %v", k, err)
 				}
 				allowed := []state{{0, withOwn}, {0, c.after}}
-				holds(t, readAll(t, img), allowed)
+				failed := hasFailed(t, img)
+				if unflushed && !failed {
+					t.Fatalf("flushing failed before change %d, and the image can be used", k)
+				}
+				if !failed {
+					holds(t, readAll(t, img), allowed)
+				}
 				noErrors(t, m.bytes(), "trailing-footer")
-				if unflushed {
+				if failed {
 					if c.name != "no parent" || openBytes(t, m.bytes(), withParent(parent, false)).Type() == vhd.Differencing {
 						img = open()
 					} else {

@@ -2,7 +2,9 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -226,6 +228,39 @@ func openMem(t tb, m *memFile) *vhd.Image {
 	}
 	return img
 }
+
+// hasFailed reports whether an image has failed: then each call says so.
+func hasFailed(t tb, img *vhd.Image) bool {
+	t.Helper()
+	_, err := img.ReadAt(make([]byte, 1), 0)
+	if !errors.Is(err, vhd.ErrFailed) {
+		return false
+	}
+	for what, err := range map[string]error{
+		"WriteAt":     second(img.WriteAt([]byte{1}, 0)),
+		"WriteZeroes": img.WriteZeroes(0, 1),
+		"Reserve":     img.Reserve(0, 1),
+		"Sync":        img.Sync(),
+		"Resize":      img.Resize(context.Background(), 512, nil),
+		"Empty":       img.Empty(context.Background(), nil),
+		"Detach":      img.Detach(context.Background(), nil),
+		"SetParent":   img.SetParent(nil, vhd.ParentRecord{}),
+		"SetFooter":   img.SetFooter(img.Footer()),
+		"SetMarker":   img.SetMarker(0),
+	} {
+		if !errors.Is(err, vhd.ErrFailed) {
+			t.Errorf("the image has failed, and %s returns %v", what, err)
+		}
+	}
+	for _, err := range img.Extents(0, img.Size()) {
+		if !errors.Is(err, vhd.ErrFailed) {
+			t.Errorf("the image has failed, and Extents yields %v", err)
+		}
+	}
+	return true
+}
+
+func second[T any](_ T, err error) error { return err }
 
 func readAll(t tb, d disk.Disk) []byte {
 	t.Helper()

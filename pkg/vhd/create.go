@@ -43,9 +43,10 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		return nil, err
 	}
 	img := &Image{
-		r: f, f: f, footer: footer, header: header, trailing: true, copiesAgree: true,
+		r: f, f: f, footer: footer, header: header, trailer: trailerOf(f, true), copiesAgree: true,
 		size: int64(footer.CurrentSize), rule: SizeAuto.resolve(&footer),
 	}
+	img.state.set(phaseCreating)
 	if o.Parent != nil {
 		img.parentRecord = o.parentRecord()
 		if err := img.adopt(o.Parent); err != nil {
@@ -57,11 +58,10 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	img.plan = *o
 	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
 	a := &img.alloc
-	a.fresh, a.syncedFooterAt, a.device = true, -1, disk.IsDevice(f)
+	a.syncedFooterAt = -1
 	a.unwrittenBitmaps = map[int64]bool{}
 	if !img.dynamic() {
 		a.end = img.size
-		a.length = img.size + footerSize
 	} else {
 		img.lay = layoutOf(&footer, &header, 0)
 		blocks := int64(header.MaxTableEntries)
@@ -76,29 +76,35 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		for _, x := range img.lay.locators {
 			a.end = max(a.end, x.end)
 		}
-		a.length = a.end + footerSize
 	}
-	if a.device {
-		length, err := disk.FileSize(f)
-		if err == nil && length < a.length {
-			err = fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, a.length)
-		}
-		if err != nil {
-			return nil, err
-		}
-		a.deviceFooterAt = lastSector(length)
-		if err := img.clearDevice(); err != nil {
-			return nil, err
-		}
-	} else if err := f.Truncate(a.length); err != nil {
+	a.length = a.end + footerSize
+	if !img.trailer.onDevice() {
+		err = f.Truncate(a.length)
+	} else {
+		err = img.startOnDevice()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return img, nil
 }
 
-// clearDevice takes from a device what could be taken for an image: its footers.
-// Of a fixed disk it also zeroes the contents; blocks of a dynamic one are
-// zeroed when they get their place.
+// startOnDevice checks that the empty image fits a device, and clears what a reader
+// could take for an image.
+func (img *Image) startOnDevice() error {
+	length, err := disk.FileSize(img.f)
+	if err != nil {
+		return err
+	}
+	img.alloc.deviceFooterAt = lastSector(length)
+	if img.alloc.end > img.alloc.deviceFooterAt {
+		return fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, img.alloc.end+footerSize)
+	}
+	return img.clearDevice()
+}
+
+// clearDevice zeroes the footers that a device may have. It also zeroes the contents
+// of a fixed disk; blocks of a dynamic one are zeroed when they are allocated.
 func (img *Image) clearDevice() error {
 	zeros := make([]byte, footerSize)
 	for _, at := range []int64{0, img.alloc.deviceFooterAt} {
@@ -115,14 +121,14 @@ func (img *Image) clearDevice() error {
 	return sparse.Zero(img.f, 0, img.size)
 }
 
-// growingBATRoom is the room for the BAT of an image of unknown size, or as much
+// growingBATRoom is the space for the BAT of an image of unknown size, or as much
 // as is less than a block, so that what is left of it does not count as leaked.
 const growingBATRoom = 256 << 10
 
 // resizeNew gives a new image, not yet complete, another size.
 func (img *Image) resizeNew(size int64) error {
 	if img.differencing() {
-		return fmt.Errorf("%w: another size for a new differencing image", ErrUnsupported)
+		return fmt.Errorf("another size for a new differencing image: %w", ErrUnsupported)
 	}
 	o := img.plan
 	o.Size = size
@@ -131,32 +137,39 @@ func (img *Image) resizeNew(size int64) error {
 		return err
 	}
 	a := &img.alloc
-	blocks := int64(header.MaxTableEntries)
-	for block := range img.bat.used() {
-		if block >= blocks {
-			return fmt.Errorf("%w: cutting what was written off a new image", ErrUnsupported)
+	blocks, end := int64(header.MaxTableEntries), int64(footer.CurrentSize)
+	if blocks < img.bat.len() {
+		for block := range img.bat.used() {
+			if block >= blocks {
+				return fmt.Errorf("cutting written blocks off a new image: %w", ErrUnsupported)
+			}
 		}
 	}
-	if err := img.zeroLost(int64(footer.CurrentSize)); err != nil {
-		return err
+	if !img.dynamic() && img.trailer.onDevice() && end > a.deviceFooterAt {
+		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
 	}
-	if !img.dynamic() {
-		a.end = int64(footer.CurrentSize)
-		a.length = a.end + footerSize
-		if !a.device {
-			err = img.f.Truncate(a.length)
-		} else if a.end > a.deviceFooterAt {
-			err = fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
-		}
-		if err != nil {
+	return img.state.change(func() error {
+		if err := img.zeroLost(end); err != nil {
 			return err
 		}
-	} else {
-		img.bat = img.bat.resized(blocks)
-		img.bitmaps.grow(blocks)
-	}
-	img.footer, img.header, img.size = footer, header, int64(footer.CurrentSize)
-	return nil
+		switch {
+		case img.dynamic():
+			img.bat = img.bat.resized(blocks)
+			img.bitmaps.grow(blocks)
+		case img.trailer.onDevice():
+			if err := sparse.Zero(img.f, img.size, end-img.size); err != nil {
+				return err
+			}
+			a.end = end
+		default:
+			if err := img.f.Truncate(end + footerSize); err != nil {
+				return err
+			}
+			a.end, a.length = end, end+footerSize
+		}
+		img.footer, img.header, img.size = footer, header, end
+		return nil
+	})
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not
@@ -175,9 +188,7 @@ func (img *Image) zeroLost(size int64) error {
 // ReadsZero implements [disk.KnownZero]: the image is new, and nothing was written
 // to it yet.
 func (img *Image) ReadsZero() bool {
-	img.syncing.Lock() // while it is held, wrote says nothing
+	img.syncing.Lock() // Sync clears unsynced before it has completed the image
 	defer img.syncing.Unlock()
-	img.alloc.mu.Lock()
-	defer img.alloc.mu.Unlock()
-	return img.alloc.fresh && !img.differencing() && !img.unsynced.Load()
+	return img.state.phase() == phaseCreating && !img.differencing() && !img.unsynced.Load()
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -73,5 +75,26 @@ func TestNewFileGrows(t *testing.T) {
 			defer img.Close()
 			same(img)
 		})
+	}
+}
+
+// The name of a new image is durable when Sync was called before Close, and costs no
+// flush otherwise.
+func TestCreateFlushesDirectory(t *testing.T) {
+	t.Cleanup(func() { atomicfile.Flushing = nil })
+	for _, synced := range []bool{false, true} {
+		dir := t.TempDir()
+		img, err := vhd.Create(filepath.Join(dir, "disk.vhd"), &vhd.CreateOptions{Size: mib})
+		must(t, err)
+		if synced {
+			syncImage(t, img)
+		}
+		write(t, img, []byte("data"), 0)
+		var flushed []string
+		atomicfile.Flushing = func(dir string) { flushed = append(flushed, dir) }
+		must(t, img.Close())
+		if want := map[bool][]string{true: {dir}}[synced]; !slices.Equal(flushed, want) {
+			t.Errorf("synced %t: directories flushed: %q, want %q", synced, flushed, want)
+		}
 	}
 }

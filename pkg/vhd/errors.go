@@ -21,9 +21,12 @@ var (
 	ErrTooLarge = errors.New("too large for a VHD")
 	// ErrReadOnly: a write to an image that was opened for reading.
 	ErrReadOnly = disk.ErrReadOnly
-	// ErrNotDurable: flushing the file failed, and what was written since the last
-	// Sync may be lost. The image must be opened anew.
-	ErrNotDurable = errors.New("what was written may be lost")
+	// ErrFailed: an earlier change stopped halfway, or a flush failed. Every later
+	// call returns this, with the reason, until the image is opened again.
+	ErrFailed = errors.New("open the image again before using it")
+	// ErrNotDurable: a flush failed, and what was written since the last Sync may be
+	// lost. It comes with ErrFailed.
+	ErrNotDurable = errors.New("flush failed: recent writes may be lost")
 	// ErrLocked: another process uses the image.
 	ErrLocked = imagelock.ErrLocked
 	// ErrSavedState: a suspended virtual machine depends on the exact contents.

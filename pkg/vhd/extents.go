@@ -16,7 +16,10 @@ import (
 // image stores nothing, it yields the extents of the parent with their Depth raised by
 // one.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
-	n, err := disk.ClipRange(off, n, img.size)
+	err := img.state.usable()
+	if err == nil {
+		n, err = disk.ClipRange(off, n, img.size)
+	}
 	if err != nil {
 		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
 	}
@@ -59,7 +62,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 // storedEnd is where in the file what is stored of blocks ends: that of a new image where
 // was written last.
 func (img *Image) storedEnd() (int64, error) {
-	if !img.new() {
+	if img.state.phase() != phaseCreating {
 		return math.MaxInt64, nil
 	}
 	return disk.FileSize(img.f)

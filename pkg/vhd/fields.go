@@ -2,14 +2,11 @@ package vhd
 
 import "fmt"
 
-// SetFooter replaces the footer, but for what describes the file: data offset,
-// sizes, geometry and type stay. It is durable when it returns.
+// SetFooter replaces the footer, but for the fields that describe the file: data
+// offset, sizes, geometry and type stay. It is durable when it returns.
 func (img *Image) SetFooter(f Footer) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case img.alloc.fresh:
-		return fmt.Errorf("%w: another footer for a new image", ErrUnsupported)
+	if err := img.state.inPlace("changing the footer of"); err != nil {
+		return err
 	}
 	if err := img.Sync(); err != nil {
 		return err
@@ -17,33 +14,35 @@ func (img *Image) SetFooter(f Footer) error {
 	old := &img.footer
 	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
 	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
-	if img.dynamic() {
-		return img.writeFooters(f)
-	}
-	b := f.Encode()
-	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
-		return fmt.Errorf("footer: %w", err)
-	}
-	img.footer = f
-	return img.flush()
+	return img.state.change(func() error {
+		if img.dynamic() {
+			return img.writeFooters(f)
+		}
+		return img.writeFixedFooter(f)
+	})
 }
 
-// SetParentTime records when the parent was last changed, or with 0 that this is
-// not known.
+// SetParentTime records when the parent of a differencing image was last changed,
+// or with 0 that this is not known. It is durable when it returns.
 func (img *Image) SetParentTime(t Timestamp) error {
-	if img.f == nil {
-		return ErrReadOnly
+	if err := img.state.inPlace("changing the parent's time stamp of"); err != nil {
+		return err
+	}
+	if !img.differencing() {
+		return fmt.Errorf("a parent's time stamp in a disk that is %v: %w", img.footer.Type, ErrUnsupported)
 	}
 	if err := img.Sync(); err != nil {
 		return err
 	}
 	h := img.header
 	h.ParentTimestamp = t
-	if err := img.writeHeader(h); err != nil {
-		return err
-	}
-	img.parentRecord.Time = t
-	return nil
+	return img.state.change(func() error {
+		if err := img.writeHeader(h); err != nil {
+			return err
+		}
+		img.parentRecord.Time = t
+		return nil
+	})
 }
 
 // Marker is a byte in the batmap's header that XenServer's tools set and read for
@@ -55,19 +54,25 @@ func (img *Image) Marker() (marker byte, ok bool) {
 	return img.batmap.marker, true
 }
 
-// SetMarker sets the marker.
+// SetMarker sets the marker. It is durable when it returns, as is what was written
+// before.
 func (img *Image) SetMarker(marker byte) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case img.batmap == nil:
-		return fmt.Errorf("%w: a marker for an image without XenServer's batmap", ErrUnsupported)
+	if err := img.state.inPlace("changing the marker of"); err != nil {
+		return err
 	}
-	if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {
-		return fmt.Errorf("batmap: %w", err)
+	if img.batmap == nil {
+		return fmt.Errorf("a marker for an image without XenServer's batmap: %w", ErrUnsupported)
 	}
-	img.batmap.marker = marker
-	return img.flush()
+	if err := img.Sync(); err != nil {
+		return err
+	}
+	return img.state.change(func() error {
+		if _, err := img.f.WriteAt([]byte{marker}, img.batmap.at+28); err != nil {
+			return fmt.Errorf("batmap: %w", err)
+		}
+		img.batmap.marker = marker
+		return img.flush()
+	})
 }
 
 // writeHeader replaces the header, of which only fields in the first sector
@@ -83,7 +88,7 @@ func (img *Image) writeHeader(h Header) error {
 	img.header = h
 	lay := layoutOf(&img.footer, &h, img.lay.limit)
 	lay.batmap, lay.locators = img.lay.batmap, img.lay.locators
-	img.lay = lay
+	img.lay.relocate(&lay)
 	return nil
 }
 
@@ -91,7 +96,8 @@ func (img *Image) writeHeader(h Header) error {
 // the other, durably: a reader finds the old or the new one, never a mix.
 func (img *Image) writeFooters(f Footer) error {
 	b := f.Encode()
-	for _, at := range []int64{0, img.alloc.footerAt()} {
+	trailing := img.trailingFooterAt()
+	for _, at := range []int64{0, trailing} {
 		if _, err := img.f.WriteAt(b[:], at); err != nil {
 			return fmt.Errorf("footer: %w", err)
 		}
@@ -100,8 +106,8 @@ func (img *Image) writeFooters(f Footer) error {
 		}
 	}
 	a := &img.alloc
-	a.mendLeading = false
-	a.length = max(a.length, a.footerAt()+footerSize)
-	img.footer, img.footerAt, img.trailing, img.copiesAgree = f, a.footerAt(), true, true
+	a.repairLeading = false
+	a.length = max(a.length, trailing+footerSize)
+	img.footer, img.footerAt, img.trailer, img.copiesAgree = f, trailing, img.trailer.written(), true
 	return nil
 }

@@ -111,7 +111,7 @@ func (img *Image) usesAroundBlocks() []FileExtent {
 	} else {
 		add(UseData, 0, img.size)
 	}
-	if img.trailing {
+	if img.trailer.present() {
 		add(UseFooter, img.footerAt, img.footerAt+footerSize)
 	}
 	slices.SortFunc(es, func(a, b FileExtent) int {

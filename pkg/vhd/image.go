@@ -14,20 +14,29 @@ import (
 // [disk.Reserver].
 //
 // ReadAt, WriteAt, WriteZeroes, Reserve, Sync and Extents are safe from many
-// goroutines: reads do not wait for each other, writes into blocks that have a
-// place in the file run side by side, and giving a block its place is done by
-// one at a time. Close waits for nobody: call it last.
+// goroutines: reads do not wait for each other, writes into allocated blocks run
+// side by side, and allocation is serialised. Close does not wait for calls in
+// flight: call it last.
+//
+// After an error of WriteAt, WriteZeroes or Reserve the image can be used on: each
+// sector that was to be written has its old or its new contents, in memory and in
+// the file. Sync can be called again. A call that changes the image's structure
+// (Resize, SetParent, Detach, Empty, SetFooter and other setters) either has changed
+// nothing, or the image has failed: every later call returns the error, which
+// wraps ErrFailed, and the file is as a crash at that moment would have left it. So
+// it is after a failed flush.
 type Image struct {
-	r   io.ReaderAt
-	f   disk.File        // the same file when it can be written, else nil
-	out *atomicfile.File // a new file that takes its name when it is complete
+	r     io.ReaderAt
+	f     disk.File        // the same file if it can be written, else nil
+	out   *atomicfile.File // a new file that gets its name when it is complete
+	state state
 
 	closer io.Closer // closed with the image, or nil
 
 	footer      Footer
-	footerAt    int64 // where the footer that was believed stands
-	trailing    bool  // that is at the end of the file
-	copiesAgree bool  // both footers are valid and equal, where there are two
+	footerAt    int64   // offset of the footer that was chosen
+	trailer     trailer // where the trailing footer is; guarded by alloc.mu while blocks are allocated
+	copiesAgree bool    // both footers are valid and equal, where there are two
 	rule        SizeRule
 	size        int64 // virtual, bytes
 
@@ -43,12 +52,11 @@ type Image struct {
 	parent       disk.Disk // nil if the image was opened without it
 	parentPath   string    // the path by which it was found
 
-	plan          CreateOptions         // of a new image
-	staleFooterAt int64                 // where the guest has an old footer of a fixed disk still, and 1; or 0
-	unsynced      atomic.Bool           // something was written since Sync
-	syncing       sync.Mutex            // one Sync at a time
-	syncErr       atomic.Pointer[error] // flushing the file failed once
-	alloc         allocator
+	plan     CreateOptions // of a new image
+	unsynced atomic.Bool   // something was written since Sync
+	syncing  sync.Mutex    // one Sync at a time
+	synced   bool          // Sync has succeeded once; guarded by syncing
+	alloc    allocator
 }
 
 // Size is the virtual size in bytes, a multiple of 512.
@@ -62,7 +70,7 @@ func (img *Image) FooterOffset() int64 { return img.footerAt }
 
 // HasTrailingFooter reports whether that is the trailing footer, and not the copy
 // at offset 0.
-func (img *Image) HasTrailingFooter() bool { return img.trailing }
+func (img *Image) HasTrailingFooter() bool { return img.trailer.present() }
 
 // FooterCopiesAgree reports whether the trailing footer and the copy at offset 0
 // are valid and equal. It is true for a fixed disk, which has no copy.

@@ -12,15 +12,17 @@ type region struct {
 	start, end int64
 }
 
-// layout is where things stand in the file of a dynamic image.
+// layout is where things are in the file of a dynamic image. The sizes never change
+// while an image is open: reads and writes use them without a lock.
 type layout struct {
-	batOff     int64
 	blockSize  int64
 	bitmapSize int64
-	regions    []region // metadata: the copy of the footer, header and BAT
-	batmap     []region // XenServer's
-	locators   []region // texts of parent locators
-	limit      int64    // blocks end here: the trailing footer, or the end of the file
+
+	batOff   int64
+	regions  []region // metadata: the copy of the footer, header and BAT
+	batmap   []region // XenServer's
+	locators []region // texts of parent locators
+	limit    int64    // blocks end here: the trailing footer, or the end of the file
 }
 
 // layoutOf says where things stand in a dynamic image in whose file blocks end
@@ -54,6 +56,11 @@ func (l *layout) addLocators(f *Footer, h *Header, t bat, size int64) {
 			l.locators = append(l.locators, x)
 		}
 	}
+}
+
+// relocate takes the offsets of another layout, of the same blocks.
+func (l *layout) relocate(to *layout) {
+	l.batOff, l.regions, l.batmap, l.locators, l.limit = to.batOff, to.regions, to.batmap, to.locators, to.limit
 }
 
 // batEnd is the first byte behind the BAT.

@@ -97,6 +97,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 			return nil, fmt.Errorf("%T cannot be written, want a disk.File", r)
 		}
 		img.f = f
+		img.state.set(phaseWriting)
 	}
 	fs, err := locateFooters(r, size)
 	if err != nil {
@@ -110,7 +111,8 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.footer, img.footerAt, img.trailing = c.Footer, c.off, c == &fs.trailing
+	img.footer, img.footerAt = c.Footer, c.off
+	img.trailer = trailerOf(r, c == &fs.trailing)
 	if err := refusal(c.validate("footer"), o.IgnoreChecksums); err != nil {
 		return nil, err
 	}
@@ -123,11 +125,11 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	case Fixed:
 		fixed, found := c.virtualSize(o.SizeRule, c.off)
 		img.size = fixed
-		img.alloc.length = size
+		img.alloc.length, img.alloc.syncedFooterAt = size, -1
 		return img, refusal(found, false)
 	}
 	end := size
-	if img.trailing {
+	if img.trailer.present() {
 		end = c.off
 	}
 	if err := img.openDynamic(c, size, end, o); err != nil {
@@ -201,17 +203,22 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 			return false
 		})
 	}
-	img.bitmaps.init(blocks, img.f == nil)
+	img.bitmaps.init(blocks, !o.Write)
 	return err
 }
 
-// Close ends the use of the image. An image that was written is made durable first, as
-// by Sync. A new one is completed, and one that [Create] started appears under its name.
-// After an error a file that Create started is gone, and an old image is as it was at the
-// last Sync. Close closes the parents, and the file if [Open] or Create opened it;
-// otherwise the file is the caller's to close.
+// Close ends the use of the image. It makes an image that was written durable first, as
+// Sync does. It completes a new one; the file that [Create] started then appears under
+// its name, and if Sync was called before, the name is durable, too. Close closes the
+// parents, and the file if [Open] or Create opened it; otherwise the file is the caller's
+// to close.
+//
+// After an error the file that Create started is gone, and an old image is as a crash
+// would have left it: it opens, with everything of the last Sync. If the image had
+// failed, Close writes nothing and returns the reason.
 func (img *Image) Close() error {
 	err := img.finish()
+	img.state.set(phaseClosed)
 	if perr := img.closeParents(); err == nil {
 		err = perr
 	}
@@ -220,7 +227,7 @@ func (img *Image) Close() error {
 			img.out.Discard()
 			return err
 		}
-		return img.out.Commit(false)
+		return img.out.Commit(img.synced)
 	}
 	if img.closer != nil {
 		if cerr := img.closer.Close(); err == nil {
@@ -233,7 +240,8 @@ func (img *Image) Close() error {
 // Discard gives up a new image instead of closing it: no file is left behind.
 // It does nothing for an image that was opened, or closed.
 func (img *Image) Discard() {
-	if img.out != nil {
+	if img.out != nil && img.state.phase() != phaseClosed {
+		img.state.set(phaseClosed)
 		_ = img.closeParents()
 		img.out.Discard()
 	}
@@ -241,13 +249,18 @@ func (img *Image) Discard() {
 
 // finish completes a new image, and syncs an old one that was written.
 func (img *Image) finish() error {
-	switch {
-	case img.f == nil:
+	switch img.state.phase() {
+	case phaseReading:
 		return nil
-	case img.alloc.fresh:
+	case phaseCreating:
+		img.syncing.Lock()
+		defer img.syncing.Unlock()
 		return img.complete(false)
-	case img.unsynced.Load():
-		return img.Sync()
+	case phaseWriting:
+		if img.unsynced.Load() {
+			return img.Sync()
+		}
+		return nil
 	}
-	return nil
+	return img.state.usable()
 }

@@ -38,8 +38,8 @@ func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, err
 	return c, nil
 }
 
-// openParents opens the parents of a differencing image that stands in r, all of
-// them. On an error those that were opened are closed.
+// openParents searches for all parents of a differencing image in a file, and opens them.
+// On an error those that were opened are closed.
 func (img *Image) openParents(o *OpenOptions) error {
 	f, ok := img.r.(*os.File)
 	if !ok {

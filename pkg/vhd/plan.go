@@ -70,12 +70,12 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 		return int64(f.CurrentSize) + footerSize, err
 	}
 	lay := layoutOf(&f, &h, 0)
-	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
+	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
 	if allocated > 0 {
 		stride := roundUp(lay.stored(), dataAlign)
-		a.end = a.nextBlockOffset(lay.bitmapSize) + lay.stored() + (allocated-1)*stride
+		end = nextBlockOffset(end, lay.bitmapSize) + lay.stored() + (allocated-1)*stride
 	}
-	return a.end + footerSize, nil
+	return end + footerSize, nil
 }
 
 // BlockLayout is the number of blocks that the disk will have, and their size in

@@ -14,6 +14,9 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at negative offset %d", off)
 	}
+	if err := img.state.usable(); err != nil {
+		return 0, err
+	}
 	if off >= img.size {
 		return 0, io.EOF
 	}
@@ -79,25 +82,23 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 	return nil
 }
 
-// readStored reads bytes of a block that have a place in the file. The file of a new
-// image ends where was written last, and what is behind that is zero.
+// readStored reads bytes of an allocated block. The file of a new image ends behind
+// what was written last, and what would follow is zero.
 func (img *Image) readStored(p []byte, off int64) error {
 	n, err := img.r.ReadAt(p, off)
 	if n == len(p) {
 		return nil
 	}
-	if (err == nil || errors.Is(err, io.EOF)) && img.new() {
-		clear(p[n:])
-		return nil
+	if err == nil || errors.Is(err, io.EOF) {
+		switch img.state.phase() {
+		case phaseCreating:
+			clear(p[n:])
+			return nil
+		case phaseWriting: // it may have been completed since
+			return readFull(img.r, p, off)
+		}
 	}
 	return readError(p, off, err)
-}
-
-// new reports whether the image is not yet complete.
-func (img *Image) new() bool {
-	img.alloc.mu.Lock()
-	defer img.alloc.mu.Unlock()
-	return img.alloc.fresh
 }
 
 // readMissing reads bytes of a block that are not in this file.

@@ -14,18 +14,20 @@ import (
 // changes: what it inherits is the new parent's from then on. The new parent must
 // not be larger than the image. Each step is durable before the next, and after a
 // crash the image has the one parent or the other. Nothing else may use the image
-// meanwhile.
+// meanwhile. After an error the new parent is still the caller's, unless that was
+// one of closing the former parent.
 //
 // With a nil parent only the record changes; the image keeps the parent that it
 // has open, if any.
 func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case !img.differencing() || img.alloc.fresh:
-		return fmt.Errorf("%w: another parent for a disk that is %v, or new", ErrUnsupported, img.footer.Type)
-	case parent != nil && parent.Size() > img.size:
-		return fmt.Errorf("%w: a parent of %d bytes, larger than the image, which has %d", ErrUnsupported, parent.Size(), img.size)
+	if err := img.state.inPlace("changing the parent of"); err != nil {
+		return err
+	}
+	if !img.differencing() {
+		return fmt.Errorf("another parent for a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+	}
+	if parent != nil && parent.Size() > img.size {
+		return fmt.Errorf("parent of %d bytes: %w: larger than the image, which has %d", parent.Size(), ErrUnsupported, img.size)
 	}
 	if parent != nil {
 		o := CreateOptions{Parent: parent, ParentRecord: p}
@@ -42,22 +44,25 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err != nil {
 		return err
 	}
-	at, err := img.freeRoom(end)
+	x, taken, err := img.findSpace(end + headerSize)
 	if err != nil {
 		return err
 	}
-	if _, err := p.encodeInto(&h, at); err != nil {
+	if err := img.writeLocators(&p, &h, x.start); err != nil {
+		if taken {
+			err = img.giveBack(x, err)
+		}
 		return err
 	}
-	if err := img.writeTexts(p.texts(at)); err != nil {
-		return err
-	}
-	if err := img.flush(); err != nil {
-		return err
-	}
-	// Until the header leads there, the texts must count as in use.
-	img.lay.locators = append(img.lay.locators, region{"parent locators", at, at + end})
-	if err := img.replaceHeader(h, img.footer); err != nil {
+	err = img.state.change(func() error {
+		if err := img.retireSyncedFooter(); err != nil {
+			return err
+		}
+		// Until the header leads there, the texts must count as in use.
+		img.lay.locators = append(img.lay.locators, region{"parent locators", x.start, x.start + end})
+		return img.replaceHeader(h, img.footer, x.start+end)
+	})
+	if err != nil {
 		return err
 	}
 	img.parentRecord = p
@@ -68,17 +73,30 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	return err
 }
 
-// Detach makes a dynamic image of a differencing one: it gets all that it
-// inherits, and has no parent afterwards. It is as safe against crashes as
-// SetParent.
-func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case !img.differencing() || img.alloc.fresh:
-		return fmt.Errorf("%w: taking the parent from a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+// writeLocators writes the texts of a parent record from at on, durably, and the
+// fields that lead to them into the header h.
+func (img *Image) writeLocators(p *ParentRecord, h *Header, at int64) error {
+	if _, err := p.encodeInto(h, at); err != nil {
+		return err
 	}
-	if err := img.takeInherited(); err != nil {
+	if err := img.writeTexts(p.texts(at)); err != nil {
+		return err
+	}
+	return img.flush()
+}
+
+// Detach makes a dynamic image of a differencing one: everything it inherits is
+// copied into it, and it has no parent afterwards. It is as safe against crashes as
+// SetParent. When ctx is done before that, it ends early, and the image still has
+// its parent. progress counts the bytes of the disk that were looked at.
+func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
+	if err := img.state.inPlace("detaching"); err != nil {
+		return err
+	}
+	if !img.differencing() {
+		return fmt.Errorf("detaching a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+	}
+	if err := img.takeInherited(ctx, progress); err != nil {
 		return err
 	}
 	if err := img.Sync(); err != nil {
@@ -89,7 +107,17 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 		return err
 	}
 	f.Type = Dynamic
-	if err := img.replaceHeader(h, f); err != nil {
+	x, _, err := img.findSpace(headerSize)
+	if err != nil {
+		return err
+	}
+	err = img.state.change(func() error {
+		if err := img.retireSyncedFooter(); err != nil {
+			return err
+		}
+		return img.replaceHeader(h, f, x.start)
+	})
+	if err != nil {
 		return err
 	}
 	img.parentRecord = ParentRecord{}
@@ -99,16 +127,22 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 // takeInherited writes what the parent has into the image. In blocks that have a
 // place all sectors are written then: readers disagree on what a dynamic image
 // has under a clear bit.
-func (img *Image) takeInherited() error {
+func (img *Image) takeInherited(ctx context.Context, progress disk.Progress) error {
 	buf := make([]byte, 1<<20)
 	for e, err := range img.Extents(0, img.size) {
 		if err != nil {
 			return err
 		}
+		if progress != nil {
+			progress(e.Off, img.size)
+		}
 		if e.Depth == 0 || e.State != disk.Data {
 			continue
 		}
 		for off := e.Off; off < e.End(); {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			b := buf[:min(int64(len(buf)), e.End()-off)]
 			if err := img.readInherited(b, off); err != nil {
 				return err
@@ -122,6 +156,9 @@ func (img *Image) takeInherited() error {
 		}
 	}
 	for block, e := range img.bat.used() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := img.fillBlock(block, e); err != nil {
 			return fmt.Errorf("block %d: %w", block, err)
 		}
@@ -155,9 +192,9 @@ func (img *Image) fillBlock(block int64, e uint32) error {
 }
 
 // replaceHeader replaces the header, and the footers with it, so that a reader
-// finds both as they were or both as they become: the new header is written in
-// another place, the footers lead there, and then it moves back.
-func (img *Image) replaceHeader(h Header, f Footer) error {
+// finds both as they were or both as they become: the new header is written to
+// unused space at spare, the footers lead there, and then it moves back.
+func (img *Image) replaceHeader(h Header, f Footer, spare int64) error {
 	home := img.footer.DataOffset
 	was, is := img.header.Encode(), h.Encode()
 	if f == img.footer && bytes.Equal(was[SectorSize:], is[SectorSize:]) {
@@ -165,13 +202,9 @@ func (img *Image) replaceHeader(h Header, f Footer) error {
 			return err
 		}
 		img.relayout()
-		return nil
+		return img.cutFile()
 	}
-	at, err := img.freeRoom(headerSize)
-	if err != nil {
-		return err
-	}
-	for _, off := range []uint64{uint64(at), home} {
+	for _, off := range []uint64{uint64(spare), home} {
 		if _, err := img.f.WriteAt(is[:], int64(off)); err != nil {
 			return fmt.Errorf("dynamic disk header: %w", err)
 		}
@@ -188,10 +221,10 @@ func (img *Image) replaceHeader(h Header, f Footer) error {
 	return img.cutFile()
 }
 
-// relayout says anew where things stand.
+// relayout computes anew where metadata is.
 func (img *Image) relayout() {
-	batmap, limit := img.lay.batmap, img.lay.limit
-	img.lay = layoutOf(&img.footer, &img.header, limit)
-	img.lay.batmap = batmap
-	img.lay.addLocators(&img.footer, &img.header, img.bat, img.alloc.length)
+	lay := layoutOf(&img.footer, &img.header, img.lay.limit)
+	lay.batmap = img.lay.batmap
+	lay.addLocators(&img.footer, &img.header, img.bat, img.alloc.length)
+	img.lay.relocate(&lay)
 }

@@ -10,37 +10,57 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// reclaimBatch is how many blocks are moved between two flushes.
-const reclaimBatch = 16
+// reclaimBatch is how many bytes of blocks are moved between two flushes. With large
+// blocks it is at least 16 of them.
+const reclaimBatch = 32 << 20
 
-// reclaim gives space that no block uses back to the file system: blocks from
-// the end of the file move into free places before them, as does the BAT, and
-// then the file is cut. A block's old place stays as it is until its entry points to the new
-// one durably; so a crash leaves the image as it was, or leaks.
-func (img *Image) reclaim() error {
-	if img.alloc.device {
+// reclaim returns unused space to the file system: blocks from the end of the file
+// move into gaps before them, as does the BAT, and then the file is cut. A block's
+// old place stays as it is until its entry points to the new one durably; so a crash
+// leaves the image as it was, or leaks. When ctx is done it stops between two blocks.
+func (img *Image) reclaim(ctx context.Context, progress disk.Progress) error {
+	if img.trailer.onDevice() {
 		return nil
 	}
 	if err := img.moveBATDown(); err != nil {
 		return err
 	}
-	free := img.freePlaces()
-	type placed struct{ block, start int64 }
-	var blocks []placed
-	for i, e := range img.bat.used() {
-		blocks = append(blocks, placed{i, int64(e) * SectorSize})
+	if err := img.moveBlocksDown(ctx, progress); err != nil {
+		return err
 	}
-	slices.SortFunc(blocks, func(a, b placed) int { return cmp.Compare(b.start, a.start) })
-	for len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
+	if err := img.closeGapBeforeBAT(); err != nil {
+		return err
+	}
+	return img.cutFile()
+}
+
+// placedBlock is a block and its offset in the file.
+type placedBlock struct{ block, start int64 }
+
+// moveBlocksDown moves blocks from the end of the file into gaps.
+func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) error {
+	var blocks []placedBlock
+	for i, e := range img.bat.used() {
+		blocks = append(blocks, placedBlock{i, int64(e) * SectorSize})
+	}
+	slices.SortFunc(blocks, func(a, b placedBlock) int { return cmp.Compare(b.start, a.start) })
+	free := img.freeSpace()
+	batch := max(16, int(reclaimBatch/img.lay.stored()))
+	done, total := int64(0), img.bytesToMove(blocks)
+	at, ok := free.next()
+	for ok && len(blocks) > 0 && at < blocks[0].start {
 		var moved []int64
 		var entries []uint32
-		for len(moved) < reclaimBatch && len(free) > 0 && len(blocks) > 0 && free[0] < blocks[0].start {
-			if err := img.copyBlock(free[0], blocks[0].start); err != nil {
+		for len(moved) < batch && ok && len(blocks) > 0 && at < blocks[0].start && ctx.Err() == nil {
+			if err := img.copyBlock(at, blocks[0].start); err != nil {
 				return fmt.Errorf("moving block %d: %w", blocks[0].block, err)
 			}
-			moved = append(moved, blocks[0].block)
-			entries = append(entries, uint32(free[0]/SectorSize))
-			free, blocks = free[1:], blocks[1:]
+			moved, entries = append(moved, blocks[0].block), append(entries, uint32(at/SectorSize))
+			blocks = blocks[1:]
+			at, ok = free.next()
+			if done += img.lay.stored(); progress != nil {
+				progress(done, max(done, total))
+			}
 		}
 		if err := img.flush(); err != nil {
 			return err
@@ -54,22 +74,42 @@ func (img *Image) reclaim() error {
 		if err := img.flush(); err != nil {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return interrupted{err}
+		}
 	}
-	if err := img.closeGapBeforeBAT(); err != nil {
-		return err
+	return nil
+}
+
+// bytesToMove estimates how many bytes moveBlocksDown will move: those of blocks
+// behind what all of them take.
+func (img *Image) bytesToMove(blocks []placedBlock) int64 {
+	end := int64(len(blocks)) * img.lay.stored()
+	for _, r := range img.lay.metadata() {
+		end += r.end - r.start
 	}
-	return img.cutFile()
+	n := int64(0)
+	for _, b := range blocks {
+		if b.start >= end {
+			n += img.lay.stored()
+		}
+	}
+	return n
 }
 
 // closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
-// of it; where it would stand over itself there, by way of the end of the file.
+// of it; where it would be over itself there, by way of the end of the file. If
+// there is no space for that, the gap stays.
 func (img *Image) closeGapBeforeBAT() error {
 	for _, g := range img.gaps() {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
 			continue
 		}
-		if g[1]-g[0] < img.tableBytes() {
-			if err := img.moveBATUp(); err != nil {
+		if g[1]-g[0] < img.tableBytes(img.bat.len()) {
+			if err := img.moveBATUp(img.bat); err != nil {
+				if img.state.usable() == nil {
+					return nil
+				}
 				return err
 			}
 		}
@@ -78,22 +118,23 @@ func (img *Image) closeGapBeforeBAT() error {
 	return nil
 }
 
-// moveBATUp moves the BAT to the end of the file.
-func (img *Image) moveBATUp() error {
-	a := &img.alloc
-	at := roundUp(a.end+footerSize, dataAlign)
-	end := at + img.tableBytes()
-	if err := a.moveFooter(img, end); err != nil {
+// moveBATUp writes the table to the end of the file, and makes it the BAT. After an
+// error the image has its BAT as before, or has failed.
+func (img *Image) moveBATUp(table bat) error {
+	x, err := img.extend(roundUp(img.freeFrom(), dataAlign), img.tableBytes(table.len()))
+	if err != nil {
 		return err
 	}
-	a.leaveFooter()
-	a.end = end
-	if err := img.writeBATAt(at); err != nil {
-		return err
+	m, err := img.copyBAT(table, x.start)
+	if err != nil {
+		return img.giveBack(x, err)
 	}
-	old := a.syncedFooterAt
-	a.syncedFooterAt = -1
-	return img.zeroFooter(old)
+	return img.state.change(func() error {
+		if err := img.switchBAT(table, x.start, m); err != nil {
+			return err
+		}
+		return img.retireSyncedFooter()
+	})
 }
 
 // gaps returns the spaces [start, end) of the file that nothing uses, in order.
@@ -116,70 +157,87 @@ func (img *Image) gaps() [][2]int64 {
 	return gaps
 }
 
-// freePlaces returns where blocks fit in the gaps, from the start of the file
-// on: aligned, unless the gap is too tight for that.
-func (img *Image) freePlaces() []int64 {
-	var free []int64
-	for _, g := range img.gaps() {
-		for at := g[0]; ; at += img.lay.stored() {
-			aligned := roundUp(at+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
-			if aligned+img.lay.stored() <= g[1] {
-				at = aligned
-			} else if at+img.lay.stored() > g[1] {
-				break
-			}
-			free = append(free, at)
+// freeSpace yields where blocks fit into the gaps, from the start of the file on:
+// aligned, unless the gap is too tight for that.
+type freeSpace struct {
+	gaps               [][2]int64
+	bitmapSize, stored int64
+}
+
+func (img *Image) freeSpace() freeSpace {
+	return freeSpace{img.gaps(), img.lay.bitmapSize, img.lay.stored()}
+}
+
+// next returns the offset for the next block; ok is false if there is none.
+func (s *freeSpace) next() (at int64, ok bool) {
+	for ; len(s.gaps) > 0; s.gaps = s.gaps[1:] {
+		g := &s.gaps[0]
+		at := nextBlockOffset(g[0], s.bitmapSize)
+		if at+s.stored > g[1] {
+			at = g[0]
+		}
+		if at+s.stored <= g[1] {
+			g[0] = at + s.stored
+			return at, true
 		}
 	}
-	return free
+	return 0, false
 }
 
 // moveBATDown moves the BAT into the first gap before it that it fits.
 func (img *Image) moveBATDown() error {
-	n := img.tableBytes()
+	n := img.tableBytes(img.bat.len())
 	for _, g := range img.gaps() {
 		if g[0] >= img.lay.batOff {
 			break
 		}
 		if g[1]-g[0] >= n {
-			return img.writeBATAt(g[0])
+			m, err := img.copyBAT(img.bat, g[0])
+			if err != nil {
+				return err
+			}
+			return img.switchBAT(img.bat, g[0], m)
 		}
 	}
 	return nil
 }
 
-// tableBytes is what the BAT takes in the file, with XenServer's batmap, which must
-// follow it.
-func (img *Image) tableBytes() int64 {
-	n := batBytes(img.bat.len())
+// tableBytes is what a BAT of so many blocks takes in the file, with XenServer's
+// batmap, which must follow it.
+func (img *Image) tableBytes(blocks int64) int64 {
+	n := batBytes(blocks)
 	if img.batmap != nil {
-		n += img.batmap.room(img.bat.len())
+		n += img.batmap.room(blocks)
 	}
 	return n
 }
 
-// writeBATAt writes the BAT in a place that nothing uses, and switches to it
-// with one write of the header's first sector. XenServer's batmap moves with it.
-func (img *Image) writeBATAt(at int64) error {
-	if err := img.bat.writeTo(img.f, at, 0); err != nil {
-		return err
+// copyBAT writes a table to space that nothing uses, durably. XenServer's batmap
+// moves with it.
+func (img *Image) copyBAT(table bat, at int64) (*batmap, error) {
+	if err := table.writeTo(img.f, at, 0); err != nil {
+		return nil, err
 	}
 	m := img.batmap
 	if m != nil {
 		var err error
-		if m, err = img.copyBatmap(at + batBytes(img.bat.len())); err != nil {
-			return err
+		if m, err = img.copyBatmap(at+batBytes(table.len()), table.len()); err != nil {
+			return nil, err
 		}
 	}
-	if err := img.flush(); err != nil {
-		return err
-	}
+	return m, img.flush()
+}
+
+// switchBAT makes the table at that offset the BAT, with one write of the header's
+// first sector.
+func (img *Image) switchBAT(table bat, at int64, m *batmap) error {
 	header := img.header
 	header.TableOffset = uint64(at)
-	header.MaxTableEntries = uint32(img.bat.len())
+	header.MaxTableEntries = uint32(table.len())
 	if err := img.writeHeader(header); err != nil {
 		return err
 	}
+	img.bat = table
 	if m != nil {
 		img.batmap, img.lay.batmap = m, m.ownRegions()
 	}
@@ -217,20 +275,18 @@ func (img *Image) copyBlock(to, from int64) error {
 	return nil
 }
 
-// cutFile ends the file behind what is in use.
+// cutFile ends the file behind everything in use.
 func (img *Image) cutFile() error {
 	a := &img.alloc
-	end := img.bat.end(img.lay.stored())
-	for _, r := range img.lay.metadata() {
-		end = max(end, r.end)
+	end := img.endOfUse()
+	if img.trailer.onDevice() {
+		a.end = end
+		return nil
 	}
-	if end >= a.end {
+	if end+footerSize > a.end { // the footers would overlap, for less than a sector's gain
 		return nil
 	}
 	footer := img.footer.Encode()
-	if end+footerSize > a.end {
-		return nil // the two would overlap, for less than a sector's gain
-	}
 	if _, err := img.f.WriteAt(footer[:], end); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
@@ -241,44 +297,33 @@ func (img *Image) cutFile() error {
 		return err
 	}
 	a.end, a.length, a.syncedFooterAt = end, end+footerSize, -1
-	img.footerAt = end
+	img.footerAt, img.trailer = end, trailerMoves
 	return img.flush()
 }
 
-// Empty takes all blocks out of an image: a dynamic disk reads as zeros then, and a
+// Empty deallocates all blocks of an image: a dynamic disk reads as zeros then, and a
 // differencing one as its parent. After a crash any of the blocks may still be
 // there. Nothing else may use the image meanwhile.
 func (img *Image) Empty(ctx context.Context, progress disk.Progress) error {
-	switch {
-	case img.f == nil:
-		return ErrReadOnly
-	case !img.dynamic() || img.alloc.fresh:
-		return fmt.Errorf("%w: emptying a disk that is %v, or new", ErrUnsupported, img.footer.Type)
+	if err := img.state.inPlace("emptying"); err != nil {
+		return err
+	}
+	if !img.dynamic() {
+		return fmt.Errorf("emptying a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if err := img.Sync(); err != nil {
 		return err
 	}
-	if err := img.clearBatmap(0); err != nil {
-		return err
-	}
-	var lost []int64
-	var places []uint32
-	for block, e := range img.bat.used() {
-		lost, places = append(lost, block), append(places, e)
-	}
-	for _, block := range lost {
-		img.bat.store(block, unused)
-	}
-	err := img.writeEntries(slices.Clone(lost))
-	if err == nil {
-		err = img.flush()
-	}
-	if err != nil {
-		for i, block := range lost { // the next try starts from the beginning
-			img.bat.store(block, places[i])
+	return img.state.change(func() error {
+		if err := img.clearBatmap(0); err != nil {
+			return err
 		}
-		return err
-	}
-	img.bitmaps.forgetFrom(0)
-	return img.reclaim()
+		if err := img.dropBlocks(0); err != nil {
+			return err
+		}
+		return img.reclaim(ctx, progress)
+	})
 }

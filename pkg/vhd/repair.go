@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -420,10 +421,11 @@ func (r *repairer) separate(img *Image) error {
 		if from+stored > img.lay.limit || img.overMetadata(from) {
 			continue // its bytes are not all there, or not its own
 		}
-		to, err := img.movePlace()
+		x, err := img.extendForBlock()
 		if err != nil {
 			return err
 		}
+		to := x.start
 		if err := img.copyBlock(to, from); err != nil {
 			return fmt.Errorf("moving block %d: %w", block, err)
 		}
@@ -439,7 +441,11 @@ func (r *repairer) separate(img *Image) error {
 		}
 		r.did("block %d was copied away from the block it stood over", block)
 	}
-	return img.retireOldFooter()
+	if err := img.retireSyncedFooter(); err != nil {
+		return err
+	}
+	img.lay.limit = img.trailingFooterAt()
+	return img.flush()
 }
 
 // overMetadata reports whether a block at that place would stand over metadata.
@@ -562,7 +568,7 @@ func (r *repairer) leaks(img *Image) error {
 			return nil
 		}
 	}
-	if err := img.reclaim(); err != nil {
+	if err := img.reclaim(context.Background(), nil); err != nil {
 		return err
 	}
 	after, err := Check(r.f, r.fileSize(), nil, func(Finding) {})

@@ -12,23 +12,29 @@ import (
 
 // Resize changes the virtual size in place; what the disk gains reads as zeros, and
 // what it loses is gone. (Where the current size was larger than the geometry that
-// gave the size, what stood between the two is gained as it is, unless ZeroBeyondSize
-// is called before.) The size is rounded up to a whole sector, and further to the next
-// geometry where the image's size is that of its geometry (creators "qemu" and "vpc ").
-// The original size stays as it is. A new image, not yet complete, is sized as if it
-// had been created so.
+// gave the size, the bytes between the two are gained as they are, unless
+// ZeroBeyondSize is called before.) The size is rounded up to a whole sector, and
+// further to the next geometry where the image's size is that of its geometry
+// (creators "qemu" and "vpc "). The original size does not change. A new image, not
+// yet complete, is sized as if it had been created so.
 //
 // Each step is durable before the next, in an order that a crash does not harm:
 // afterwards the image has the old size or the new one. A differencing image is no
-// smaller than its parent. (A fixed disk has no copy
-// of its footer: if the file system makes the longer file durable before the
-// footer at its end, the old footer must be looked for where it was.) Nothing else
-// may use the image meanwhile.
+// smaller than its parent. (A fixed disk has no copy of its footer: if the file
+// system makes the longer file durable before the footer at its end, the old footer
+// is still where it was.) Nothing else may use the image meanwhile.
+//
+// When ctx is done, a shrink that moves blocks ends early: the disk has its new size
+// then, and the file keeps unused space, as after a crash. progress counts the bytes
+// that are moved.
 func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress) error {
-	if img.f == nil {
-		return ErrReadOnly
+	if err := img.state.writable(); err != nil {
+		return err
 	}
-	if img.alloc.fresh {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if img.state.phase() == phaseCreating {
 		return img.resizeNew(size)
 	}
 	footer, err := img.resizedFooter(size)
@@ -44,19 +50,17 @@ func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress
 		return err
 	}
 	if img.dynamic() {
-		err = img.resizeDynamic(footer)
-	} else {
-		err = img.resizeFixed(footer)
+		return img.resizeDynamic(ctx, footer, progress)
 	}
-	return err
+	return img.resizeFixed(footer)
 }
 
 // ZeroBeyondSize zeroes, durably, what the file has of the disk behind its size:
 // where the geometry is the size, the current size may span more, and Resize would
 // show that.
 func (img *Image) ZeroBeyondSize() error {
-	if img.f == nil {
-		return ErrReadOnly
+	if err := img.state.writable(); err != nil {
+		return err
 	}
 	n := int64(min(img.footer.CurrentSize, math.MaxInt64)) - img.size
 	if img.dynamic() {
@@ -118,73 +122,123 @@ func (img *Image) resizedFooter(size int64) (Footer, error) {
 // zeros when the disk grows over them.
 func (img *Image) hiddenFrom() int64 { return max(img.size, int64(img.footer.CurrentSize)) }
 
+// resizeFixed moves the footer, of which there is no copy: the new one is durable
+// before the old one goes. An error puts back what was there, or the image has
+// failed.
 func (img *Image) resizeFixed(f Footer) error {
-	if disk.IsDevice(img.f) {
-		return fmt.Errorf("%w: resizing a fixed disk on a device", ErrUnsupported)
+	if img.trailer.onDevice() {
+		return fmt.Errorf("resizing a fixed disk on a device: %w", ErrUnsupported)
 	}
 	if img.footerAt%SectorSize != 0 {
-		return fmt.Errorf("%w: resizing a fixed disk whose file is not in whole sectors", ErrUnsupported)
-	}
-	a := &img.alloc
-	if at := img.staleFooterAt - 1; at >= 0 { // an earlier try did not come so far
-		if err := sparse.Zero(img.f, at, min(footerSize, img.size-at)); err != nil {
-			return err
-		}
-		img.staleFooterAt = 0
+		return fmt.Errorf("resizing a fixed disk whose file is not in whole sectors: %w", ErrUnsupported)
 	}
 	old, end := img.footerAt, int64(f.CurrentSize)
-	b := f.Encode()
 	if hidden := img.hiddenFrom(); hidden < min(old, end) {
 		if err := sparse.Zero(img.f, hidden, min(old, end)-hidden); err != nil {
 			return err
 		}
 	}
-	// The footer has no copy: the new one is durable before the old one goes.
-	_, err := img.f.WriteAt(b[:], end)
-	if err == nil {
-		err = img.flush()
+	switch {
+	case end > old:
+		return img.growFixed(f, old, end)
+	case end < old:
+		return img.shrinkFixed(f, old, end)
 	}
-	if err != nil {
-		if end > old {
-			_ = img.f.Truncate(img.alloc.length)
-		}
+	return img.state.change(func() error { return img.writeFixedFooter(f) })
+}
+
+// writeFixedFooter replaces the footer of a fixed disk where it is.
+func (img *Image) writeFixedFooter(f Footer) error {
+	b := f.Encode()
+	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
-	img.footer, img.footerAt, img.size = f, end, end
-	switch {
-	case end > old: // its sector is the guest's now, and so is what followed it
-		img.staleFooterAt = old + 1
-		if err := sparse.Zero(img.f, old, min(max(img.alloc.length, old+footerSize), end)-old); err != nil {
-			return err
-		}
-		img.staleFooterAt = 0
-	case a.length > end+footerSize:
-		if err := img.f.Truncate(end + footerSize); err != nil {
-			return err
-		}
-	}
-	img.alloc.length = end + footerSize
+	img.footer = f
+	img.size = min(img.footerAt, int64(f.CurrentSize))
 	return img.flush()
 }
 
-func (img *Image) resizeDynamic(f Footer) error {
-	blocks := (int64(f.CurrentSize) + img.lay.blockSize - 1) / img.lay.blockSize
-	if int64(f.CurrentSize) < img.size || blocks < img.bat.len() {
-		return img.shrink(f, blocks)
+// growFixed moves the footer from old up to end. Its former sector, and what followed
+// it in the file, become zeros of the disk.
+func (img *Image) growFixed(f Footer, old, end int64) error {
+	a := &img.alloc
+	was, is := img.footer.Encode(), f.Encode()
+	undo := func(err error) error {
+		if img.state.phase() == phaseFailed {
+			return err
+		}
+		if _, werr := img.f.WriteAt(was[:], old); werr != nil {
+			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, werr))
+		}
+		return img.cutBack(err)
 	}
-	if err := img.zeroHidden(int64(f.CurrentSize)); err != nil {
+	if _, err := img.f.WriteAt(is[:], end); err != nil {
+		return img.cutBack(fmt.Errorf("footer: %w", err))
+	}
+	if err := img.flush(); err != nil {
 		return err
 	}
+	if err := sparse.Zero(img.f, old, min(max(a.length, old+footerSize), end)-old); err != nil {
+		return undo(err)
+	}
+	img.footer, img.footerAt, img.size, a.length = f, end, end, end+footerSize
+	return img.flush()
+}
+
+// shrinkFixed moves the footer from old down to end, and cuts the file behind it.
+func (img *Image) shrinkFixed(f Footer, old, end int64) error {
+	a := &img.alloc
+	var lost [footerSize]byte // what the disk has where the footer goes
+	if err := readFull(img.r, lost[:min(footerSize, old-end)], end); err != nil {
+		return err
+	}
+	was, is := img.footer.Encode(), f.Encode()
+	copy(lost[min(footerSize, old-end):], was[:])
+	undo := func(err error) error {
+		if _, werr := img.f.WriteAt(lost[:], end); werr != nil {
+			return img.state.fail(fmt.Errorf("%w; then putting back: %w", err, werr))
+		}
+		return err
+	}
+	if _, err := img.f.WriteAt(is[:], end); err != nil {
+		return undo(fmt.Errorf("footer: %w", err))
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	if err := img.f.Truncate(end + footerSize); err != nil {
+		return undo(err)
+	}
+	img.footer, img.footerAt, img.size, a.length = f, end, end, end+footerSize
+	return img.flush()
+}
+
+func (img *Image) resizeDynamic(ctx context.Context, f Footer, progress disk.Progress) error {
+	size := int64(f.CurrentSize)
+	blocks := (size + img.lay.blockSize - 1) / img.lay.blockSize
+	if size < img.size || blocks < img.bat.len() {
+		return img.state.change(func() error { return img.shrink(ctx, f, blocks, progress) })
+	}
+	if err := img.zeroHidden(size); err != nil {
+		return err
+	}
+	var former region // where the BAT was
 	if blocks > img.bat.len() {
-		if err := img.growBAT(blocks); err != nil {
+		var err error
+		if former, err = img.growBAT(blocks); err != nil {
 			return err
 		}
 	}
-	if err := img.writeFooters(f); err != nil {
-		return err
-	}
-	img.size = int64(f.CurrentSize)
-	return nil
+	return img.state.change(func() error {
+		if err := img.writeFooters(f); err != nil {
+			return err
+		}
+		img.size = size
+		if former.end == 0 {
+			return nil
+		}
+		return img.refill(ctx, former, progress)
+	})
 }
 
 // zeroHidden zeroes what the disk gains of a block that it has already.
@@ -205,70 +259,74 @@ func (img *Image) zeroHidden(size int64) error {
 	return nil
 }
 
-// growBAT makes room for the entries of so many blocks, and marks the new ones
-// as unused: behind the others where there is room, else in a new place at the
-// end of the file.
-func (img *Image) growBAT(blocks int64) error {
-	n := img.bat.len()
+// growBAT makes space for the entries of more blocks, and marks the new ones as
+// unused: behind the others where there is space, else at the end of the file. It
+// returns where the BAT was if it has moved. After an error the BAT is as before, or
+// the image has failed.
+func (img *Image) growBAT(blocks int64) (former region, err error) {
+	n, a := img.bat.len(), &img.alloc
 	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
-	a := &img.alloc
-	room := img.roomForBAT()
-	if end := img.lay.batOff + batBytes(blocks); room < batBytes(blocks) && img.lay.batOff+room == a.end {
-		// Only the footer is in the way.
-		if err := a.moveFooter(img, end); err != nil {
-			return err
+	end := img.lay.batOff + batBytes(blocks)
+	space := img.spaceForBAT()
+	if space < batBytes(blocks) && img.lay.batOff+space != a.end {
+		former = region{"former BAT", img.lay.batOff, img.lay.batEnd()}
+		for _, r := range img.lay.batmap {
+			if r.start == former.end {
+				former.end = r.end
+			}
 		}
-		if err := img.flush(); err != nil {
-			return err
-		}
-		a.end = end
-		room = batBytes(blocks)
+		return former, img.moveBATUp(table)
 	}
-	if batBytes(blocks) <= room {
-		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
-			return err
+	undo := func(err error) error { return err }
+	if space < batBytes(blocks) { // only the footer is in the way
+		x, err := img.extend(a.end, end-a.end)
+		if err != nil {
+			return region{}, err
 		}
 		if err := img.flush(); err != nil {
-			return err
+			return region{}, err
 		}
-		header := img.header
-		header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
+		undo = func(err error) error { return img.giveBack(x, err) }
+	}
+	// What an earlier shrink may have left, if a crash cut it short.
+	if err := img.clearBatmap(n); err != nil {
+		return region{}, undo(err)
+	}
+	if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
+		return region{}, undo(err)
+	}
+	if err := img.flush(); err != nil {
+		return region{}, err
+	}
+	if space < batBytes(blocks) {
+		a.syncedFooterAt = -1 // the BAT is over it
+	}
+	header := img.header
+	header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
+	return region{}, img.state.change(func() error {
 		if err := img.writeHeader(header); err != nil {
 			return err
 		}
 		img.bat = table
 		return nil
-	}
-	former := region{"former BAT", img.lay.batOff, img.lay.batEnd()}
-	for _, r := range img.lay.batmap {
-		if r.start == former.end {
-			former.end = r.end
-		}
-	}
-	before := img.bat
-	img.bat = table
-	if err := img.moveBATUp(); err != nil {
-		img.bat = before
-		return err
-	}
-	return img.refill(former)
+	})
 }
 
-// refill moves blocks into the place that the BAT has left, where it is large
-// enough for them, and the BAT into theirs. Other space that nothing refers to is
-// not for it to give back: if there is any, it does nothing.
-func (img *Image) refill(former region) error {
+// refill moves blocks into the space that the BAT has left, where it is large
+// enough for them, and the BAT into theirs. Other unused space is not its to free:
+// if there is any, it does nothing.
+func (img *Image) refill(ctx context.Context, former region, progress disk.Progress) error {
 	for _, g := range img.gaps() {
 		if g[1]-g[0] >= img.lay.stored() && (g[0] > former.start || g[1] < former.end) {
 			return nil
 		}
 	}
-	return img.reclaim()
+	return img.reclaim(ctx, progress)
 }
 
-// roomForBAT is how many bytes the BAT can have where it stands.
-func (img *Image) roomForBAT() int64 {
+// spaceForBAT is how many bytes the BAT can have where it is.
+func (img *Image) spaceForBAT() int64 {
 	end := img.alloc.end
 	closer := func(start int64) {
 		if start > img.lay.batOff && start < end {
@@ -285,8 +343,8 @@ func (img *Image) roomForBAT() int64 {
 }
 
 // shrink cuts the disk to so many blocks: the footers first, then the entries
-// that the disk has lost, and last the room their blocks took.
-func (img *Image) shrink(f Footer, blocks int64) error {
+// that the disk has lost, and last the space their blocks took.
+func (img *Image) shrink(ctx context.Context, f Footer, blocks int64, progress disk.Progress) error {
 	if err := img.writeFooters(f); err != nil {
 		return err
 	}
@@ -294,15 +352,7 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 	if err := img.clearBatmap(blocks); err != nil {
 		return err
 	}
-	var lost []int64
-	for i := blocks; i < img.bat.len(); i++ {
-		img.bat.store(i, unused)
-		lost = append(lost, i)
-	}
-	if err := img.writeEntries(lost); err != nil {
-		return err
-	}
-	if err := img.flush(); err != nil {
+	if err := img.dropBlocks(blocks); err != nil {
 		return err
 	}
 	h := img.header
@@ -313,6 +363,23 @@ func (img *Image) shrink(f Footer, blocks int64) error {
 		return err
 	}
 	img.bat = img.bat.resized(blocks)
-	img.bitmaps.forgetFrom(blocks)
-	return img.reclaim()
+	return img.reclaim(ctx, progress)
+}
+
+// dropBlocks marks the allocated blocks from first on as unallocated, durably.
+func (img *Image) dropBlocks(first int64) error {
+	var lost []int64
+	for i := range img.bat.used() {
+		if i >= first {
+			lost = append(lost, i)
+		}
+	}
+	for _, i := range lost {
+		img.bat.store(i, unused)
+	}
+	if err := img.writeEntries(lost); err != nil {
+		return err
+	}
+	img.bitmaps.forgetFrom(first)
+	return img.flush()
 }

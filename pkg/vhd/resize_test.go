@@ -147,12 +147,17 @@ func TestResizeFails(t *testing.T) {
 				if done = err == nil; !done && !errors.Is(err, full) {
 					t.Fatalf("change %d fails: %v", k, err)
 				}
-				sameBytes(t, fmt.Sprintf("change %d failed, this image", k), readAll(t, img)[:len(kept)], kept)
+				failed := hasFailed(t, img)
+				if unflushed && !failed {
+					t.Fatalf("flushing failed before change %d, and the image can be used", k)
+				}
+				if !failed {
+					sameBytes(t, fmt.Sprintf("change %d failed, this image", k), readAll(t, img)[:len(kept)], kept)
+				}
 				sameBytes(t, fmt.Sprintf("change %d failed, another reader", k), readAll(t, openBytes(t, m.bytes(), nil))[:len(kept)], kept)
-				err = img.Resize(context.Background(), c.to, nil)
-				if unflushed {
-					if !errors.Is(err, vhd.ErrNotDurable) {
-						t.Fatalf("flushing failed before change %d, and the next try: %v", k, err)
+				if err = img.Resize(context.Background(), c.to, nil); failed {
+					if !errors.Is(err, vhd.ErrFailed) || unflushed && !errors.Is(err, vhd.ErrNotDurable) {
+						t.Fatalf("change %d failed, and the next try: %v", k, err)
 					}
 					img = openMem(t, m)
 					err = img.Resize(context.Background(), c.to, nil)
@@ -168,7 +173,7 @@ func TestResizeFails(t *testing.T) {
 					t.Fatalf("change %d failed: after the next try the size is %d, want %d", k, again.Size(), c.to)
 				}
 				got := readAll(t, again)
-				if unflushed && c.typ == vhd.Fixed && c.to > size && string(got[size:][:8]) == "conectix" {
+				if failed && c.typ == vhd.Fixed && c.to > size && string(got[size:][:8]) == "conectix" {
 					// As after a crash: the old footer stood there, and an image that
 					// was opened anew does not know.
 					clear(got[size:][:sector])

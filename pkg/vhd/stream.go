@@ -37,7 +37,7 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		return s.err
 	}
 	lay := layoutOf(&f, &h, 0)
-	a := allocator{fresh: true, end: lay.batOff + batBytes(int64(h.MaxTableEntries))}
+	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
 	table := newBAT(int64(h.MaxTableEntries))
 	for i, b := range blocks {
 		if b < 0 || b >= table.len() {
@@ -46,12 +46,12 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		if i > 0 && b <= blocks[i-1] {
 			return fmt.Errorf("block %d after block %d: want ascending order", b, blocks[i-1])
 		}
-		pos := a.nextBlockOffset(lay.bitmapSize)
+		pos := nextBlockOffset(end, lay.bitmapSize)
 		if pos/SectorSize >= unused {
 			return fmt.Errorf("block %d: %w", b, ErrTooLarge)
 		}
 		table.store(b, uint32(pos/SectorSize))
-		a.end = pos + lay.stored()
+		end = pos + lay.stored()
 	}
 	header := h.Encode()
 	s.write(footer[:])

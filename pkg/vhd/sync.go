@@ -29,64 +29,72 @@ import (
 //
 // Writes into sectors that are in the file go straight there.
 
+// After an error nothing is lost that was there at the last Sync. Space that was
+// taken for a block is given back, a Sync can be repeated, and a change of the
+// image's structure that stopped halfway, or a failed flush, fails the image (see
+// state.fail).
+
 // Sync implements [disk.Syncer]: it makes everything durable that was written
-// before it was called, in an order that a crash at any point does not harm. A
-// new image is completed by it. After an error it can be called again, unless that
-// was ErrNotDurable, which stays.
+// before it was called, in an order that a crash at any point does not harm. It
+// completes a new image. After an error it can be called again, unless that was
+// ErrFailed.
 func (img *Image) Sync() error {
-	if img.f == nil {
+	if img.state.phase() == phaseReading {
 		return nil
 	}
 	img.syncing.Lock()
 	defer img.syncing.Unlock()
-	// Before anything is looked at: what is written from here on may come too late.
+	if err := img.state.usable(); err != nil {
+		return err
+	}
+	// Cleared first: a write that comes from here on may be missed.
 	img.unsynced.Store(false)
 	var err error
-	if img.alloc.fresh {
+	if img.state.phase() == phaseCreating {
 		err = img.complete(true)
 	} else {
 		err = img.commit()
 	}
 	if err != nil {
 		img.unsynced.Store(true)
+		return err
 	}
-	return err
+	img.synced = true
+	return nil
 }
 
-// flush has the file made durable. Where that fails once, what was written may
-// be lost, and a system that dropped it (Linux does) finds nothing to complain of
-// the next time. So after an error nothing is committed any more: the image is as
-// it was at the last Sync.
+// flush makes the file durable. If that fails once, the image has failed: recent
+// writes may be lost, and a system that has dropped them (as Linux does) reports
+// success the next time.
 func (img *Image) flush() error {
-	if lost := img.syncErr.Load(); lost != nil {
-		return *lost
+	if err := img.state.usable(); err != nil {
+		return err
 	}
-	err := img.f.Sync()
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrNotDurable, err)
-		img.syncErr.Store(&err)
+	if err := img.f.Sync(); err != nil {
+		return img.state.fail(fmt.Errorf("%w: %w", ErrNotDurable, err))
 	}
-	return err
+	return nil
 }
 
-// commit makes the blocks and sectors written since the last time reachable.
+// commit makes the blocks and sectors reachable that were written since the last
+// Sync.
 func (img *Image) commit() error {
 	a := &img.alloc
 	a.mu.Lock()
-	dirty, partial, old := a.newBlocks, a.changedBitmaps, a.syncedFooterAt
+	newBlocks, changed, old := a.newBlocks, a.changedBitmaps, a.syncedFooterAt
 	a.newBlocks, a.changedBitmaps, a.syncedFooterAt = nil, nil, -1
 	a.mu.Unlock()
 	putBack := func(err error) error {
 		a.mu.Lock()
-		a.newBlocks, a.changedBitmaps = append(dirty, a.newBlocks...), append(partial, a.changedBitmaps...)
+		a.newBlocks, a.changedBitmaps = append(newBlocks, a.newBlocks...), append(changed, a.changedBitmaps...)
 		if old >= 0 {
 			a.syncedFooterAt = old
 		}
 		a.mu.Unlock()
 		return err
 	}
-	bits := make(map[int64][]byte, len(partial))
-	for _, block := range partial {
+	bits := make(map[int64][]byte, len(changed))
+	for _, block := range changed {
 		if b := img.bitmaps.takeDirty(block); b != nil {
 			bits[block] = b
 		}
@@ -94,25 +102,31 @@ func (img *Image) commit() error {
 	if err := img.flush(); err != nil {
 		return putBack(err)
 	}
-	if len(dirty) == 0 && len(bits) == 0 {
-		return nil
-	}
-	for block, b := range bits {
-		if err := img.writeBitmap(block, b); err != nil {
+	if len(newBlocks) > 0 || len(bits) > 0 {
+		for block, b := range bits {
+			if err := img.writeBitmap(block, b); err != nil {
+				return putBack(err)
+			}
+		}
+		if err := img.writeEntries(newBlocks); err != nil {
 			return putBack(err)
 		}
+		if err := img.flush(); err != nil {
+			return putBack(err)
+		}
+		newBlocks, changed = nil, nil
 	}
-	if err := img.writeEntries(dirty); err != nil {
+	if old < 0 {
+		return nil
+	}
+	if err := img.zeroFooter(old); err != nil {
 		return putBack(err)
 	}
-	if err := img.flush(); err != nil {
-		return putBack(err)
-	}
-	return img.zeroFooter(old)
+	return nil
 }
 
-// writeBitmap writes the bitmap of a block, and forgets it where it says that all
-// is in the file.
+// writeBitmap writes the bitmap of a block. A bitmap that has become full is no
+// longer kept.
 func (img *Image) writeBitmap(block int64, bits []byte) error {
 	if _, err := img.f.WriteAt(bits, int64(img.bat.load(block))*SectorSize); err != nil {
 		return fmt.Errorf("sector bitmap of block %d: %w", block, err)
@@ -123,20 +137,8 @@ func (img *Image) writeBitmap(block int64, bits []byte) error {
 	return nil
 }
 
-// zeroFooter zeroes a footer that another one has followed durably; at -1 there
-// is none.
-func (img *Image) zeroFooter(at int64) error {
-	if at < 0 {
-		return nil
-	}
-	if _, err := img.f.WriteAt(make([]byte, footerSize), at); err != nil {
-		return fmt.Errorf("old footer: %w", err)
-	}
-	return nil
-}
-
-// writeEntries writes the BAT entries of these blocks, and of no others: the
-// neighbours may not be stable yet.
+// writeEntries writes the BAT entries of these blocks, and no others: the
+// neighbours may not be stable yet. It sorts blocks.
 func (img *Image) writeEntries(blocks []int64) error {
 	slices.Sort(blocks)
 	for len(blocks) > 0 {
@@ -156,68 +158,131 @@ func (img *Image) writeEntries(blocks []int64) error {
 	return nil
 }
 
-// complete writes the metadata of a new image, the footers last, and from then
-// on the image is one that is changed in place. With flush, each step is
-// durable before the next.
+// complete writes the metadata of a new image, the footers last. From then on the
+// image is changed in place. With flush, each step is durable before the next.
+// After an error the image is still being created, and no reader recognises the
+// file.
 func (img *Image) complete(flush bool) error {
-	// Before the allocator is locked: who writes has a bitmap locked, and waits for it.
+	// Before the allocator is locked: a writer locks a bitmap first.
 	if err := img.writeNewBitmaps(); err != nil {
 		return err
 	}
 	a := &img.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	sync := func() error {
-		if flush {
-			return img.flush()
-		}
-		return nil
-	}
 	if img.dynamic() {
 		if err := a.writeUnwrittenBitmaps(img); err != nil {
 			return err
 		}
-		img.placeBAT()
 	}
-	if !a.device {
-		if err := cutTo(img.f, a.end+footerSize); err != nil {
+	header, end := img.finalHeader()
+	lay := layoutOf(&img.footer, &header, 0)
+	lay.locators = img.lay.locators
+	footerAt := end
+	if img.trailer.onDevice() {
+		if footerAt = a.deviceFooterAt; end > footerAt {
+			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
+		}
+	}
+	if err := img.writeMetadata(&header, &lay, end, footerAt, flush); err != nil {
+		return img.uncomplete(err, footerAt)
+	}
+	if err := img.writeLeadingFooter(flush); err != nil {
+		return img.state.fail(err) // a reader may recognise the file already
+	}
+	img.header, img.footerAt = header, footerAt
+	img.lay.relocate(&lay)
+	a.end, a.length = end, end+footerSize
+	img.state.set(phaseWriting)
+	return nil
+}
+
+// finalHeader is the header of a new image, with the final offset of the BAT, and
+// the end of everything in use: the BAT is before the blocks if it fits there, else
+// behind them.
+func (img *Image) finalHeader() (h Header, end int64) {
+	h, end = img.header, img.alloc.end
+	if !img.dynamic() || img.differencing() { // the size of the latter was known, and locators follow its BAT
+		return h, end
+	}
+	switch n := batBytes(img.bat.len()); {
+	case end == img.lay.batOff+img.alloc.batRoom: // there are no blocks
+		end = img.lay.batOff + n
+	case n > img.alloc.batRoom:
+		h.TableOffset = uint64(end)
+		end += n
+	}
+	return h, end
+}
+
+// writeMetadata writes header, BAT and trailing footer of a new image that ends at
+// end.
+func (img *Image) writeMetadata(h *Header, lay *layout, end, footerAt int64, flush bool) error {
+	if !img.trailer.onDevice() {
+		if err := cutTo(img.f, end+footerSize); err != nil {
+			return err
+		}
+	}
+	if img.dynamic() {
+		header := h.Encode()
+		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
+			return fmt.Errorf("dynamic disk header: %w", err)
+		}
+		if err := img.bat.writeTo(img.f, lay.batOff, 0); err != nil {
+			return err
+		}
+		if err := img.writeTexts(img.parentRecord.texts(lay.batEnd())); err != nil {
+			return err
+		}
+	}
+	if flush {
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
 	footer := img.footer.Encode()
-	if img.dynamic() {
-		header := img.header.Encode()
-		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
-			return fmt.Errorf("dynamic disk header: %w", err)
-		}
-		if err := img.bat.writeTo(img.f, img.lay.batOff, 0); err != nil {
-			return err
-		}
-		if err := img.writeTexts(img.parentRecord.texts(img.lay.batEnd())); err != nil {
-			return err
-		}
-	}
-	if err := sync(); err != nil {
-		return err
-	}
-	if _, err := img.f.WriteAt(footer[:], a.footerAt()); err != nil {
+	if _, err := img.f.WriteAt(footer[:], footerAt); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
+	return nil
+}
+
+// writeLeadingFooter writes the copy of the footer at the start of a new dynamic
+// image, after everything else.
+func (img *Image) writeLeadingFooter(flush bool) error {
 	if img.dynamic() {
+		footer := img.footer.Encode()
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
 			return fmt.Errorf("copy of the footer: %w", err)
 		}
 	}
-	if err := sync(); err != nil {
-		return err
+	if flush {
+		return img.flush()
 	}
-	img.footerAt = a.footerAt()
-	a.fresh, a.length = false, a.end+footerSize
 	return nil
 }
 
-// cutTo cuts a file that is longer. To cut one that is not would have XFS write all of
-// it back when it is closed.
+// uncomplete takes away what writeMetadata has written before err, which it returns:
+// the trailing footer, and what is behind the blocks. If that fails, too, the image
+// has failed.
+func (img *Image) uncomplete(err error, footerAt int64) error {
+	if img.state.phase() == phaseFailed {
+		return err
+	}
+	var uerr error
+	if img.trailer.onDevice() {
+		_, uerr = img.f.WriteAt(make([]byte, footerSize), footerAt)
+	} else {
+		uerr = cutTo(img.f, img.alloc.end)
+	}
+	if uerr != nil {
+		return img.state.fail(fmt.Errorf("%w; then undoing: %w", err, uerr))
+	}
+	return err
+}
+
+// cutTo truncates a file that is longer. Truncating one to the length it has would
+// make XFS write all of it back when it is closed.
 func cutTo(f disk.File, length int64) error {
 	size, err := disk.FileSize(f)
 	if err != nil || size <= length {
@@ -227,7 +292,7 @@ func cutTo(f disk.File, length int64) error {
 }
 
 // writeNewBitmaps writes the bitmaps of a new image's blocks that are in the file
-// only in part. Those of what is written meanwhile follow with the next Sync.
+// only in part. Those of writes that come meanwhile follow with the next Sync.
 func (img *Image) writeNewBitmaps() error {
 	a := &img.alloc
 	a.mu.Lock()
@@ -247,21 +312,4 @@ func (img *Image) writeNewBitmaps() error {
 		}
 	}
 	return nil
-}
-
-// placeBAT gives the BAT of a new image its final place: in front of the blocks
-// where it fits, else behind them.
-func (img *Image) placeBAT() {
-	a := &img.alloc
-	if img.differencing() {
-		return // its size was known, and locators stand behind the BAT
-	}
-	switch n := batBytes(img.bat.len()); {
-	case a.end == img.lay.batOff+a.batRoom: // there are no blocks
-		a.end = img.lay.batOff + n
-	case n > a.batRoom:
-		img.header.TableOffset = uint64(a.end)
-		a.end += n
-	}
-	img.lay = layoutOf(&img.footer, &img.header, 0)
 }

@@ -35,11 +35,8 @@ func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 
 // writable checks that [off, off+n) can be written.
 func (img *Image) writable(off, n int64) error {
-	if img.f == nil {
-		return ErrReadOnly
-	}
-	if lost := img.syncErr.Load(); lost != nil {
-		return *lost
+	if err := img.state.writable(); err != nil {
+		return err
 	}
 	if off < 0 || n < 0 || off > img.size || n > img.size-off {
 		return fmt.Errorf("write of %d bytes at offset %d: the disk ends at %d", n, off, img.size)
