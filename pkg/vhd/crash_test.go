@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 // A recorder keeps every change to a file, so that the file can be had as a
@@ -677,14 +677,7 @@ func TestCrashOfCommit(t *testing.T) {
 			img, err := vhd.NewImage(leaf, leaf.size(), &vhd.OpenOptions{Write: true, Parent: parent})
 			must(t, err)
 			want := readAll(t, img)
-			if parent.Size() < img.Size() {
-				must(t, parent.Resize(context.Background(), img.Size(), nil))
-			}
-			must(t, convert.Copy(context.Background(), parent, img, &convert.Options{
-				Workers: 1, Only: func(e disk.Extent) bool { return e.Depth == 0 },
-			}))
-			must(t, parent.Sync())
-			must(t, img.Empty(context.Background(), nil))
+			must(t, chain.CommitImage(context.Background(), img, 1, &chain.CommitOptions{Workers: 1}))
 			must(t, img.Close())
 			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, base.bytes(), nil)), want)
 			rnd := rand.New(rand.NewPCG(3, 3))
@@ -708,6 +701,51 @@ func TestCrashOfCommit(t *testing.T) {
 					noErrors(t, b, "trailing-footer")
 					noErrors(t, l, "trailing-footer")
 				}
+			}
+		})
+	}
+}
+
+// While an image gets another parent its disk stays the same: after a power cut at any
+// point it is read with the one parent or the other.
+func TestCrashOfRebase(t *testing.T) {
+	const blockSize = 4 * kib
+	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
+	child := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing)}, header: []edit{text(64, "\x00o\x00l\x00d")},
+		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {0, 4, nil, pattern(blockSize, 2)}},
+	}.bytes()
+	parents := map[string][]byte{
+		"old": append(pattern(3*blockSize, 5), make([]byte, 2*blockSize)...),
+		"new": append(make([]byte, blockSize), pattern(4*blockSize, 6)...),
+	}
+	want := readAll(t, openBytes(t, child, withParent(parents["old"], false)))
+	for _, c := range []struct{ name, parent string }{{"another parent", "new"}, {"no parent", ""}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := record(child)
+			img, err := vhd.NewImage(r, r.size(), withParent(parents["old"], true))
+			must(t, err)
+			var parent disk.Disk
+			if c.parent != "" {
+				parent = withParent(parents[c.parent], false).Parent
+			}
+			must(t, chain.RebaseImage(context.Background(), img, parent, vhd.ParentRecord{Name: c.parent}, &chain.RebaseOptions{Workers: 1}))
+			sameBytes(t, "contents", readAll(t, img), want)
+			must(t, img.Close())
+			seen := map[string]bool{}
+			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 20, func(k int, file []byte) {
+				what := fmt.Sprintf("contents, cut after change %d of %d", k, len(r.log))
+				alone := openBytes(t, file, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
+				name := alone.ParentRecord().Name
+				seen[name] = true
+				sameBytes(t, what, readAll(t, openBytes(t, file, withParent(parents[name], false))), want)
+				noErrors(t, file, "trailing-footer")
+				if t.Failed() {
+					t.Fatal(what)
+				}
+			})
+			if !seen["old"] || !seen[c.parent] {
+				t.Errorf("seen after cuts: %v, want %q and %q", seen, "old", c.parent)
 			}
 		})
 	}
