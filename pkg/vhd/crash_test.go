@@ -550,6 +550,8 @@ func TestCrashOfResize(t *testing.T) {
 	}}
 	staleLeading := holed.bytes()
 	copy(staleLeading, footerBytes(dynamic, holed.size))
+	// Its disk has three blocks, and ends long before the footer.
+	slack := append(pattern(5*blockSize, 1), footerBytes(fixed, 3*blockSize)...)
 	for _, c := range []struct {
 		name  string
 		start []byte
@@ -571,6 +573,11 @@ func TestCrashOfResize(t *testing.T) {
 		{"with a batmap, shrink", xenImage(many), 7*blockSize + 512},
 		{"fixed, grow", fixedImage(pattern(5*blockSize, 1)), 9 * blockSize},
 		{"fixed, grow by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize + 512},
+		{"fixed with space before the footer, grow into it", slack, 4 * blockSize},
+		{"fixed with space before the footer, grow to it", slack, 5 * blockSize},
+		{"fixed with space before the footer, grow beyond it", slack, 9 * blockSize},
+		{"fixed with a torn tail, grow", append(fixedImage(pattern(5*blockSize, 1)), pattern(100, 1)...), 9 * blockSize},
+		{"fixed with a torn tail, grow by a sector", append(fixedImage(pattern(5*blockSize, 1)), pattern(100, 1)...), 5*blockSize + 512},
 		{"fixed, shrink", fixedImage(pattern(5*blockSize, 1)), 2 * blockSize},
 		{"fixed, shrink by a sector", fixedImage(pattern(5*blockSize, 1)), 5*blockSize - 512},
 	} {
@@ -581,6 +588,7 @@ func TestCrashOfResize(t *testing.T) {
 				t.Fatal(err)
 			}
 			old := readAll(t, img)
+			typ, oldFooter := img.Type(), int(img.FooterOffset())
 			if err := img.Resize(context.Background(), c.size, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -592,7 +600,7 @@ func TestCrashOfResize(t *testing.T) {
 			}
 			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 30, func(k int, file []byte) {
 				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
-				if err != nil && len(file) > len(c.start) && bytes.Equal(file[:len(c.start)], c.start) && len(old) == len(c.start)-sector {
+				if err != nil && len(file) > len(c.start) && bytes.Equal(file[oldFooter:oldFooter+sector], c.start[oldFooter:oldFooter+sector]) && bytes.Equal(file[:len(old)], old) && typ == vhd.Fixed {
 					// The new length of a fixed disk is there, and the footer at its
 					// end is not. Nothing can be done about that, and the old footer
 					// is still where it was.
@@ -606,7 +614,7 @@ func TestCrashOfResize(t *testing.T) {
 				if len(got) == len(old) && k < done {
 					right = slices.Clone(old)
 				}
-				if at := min(len(old), len(want)); img.Type() == vhd.Fixed && k < done && at < len(got) && string(got[at:at+8]) == "conectix" {
+				if at := min(oldFooter, int(c.size)); img.Type() == vhd.Fixed && k < done && at < len(got) && string(got[at:at+8]) == "conectix" {
 					// There is no other place for the footer: its sector belongs to
 					// the part that the disk gains or loses.
 					right = slices.Clone(right)
