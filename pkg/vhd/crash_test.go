@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -200,6 +201,7 @@ func (r *recorder) left(t *testing.T, k int, file []byte, resize bool) bool {
 func (r *recorder) repairs(t *testing.T, k int, file []byte) {
 	t.Helper()
 	m := newMemFile(file)
+	m.mode = r.mode
 	if err := vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, func(string) {}); err != nil {
 		t.Fatalf("cut after change %d of %d: repair: %v", k, len(r.log), err)
 	}
@@ -310,6 +312,15 @@ func withParent(parent []byte, write bool) *vhd.OpenOptions {
 type crashStart struct {
 	file   []byte
 	parent []byte // of a differencing image
+	device bool
+}
+
+// mode is that of the file.
+func (s *crashStart) mode() fs.FileMode {
+	if s.device {
+		return fs.ModeDevice
+	}
+	return 0
 }
 
 func crashStarts(t *testing.T) map[string]crashStart {
@@ -340,14 +351,24 @@ func crashStarts(t *testing.T) map[string]crashStart {
 	}
 	all := map[string]crashStart{}
 	for name, file := range starts {
-		all[name] = crashStart{file, nil}
+		all[name] = crashStart{file: file}
 	}
 	child := partial
 	child.footer, child.header = []edit{u32(60, differencing)}, []edit{text(64, "\x00p")}
 	parent := pattern(9*blockSize, 77) // there are zeros behind its end
-	all["child"] = crashStart{child.bytes(), parent}
-	all["empty child"] = crashStart{craft{size: 10 * blockSize, footer: child.footer, header: child.header}.bytes(), parent}
-	all["child with parent's zeros"] = crashStart{child.bytes(), append(make([]byte, 4*blockSize), parent[:4*blockSize]...)}
+	all["child"] = crashStart{file: child.bytes(), parent: parent}
+	all["empty child"] = crashStart{file: craft{size: 10 * blockSize, footer: child.footer, header: child.header}.bytes(), parent: parent}
+	all["child with parent's zeros"] = crashStart{file: child.bytes(), parent: append(make([]byte, 4*blockSize), parent[:4*blockSize]...)}
+	for name, c := range map[string]craft{"device": partial, "child on a device": child} {
+		c.end = 250 * sector
+		start := crashStart{file: c.bytes(), device: true}
+		used := (22 + 1 + blockSize/sector) * sector // after the last block
+		copy(start.file[used:c.end], pattern(int(c.end)-used, 44))
+		if name != "device" {
+			start.parent = parent
+		}
+		all[name] = start
+	}
 	return all
 }
 
@@ -359,6 +380,7 @@ func TestCrashInPlace(t *testing.T) {
 			for seed := range uint64(2) {
 				rnd := rand.New(rand.NewPCG(seed, 7))
 				r := record(start.file)
+				r.mode = start.mode()
 				h := session(t, r, start.parent, rnd, 25)
 				n := 0
 				r.cuts(t, rnd, 6, func(k int, file []byte) {
@@ -370,7 +392,7 @@ func TestCrashInPlace(t *testing.T) {
 					holds(t, readAll(t, img), allowed)
 					repair := r.left(t, k, file, false)
 					if n++; n%5 == 0 {
-						goOn(t, file, start.parent)
+						goOn(t, file, &start)
 						if repair {
 							r.repairs(t, k, file)
 						}
@@ -385,9 +407,10 @@ func TestCrashInPlace(t *testing.T) {
 }
 
 // goOn writes to an image that a power cut has left.
-func goOn(t *testing.T, file, parent []byte) {
+func goOn(t *testing.T, file []byte, start *crashStart) {
 	t.Helper()
-	m := newMemFile(file)
+	m, parent := newMemFile(file), start.parent
+	m.mode = start.mode()
 	img, err := vhd.NewImage(m, m.size(), withParent(parent, true))
 	if err != nil {
 		t.Fatal(err)
