@@ -521,3 +521,38 @@ func TestCommitRecordsTime(t *testing.T) {
 		must(t, img.Close())
 	}
 }
+
+// An image does not get more parents than can be opened.
+func TestRebaseDepth(t *testing.T) {
+	s := scene{t, t.TempDir()}
+	image := func(parent disk.Disk) *vhd.Image {
+		f, err := os.CreateTemp(s.dir, "")
+		must(t, err)
+		img, err := vhd.CreateIn(f, &vhd.CreateOptions{Size: 2 * blockSize, Exact: true, Parent: parent})
+		must(t, err)
+		return img
+	}
+	s.create("base.vhd", 2*blockSize, 1)
+	s.child("child.vhd", "base.vhd", 0, 2)
+	want := s.contents("child.vhd")
+	for _, parents := range []int{vhd.MaxParents, vhd.MaxParents - 1} {
+		var parent disk.Disk
+		for range parents + 1 {
+			parent = image(parent)
+		}
+		img, err := vhd.Open(s.path("child.vhd"), &vhd.OpenOptions{Write: true})
+		must(t, err)
+		err = chain.RebaseImage(context.Background(), img, parent, vhd.ParentRecord{Name: "deep"}, nil)
+		if tooDeep := parents+1 > vhd.MaxParents; tooDeep != errors.Is(err, vhd.ErrUnsupported) || !tooDeep && err != nil {
+			t.Errorf("onto an image with %d parents: %v", parents, err)
+		}
+		if err != nil {
+			must(t, parent.Close()) // it is not the image's
+		}
+		b := make([]byte, img.Size())
+		if _, err := img.ReadAt(b, 0); err != nil && err != io.EOF || !bytes.Equal(b, want) {
+			t.Errorf("onto an image with %d parents: the image does not read as before, %v", parents, err)
+		}
+		must(t, img.Close())
+	}
+}

@@ -234,7 +234,8 @@ func (c *commit) copy(ctx context.Context, o *CommitOptions) error {
 
 // settle takes out of the image what its own parent has now, lets the image grow with
 // that, by a geometry perhaps beyond the size that was asked for, and records when the
-// parent was changed, if the image records that.
+// parent was changed, if the image records that. Once the blocks are gone the context
+// counts no more: the rest is short, and a check would report an image without it.
 func (c *commit) settle(ctx context.Context) error {
 	if err := ctx.Err(); err != nil || c.depth > 1 {
 		return err
@@ -245,7 +246,7 @@ func (c *commit) settle(ctx context.Context) error {
 		}
 	}
 	if c.img.Size() < c.into.Size() {
-		if err := c.img.Resize(ctx, c.into.Size(), nil); err != nil {
+		if err := c.img.Resize(context.WithoutCancel(ctx), c.into.Size(), nil); err != nil {
 			return err
 		}
 	}

@@ -52,8 +52,8 @@ type RebaseOptions struct {
 // whatever that holds.
 //
 // The errors are those of [vhd.Open] and of the files. They wrap ErrUnsupported for an
-// image that is not a differencing one, for a new parent larger than the image, and for
-// Unsafe without a new parent; and ErrParentLoop for a new parent that is the image, or
+// image that is not a differencing one, for a new parent larger than the image or at the
+// end of too long a chain, and for Unsafe without a new parent; and ErrParentLoop for a new parent that is the image, or
 // is made of it. The image is locked for writing, and all parents for reading.
 func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 	if o == nil {
@@ -115,6 +115,8 @@ func RebaseImage(ctx context.Context, img *vhd.Image, parent disk.Disk, record v
 		return errUnsafeNone
 	case parent != nil && parent.Size() > img.Size():
 		return &largerParentError{parent.Size(), img.Size()}
+	case levels(parent) > vhd.MaxParents:
+		return fmt.Errorf("%w: the image would have more than %d parents", vhd.ErrUnsupported, vhd.MaxParents)
 	}
 	if !o.Unsafe {
 		err := convert.CopyDifference(ctx, img, img, parent, &convert.Options{
@@ -173,6 +175,20 @@ func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 		level, _ = level.Parent().(*vhd.Image)
 	}
 	return img, nil
+}
+
+// levels is the number of disks in the chain that starts at d, as far as they are open.
+func levels(d disk.Disk) int {
+	n := 0
+	for d != nil {
+		n++
+		img, ok := d.(*vhd.Image)
+		if !ok {
+			break
+		}
+		d = img.Parent()
+	}
+	return n
 }
 
 func closeParent(parent disk.Disk) {
