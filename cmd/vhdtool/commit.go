@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 type commitOptions struct {
@@ -70,24 +68,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 		return err
 	}
 	vo.NoLock = false
-	leaf, base, depth, err := vhd.OpenToCommit(ref.name, fileName(o.base), vo)
+	progress := c.newProgress(o.progress, o.quiet, false, 1)
+	err = chain.Commit(ctx, ref.name, &chain.CommitOptions{
+		Base: fileName(o.base), Keep: o.keep, Open: *vo,
+		Workers: workers(0), Progress: limitRate(ctx, rate, progress.update),
+	})
+	progress.finish(err == nil)
 	if err != nil {
 		return hintFor(pathFirst(err))
-	}
-	progress := c.newProgress(o.progress, o.quiet, false, 1)
-	err = mergeInto(ctx, base, leaf, depth, limitRate(ctx, rate, progress.update))
-	err = c.copyError(ref.name, "the parent", err)
-	if err == nil && o.base == "" {
-		if err = settleChild(ctx, leaf, base.Size(), !o.keep); err != nil {
-			err = fmt.Errorf("%s: %w", ref.name, err)
-		}
-	}
-	progress.finish(err == nil)
-	if cerr := leaf.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("%s: %w", ref.name, cerr)
-	}
-	if err != nil {
-		return err
 	}
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")
@@ -105,7 +93,9 @@ func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, err
 		return ref, err
 	}
 	defer d.Close()
-	if img, ok := d.(*vhd.Image); f != &vpcFormat || !ok || img.Type() != vhd.Differencing {
+	if child, ok := d.(disk.Child); !ok || f != &vpcFormat {
+		return ref, fmt.Errorf("%s: %w", ref.name, errNoBacking)
+	} else if _, has := child.RecordedParent(); !has {
 		return ref, fmt.Errorf("%s: %w", ref.name, errNoBacking)
 	}
 	ref.options.Parents, ref.options.Force = flags.parents, flags.force
@@ -113,59 +103,3 @@ func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, err
 }
 
 var errNoBacking = qemuErrorf("Image does not have a backing file")
-
-// mergeInto writes what an image has at less than the given depth to one of its
-// parents, durably.
-func mergeInto(ctx context.Context, base disk.Disk, img *vhd.Image, depth int, progress func(done, total int64)) error {
-	if base.Size() < img.Size() {
-		r, ok := base.(disk.Resizer)
-		if !ok {
-			return errors.New("the parent is smaller than the image, and cannot be made larger")
-		}
-		if p, ok := base.(*vhd.Image); ok { // where the image read zeros, it must go on to
-			if err := p.ZeroBeyondSize(); err != nil {
-				return err
-			}
-		}
-		if err := r.Resize(ctx, img.Size(), nil); err != nil {
-			return err
-		}
-	}
-	target, ok := base.(convert.Target)
-	if !ok {
-		return errors.New("the parent cannot be written")
-	}
-	err := convert.Copy(ctx, target, img, &convert.Options{
-		Workers:  workers(0),
-		Only:     func(e disk.Extent) bool { return e.Depth < depth },
-		Progress: progress,
-	})
-	if err == nil {
-		err = makeDurable(base)
-	}
-	return err
-}
-
-// settleChild makes an image as large as its parent became (by a geometry, perhaps
-// more than was asked for), takes out of it, if so wanted, what the parent has now,
-// and records when that was changed if it was recorded before.
-func settleChild(ctx context.Context, img *vhd.Image, size int64, empty bool) error {
-	if empty {
-		if err := img.Empty(ctx, nil); err != nil {
-			return err
-		}
-	}
-	if img.Size() < size {
-		if err := img.Resize(ctx, size, nil); err != nil {
-			return err
-		}
-	}
-	if img.ParentRecord().Time == 0 {
-		return nil
-	}
-	st, err := os.Stat(img.ParentPath())
-	if err != nil {
-		return err
-	}
-	return img.SetParentTime(vhd.NearestTimestamp(st.ModTime()))
-}

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 type rebaseOptions struct {
@@ -64,7 +63,7 @@ same disk with both.`,
 	return cmd
 }
 
-func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
+func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	if !o.given {
 		return usagef("-b says which image is to be the parent")
 	}
@@ -75,100 +74,41 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	r := rebase{cli: c, o: o, name: ref.name}
+	vo, err := vhd.ParseOpenOptions(&ref.options)
+	if err != nil {
+		return err
+	}
+	vo.NoLock = false
+	ro := chain.RebaseOptions{Unsafe: o.unsafe, Open: *vo, Workers: workers(0)}
 	if o.backing.file != "" {
-		if err := r.openParent(); err != nil {
+		if err := c.findNewParent(ref.name, o, &ro); err != nil {
 			return err
 		}
-		defer r.closeParent()
-		spelling, err := spellingFor(o.product, r.parent)
-		if err != nil {
-			return fmt.Errorf("%s: %w", ref.name, err)
-		}
-		if r.parentage, err = vhd.ParentRecordOf(ref.name, r.parentName, r.parent, spelling); err != nil {
-			return fmt.Errorf("%s: %w", ref.name, withoutPath(err))
-		}
-	}
-	if o.unsafe {
-		ref.options.Parents = disk.ParentSearch{None: true}
-	}
-	d, _, err := c.open(ref, true)
-	if err != nil {
-		return err
 	}
 	progress := c.newProgress(o.progress, o.quiet, false, 1)
-	err = r.run(ctx, d.(*vhd.Image), progress.update)
+	ro.Progress = progress.update
+	err = chain.Rebase(ctx, ref.name, &ro)
 	progress.finish(err == nil)
-	if cerr := d.Close(); err == nil {
-		err = cerr
+	if err != nil {
+		return hintFor(pathFirst(err))
 	}
-	if err == nil && r.o.backing.file != "" && !o.quiet {
+	if ro.Parent != "" && !o.quiet {
 		c.warnApart(ref.name)
 	}
-	return c.copyError(ref.name, ref.name, err)
-}
-
-// rebase is a change of parent.
-type rebase struct {
-	*cli
-	o    *rebaseOptions
-	name string
-
-	parent     disk.Disk // the new one; nil for none, or when the image has it
-	parentName string
-	parentage  vhd.ParentRecord
-}
-
-// openParent opens the new parent, which must not be a child of the image.
-func (r *rebase) openParent() error {
-	parents := disk.ParentSearch{Dirs: r.o.source.parents.Dirs, Trust: r.o.source.parents.Trust}
-	d, name, _, err := r.openBacking(&r.o.backing, r.name, parents)
-	if search := (*vhd.ParentError)(nil); r.o.unsafe && errors.As(err, &search) && search.Kind != vhd.ErrParentLoop {
-		// Perhaps it is the next one to be given a parent.
-		d, name, _, err = r.openBacking(&r.o.backing, r.name, disk.ParentSearch{None: true})
-	}
-	if err != nil {
-		return err
-	}
-	if err := refuseMadeOf(d, name, r.name); err != nil {
-		d.Close()
-		return err
-	}
-	r.parent, r.parentName = d, name
 	return nil
 }
 
-func (r *rebase) closeParent() {
-	if r.parent != nil {
-		r.parent.Close()
-	}
-}
-
-func (r *rebase) run(ctx context.Context, img *vhd.Image, progress func(done, total int64)) error {
-	none := r.parent == nil
-	switch {
-	case r.o.unsafe && none:
-		return errors.New("-u needs a parent: without one, what the image does not have would be lost")
-	case !none && r.parent.Size() > img.Size():
-		return fmt.Errorf("the new parent has %d bytes, more than the image, which has %d", r.parent.Size(), img.Size())
-	case r.o.unsafe:
-		return img.SetParent(nil, r.parentage)
-	}
-	err := convert.CopyDifference(ctx, img, img, r.parent, &convert.Options{
-		Workers: workers(0),
-		// All that is not in the image itself: the parent's, and what is behind its end.
-		Only:     func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data },
-		Progress: progress,
-	})
+// findNewParent finds the file that the flags name, and its format, for the image in
+// the named file.
+func (c *cli) findNewParent(name string, o *rebaseOptions, ro *chain.RebaseOptions) error {
+	d, parent, f, err := c.openBacking(&o.backing, name, disk.ParentSearch{None: true})
 	if err != nil {
 		return err
 	}
-	if none {
-		return img.Detach(ctx, nil)
+	defer d.Close()
+	if ro.Paths, err = spellingFor(o.product, d); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	err = img.SetParent(r.parent, r.parentage)
-	if err == nil {
-		r.parent = nil // the image closes it
-	}
-	return err
+	ro.Parent, ro.Raw = parent, f == &rawFormat
+	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 // chainModel is a chain of images in files beside the bytes that the disk of each
@@ -228,49 +229,44 @@ func (m *chainModel) actions() map[string]func(*rapid.T) {
 // above that.
 func (m *chainModel) commit(t *rapid.T) {
 	at := rapid.IntRange(0, len(m.levels)-2).Draw(t, "into")
-	leaf, into, depth, err := vhd.OpenToCommit(m.leaf().file, m.levels[at].file, &vhd.OpenOptions{})
-	must(t, err)
-	if want := len(m.levels) - 1 - at; depth != want {
-		t.Fatalf("depth %d, want %d", depth, want)
+	o := &chain.CommitOptions{Keep: rapid.Bool().Draw(t, "keep the blocks")}
+	direct := at == len(m.levels)-2
+	if !direct || rapid.Bool().Draw(t, "name the parent") {
+		o.Base = m.levels[at].file
 	}
-	if into.Size() < leaf.Size() {
-		must(t, into.(disk.Resizer).Resize(context.Background(), leaf.Size(), nil))
+	must(t, chain.Commit(context.Background(), m.leaf().file, o))
+	if direct {
+		leaf, err := vhd.Open(m.leaf().file, nil)
+		must(t, err)
+		sameBytes(t, "contents of the leaf", readAll(t, leaf), m.leaf().want)
+		if _, n := leaf.BlockCounts(); n > 0 && !o.Keep && o.Base == "" {
+			t.Errorf("the leaf has %d blocks, want none", n)
+		}
+		must(t, leaf.Close())
 	}
-	must(t, convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{
-		Only: func(e disk.Extent) bool { return e.Depth < depth },
-	}))
-	if rapid.Bool().Draw(t, "empty the leaf") && depth == 1 {
-		must(t, into.(disk.Syncer).Sync())
-		must(t, leaf.Empty(context.Background(), nil))
-		sameBytes(t, "contents of the empty leaf", readAll(t, leaf), m.leaf().want)
-	}
-	must(t, leaf.Close())
 	m.levels[at].want = m.leaf().want
 	m.levels = m.levels[:at+1]
 }
 
 // rebase makes the last level the child of one further down, or of none.
 func (m *chainModel) rebase(t *rapid.T) {
-	img, l := m.open, *m.leaf()
+	m.close(t)
+	l := *m.leaf()
 	at := rapid.IntRange(-1, len(m.levels)-2).Draw(t, "onto")
-	only := func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data }
+	o := &chain.RebaseOptions{}
+	if at >= 0 {
+		o.Parent, o.Raw = m.levels[at].file, m.levels[at].raw
+		o.Paths = rapid.SampledFrom([]vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen}).Draw(t, "spelling")
+	}
+	must(t, chain.Rebase(context.Background(), l.file, o))
 	if at < 0 {
-		must(t, convert.CopyDifference(context.Background(), img, img, nil, &convert.Options{Only: only}))
-		must(t, img.Detach(context.Background(), nil))
+		img, err := vhd.Open(l.file, nil)
+		must(t, err)
 		sameBytes(t, "contents without a parent", readAll(t, img), l.want)
-		m.close(t)
+		must(t, img.Close())
 		m.levels = []modelLevel{l}
 		return
 	}
-	below := chainModel{levels: m.levels[:at+1]}
-	parent := below.parent(t)
-	if parent.Size() > img.Size() {
-		t.Fatalf("a parent of %d bytes, of a disk of %d", parent.Size(), img.Size())
-	}
-	must(t, convert.CopyDifference(context.Background(), img, img, parent, &convert.Options{Only: only}))
-	p, err := vhd.ParentRecordOf(l.file, m.levels[at].file, parent, vhd.PathsAll)
-	must(t, err)
-	must(t, img.SetParent(parent, p))
 	m.levels = append(m.levels[:at+1:at+1], l)
 }
 

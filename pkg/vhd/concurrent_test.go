@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -293,6 +294,97 @@ func TestConcurrentSync(t *testing.T) {
 		}
 	})
 	noErrors(t, m.bytes())
+}
+
+// The first Sync of a new image turns it into one that is changed in place. Reads, writes
+// and extents go on beside it, and nothing is lost.
+func TestConcurrentSyncOfNew(t *testing.T) {
+	const (
+		blockSize = 8 * kib
+		blocks    = 24
+		piece     = 3 * kib // does not divide a block
+		pieces    = blocks * blockSize / piece
+		writers   = 4
+		images    = 20
+	)
+	for _, c := range []struct {
+		name string
+		o    vhd.CreateOptions
+	}{
+		{"dynamic", vhd.CreateOptions{BlockSize: blockSize}},
+		{"dynamic, growing", vhd.CreateOptions{BlockSize: blockSize, Growing: true}},
+		{"fixed", vhd.CreateOptions{Type: vhd.Fixed}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range images {
+				o := c.o
+				o.Size, o.Exact = blocks*blockSize, true
+				path, img := inFile(t, &o, false)
+				var left atomic.Int64
+				left.Store(writers)
+				want := make([]byte, 0, blocks*blockSize)
+				for i := range pieces {
+					want = append(want, pattern(piece, byte(i))...)
+				}
+				read := func() bool {
+					p := make([]byte, len(want))
+					if n, err := img.ReadAt(p, 0); n != len(p) || err != nil && err != io.EOF {
+						t.Errorf("ReadAt: %d, %v", n, err)
+						return false
+					}
+					for i := range p {
+						if p[i] != 0 && p[i] != want[i] {
+							t.Errorf("byte %d is %#02x, want 0 or %#02x", i, p[i], want[i])
+							return false
+						}
+					}
+					return true
+				}
+				parallel(writers+3, func(i int) {
+					switch {
+					case i < writers:
+						defer left.Add(-1)
+						for n := i; n < pieces; n += writers {
+							write(t, img, pattern(piece, byte(n)), int64(n*piece))
+						}
+					case i == writers:
+						for more := true; more; {
+							more = left.Load() > 0
+							if err := img.Sync(); err != nil {
+								t.Errorf("Sync: %v", err)
+								return
+							}
+						}
+					case i == writers+1:
+						for left.Load() > 0 && read() {
+							runtime.Gosched()
+						}
+					default:
+						for left.Load() > 0 {
+							at := int64(0)
+							for e, err := range img.Extents(0, img.Size()) {
+								if err != nil || e.Off != at {
+									t.Errorf("extent %+v, %v; want one at %d", e, err, at)
+									return
+								}
+								at = e.End()
+							}
+							img.BlockCounts()
+							runtime.Gosched()
+						}
+					}
+				})
+				sameBytes(t, "contents", readAll(t, img), want)
+				sameBytes(t, "contents, closed", closed(t, path, img), want)
+				f, err := os.ReadFile(path)
+				must(t, err)
+				noErrors(t, f)
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
 }
 
 // Many write into a child side by side, new or in place, also into one sector's

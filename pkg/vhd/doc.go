@@ -28,8 +28,8 @@
 // Fixed, dynamic and differencing images are supported, the latter with chains of
 // up to [MaxParents] parents, of which the last may be a raw disk. [OpenOptions] say
 // where parents may be, or open them; the paths in an image are not trusted by themselves.
-// [Image.SetParent] and [Image.Detach] change the parent, [OpenToCommit] opens a chain
-// for merging, and [CreateOptions] with a Parent make a child.
+// [CreateOptions] with a Parent make a child. Package chain merges an image into its
+// parent, and moves it to another one.
 //
 // Open refuses what is damaged so that reading would go wrong, and bounds
 // everything that it takes from a file by the file's size, so that it can be given

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -403,58 +402,4 @@ func ExampleCreate_differencing() {
 	}
 	fmt.Printf("%v, of %s: %s\n", img.Type(), filepath.Base(img.ParentPath()), b)
 	// Output: differencing, of disk.vhd: Jello
-}
-
-// exampleChild makes a child of exampleImage that says "Jello" there.
-func exampleChild(dir string) string {
-	base, child := exampleImage(dir), filepath.Join(dir, "child.vhd")
-	parent, err := vhd.Open(base, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	o := &vhd.CreateOptions{Parent: parent}
-	if o.ParentRecord, err = vhd.ParentRecordOf(child, base, parent, vhd.PathsAll); err != nil {
-		log.Fatal(err)
-	}
-	img, err := vhd.Create(child, o)
-	if err != nil {
-		log.Fatal(err)
-	}
-	if _, err := img.WriteAt([]byte("J"), 4<<20); err != nil {
-		log.Fatal(err)
-	}
-	if err := img.Close(); err != nil {
-		log.Fatal(err)
-	}
-	return child
-}
-
-// What a child has is written into its parent, and then the child is emptied.
-func ExampleOpenToCommit() {
-	dir, remove := exampleDir()
-	defer remove()
-	child := exampleChild(dir)
-
-	leaf, into, depth, err := vhd.OpenToCommit(child, "", &vhd.OpenOptions{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer leaf.Close() // and with it the parent
-	own := func(e disk.Extent) bool { return e.Depth < depth }
-	if err := convert.Copy(context.Background(), into.(convert.Target), leaf, &convert.Options{Only: own}); err != nil {
-		log.Fatal(err)
-	}
-	if err := into.(disk.Syncer).Sync(); err != nil {
-		log.Fatal(err)
-	}
-	if err := leaf.Empty(context.Background(), nil); err != nil {
-		log.Fatal(err)
-	}
-	b := make([]byte, 5)
-	if _, err := into.ReadAt(b, 4<<20); err != nil {
-		log.Fatal(err)
-	}
-	_, allocated := leaf.BlockCounts()
-	fmt.Printf("the parent has %s, the child %d blocks\n", b, allocated)
-	// Output: the parent has Jello, the child 0 blocks
 }

@@ -104,7 +104,7 @@ type failureSession struct {
 	over   bool     // a new image has failed: there is no image
 
 	noTrailer bool // the image had no valid trailing footer at the start, or after it failed
-	steps  []string
+	steps     []string
 }
 
 func (s *failureSession) fatalf(format string, args ...any) {

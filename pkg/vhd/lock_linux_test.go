@@ -5,6 +5,7 @@ package vhd_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 // writerEnv names the image that TestWriterProcess appends to.
@@ -170,18 +172,22 @@ func TestLengthIsThatWhenLocked(t *testing.T) {
 			func(l lockedImages) string { return l.rawParent },
 			func(l lockedImages) (disk.Disk, error) { return vhd.Open(l.rawChild, nil) },
 		},
-		"OpenToCommit": {
+		"Commit": {
 			func(l lockedImages) string { return l.parent },
 			func(l lockedImages) (disk.Disk, error) {
-				leaf, _, _, err := vhd.OpenToCommit(l.child, "", nil)
-				return leaf, err
+				if err := chain.Commit(context.Background(), l.child, nil); err != nil {
+					return nil, err
+				}
+				return vhd.Open(l.parent, nil)
 			},
 		},
-		"OpenToCommit, into a raw disk": {
+		"Commit, into a raw disk": {
 			func(l lockedImages) string { return l.rawParent },
 			func(l lockedImages) (disk.Disk, error) {
-				leaf, _, _, err := vhd.OpenToCommit(l.rawChild, "", nil)
-				return leaf, err
+				if err := chain.Commit(context.Background(), l.rawChild, nil); err != nil {
+					return nil, err
+				}
+				return vhd.Open(l.rawChild, nil)
 			},
 		},
 	} {

@@ -2,7 +2,6 @@ package vhd_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"math"
@@ -14,6 +13,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
 // Nil options are the zero value, of every call that has options: it works, or returns
@@ -51,10 +51,8 @@ func TestNilOptions(t *testing.T) {
 			img, err := vhd.CreateIn(newMemFile(nil), nil)
 			return closing(img, err)
 		}, nil},
-		"OpenToCommit": {func(t *testing.T) error {
-			_, _, _, err := vhd.OpenToCommit(stored(t), "", nil)
-			return err
-		}, vhd.ErrParentNotFound},
+		"chain.Commit":     {func(t *testing.T) error { return chain.Commit(ctx, stored(t), nil) }, vhd.ErrUnsupported},
+		"chain.Rebase":     {func(t *testing.T) error { return chain.Rebase(ctx, stored(t), nil) }, vhd.ErrUnsupported},
 		"WriteStream":      {func(*testing.T) error { return vhd.WriteStream(ctx, io.Discard, nil, source, nil, nil) }, nil},
 		"WriteFixedEnd":    {func(*testing.T) error { return vhd.WriteFixedEnd(io.Discard, nil) }, vhd.ErrUnsupported},
 		"Validate":         {func(*testing.T) error { return none.Validate() }, nil},
@@ -230,24 +228,6 @@ func TestNoDiskWithAnError(t *testing.T) {
 	}
 	if d, err := vhd.CreateIn(failingFile{newMemFile(nil)}, nil); d != nil || err == nil {
 		t.Errorf("vhd.CreateIn: %v, %v; want nil and an error", d, err)
-	}
-}
-
-// A stream cannot have a parent, and has each block once, in the order of the disk.
-func TestStreamMisuse(t *testing.T) {
-	parent, file := parentDisk(1)
-	src := raw.Open(bytes.NewReader(parent), 16*kib)
-	blocks := func(b ...int64) []int64 { return b }
-	o := &vhd.CreateOptions{Size: 16 * kib, Exact: true, BlockSize: 4 * kib}
-	for _, b := range [][]int64{blocks(1, 1), blocks(2, 1), blocks(-1), blocks(4)} {
-		var out bytes.Buffer
-		if err := vhd.WriteStream(context.Background(), &out, o, src, b, nil); err == nil || out.Len() > 0 {
-			t.Errorf("blocks %d: %v, and %d bytes were written; want an error and none", b, err, out.Len())
-		}
-	}
-	child := &vhd.CreateOptions{Parent: openBytes(t, file, nil)}
-	if err := vhd.WriteStream(context.Background(), io.Discard, child, src, nil, nil); !errors.Is(err, vhd.ErrUnsupported) {
-		t.Errorf("a stream with a parent: %v; want ErrUnsupported", err)
 	}
 }
 

@@ -133,8 +133,16 @@ func (img *Image) resizeFixed(f Footer) error {
 		return fmt.Errorf("resizing a fixed disk whose file is not in whole sectors: %w", ErrUnsupported)
 	}
 	old, end := img.footerAt, int64(f.CurrentSize)
-	if hidden := img.hiddenFrom(); hidden < min(old, end) {
-		if err := sparse.Zero(img.f, hidden, min(old, end)-hidden); err != nil {
+	// What the disk gains is zero before a footer shows it: the space before the old
+	// footer, and a torn end behind it.
+	for _, part := range [][2]int64{{img.hiddenFrom(), min(old, end)}, {old + footerSize, min(img.alloc.length, end)}} {
+		if part[0] >= part[1] {
+			continue
+		}
+		if err := sparse.Zero(img.f, part[0], part[1]-part[0]); err != nil {
+			return err
+		}
+		if err := img.flush(); err != nil {
 			return err
 		}
 	}
@@ -158,8 +166,8 @@ func (img *Image) writeFixedFooter(f Footer) error {
 	return img.flush()
 }
 
-// growFixed moves the footer from old up to end. Its former sector, and what followed
-// it in the file, become zeros of the disk.
+// growFixed moves the footer from old up to end. Its former sector becomes zeros of
+// the disk.
 func (img *Image) growFixed(f Footer, old, end int64) error {
 	a := &img.alloc
 	was, is := img.footer.Encode(), f.Encode()
@@ -178,7 +186,7 @@ func (img *Image) growFixed(f Footer, old, end int64) error {
 	if err := img.flush(); err != nil {
 		return err
 	}
-	if err := sparse.Zero(img.f, old, min(max(a.length, old+footerSize), end)-old); err != nil {
+	if err := sparse.Zero(img.f, old, min(footerSize, end-old)); err != nil {
 		return undo(err)
 	}
 	img.footer, img.footerAt, img.size, a.length = f, end, end, end+footerSize

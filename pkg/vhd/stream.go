@@ -9,50 +9,46 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// WriteStream writes a new image of the disk src to w from its first byte to
-// its last, for outputs that cannot be written at random. src is read in order
-// and must have o.Size bytes. Of a dynamic image, blocks says which blocks of
-// the disk are allocated, in ascending order; all others must be zeros. A nil o means the
-// zero value. A differencing image (o.Parent) cannot be streamed; the error wraps
-// ErrUnsupported.
+// streamPiece is the longest single read and write of a stream, in bytes. The context
+// is checked, and progress reported, between pieces.
+const streamPiece = 1 << 20
+
+// WriteStream writes a new image of the disk src sequentially to w, for outputs that
+// do not support random access. A nil o means the zero value. src is read in order and
+// must have o.Size bytes. For a dynamic image, blocks lists the blocks of the disk to
+// allocate, each once and in ascending order; all other blocks must be zeros. For a
+// fixed image it is empty.
 //
 // The bytes are those of the file that [CreateIn] makes when the same blocks are
 // written in the same order.
+//
+// Bad arguments are refused before the first byte is written; a Parent wraps
+// ErrUnsupported, because a stream has no file name to record the parent's path for.
+// A cancelled ctx stops the stream within 1 MiB, with the context's error. After any
+// other error, too, w has received the start of an image. progress counts the bytes
+// of the image's file.
 func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.ReaderAt, blocks []int64, progress disk.Progress) error {
-	if o == nil {
-		o = &CreateOptions{}
-	}
-	if o.Parent != nil {
-		return fmt.Errorf("streaming a differencing disk: %w", ErrUnsupported)
-	}
-	f, h, err := o.metadata()
+	f, h, size, err := o.streamMetadata()
 	if err != nil {
 		return err
 	}
-	s := streamWriter{w: w}
+	s := streamWriter{ctx: ctx, w: w, progress: progress}
 	footer := f.Encode()
 	if f.Type == Fixed {
-		s.disk(src, 0, int64(f.CurrentSize), o.Size)
+		if len(blocks) > 0 {
+			return fmt.Errorf("%d blocks to allocate, and a fixed disk has none", len(blocks))
+		}
+		s.total = int64(f.CurrentSize) + footerSize
+		s.disk(src, 0, int64(f.CurrentSize), size)
 		s.write(footer[:])
 		return s.err
 	}
 	lay := layoutOf(&f, &h, 0)
-	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
-	table := newBAT(int64(h.MaxTableEntries))
-	for i, b := range blocks {
-		if b < 0 || b >= table.len() {
-			return fmt.Errorf("block %d: the disk has %d", b, table.len())
-		}
-		if i > 0 && b <= blocks[i-1] {
-			return fmt.Errorf("block %d after block %d: want ascending order", b, blocks[i-1])
-		}
-		pos := nextBlockOffset(end, lay.bitmapSize)
-		if pos/SectorSize >= unused {
-			return fmt.Errorf("block %d: %w", b, ErrTooLarge)
-		}
-		table.store(b, uint32(pos/SectorSize))
-		end = pos + lay.stored()
+	table, end, err := placeStream(&lay, int64(h.MaxTableEntries), blocks)
+	if err != nil {
+		return err
 	}
+	s.total = end + footerSize
 	header := h.Encode()
 	s.write(footer[:])
 	s.write(header[:])
@@ -65,62 +61,116 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 	for _, b := range blocks {
 		s.zeros(int64(table.load(b))*SectorSize - s.off)
 		s.write(bits)
-		s.disk(src, b*lay.blockSize, lay.blockSize, o.Size)
+		s.disk(src, b*lay.blockSize, lay.blockSize, size)
 	}
 	s.write(footer[:])
 	return s.err
 }
 
-// WriteFixedEnd writes what follows the o.Size bytes of a disk that were
-// written to w already, so that all of it is a fixed image: zeros up to the
-// virtual size, and the footer. A nil o means the zero value, of a dynamic disk: an error
-// that wraps ErrUnsupported.
+// placeStream returns the BAT of an image with n BAT entries whose blocks are stored in
+// the given order, and the offset at which the last one ends.
+func placeStream(lay *layout, n int64, blocks []int64) (table bat, end int64, err error) {
+	end = lay.batOff + batBytes(n)
+	table = newBAT(n)
+	for i, b := range blocks {
+		switch {
+		case b < 0 || b >= n:
+			return table, 0, fmt.Errorf("block %d: the disk has %d blocks", b, n)
+		case i > 0 && b == blocks[i-1]:
+			return table, 0, fmt.Errorf("block %d is listed twice", b)
+		case i > 0 && b < blocks[i-1]:
+			return table, 0, fmt.Errorf("block %d is listed after block %d, want ascending order", b, blocks[i-1])
+		}
+		pos := nextBlockOffset(end, lay.bitmapSize)
+		if pos/SectorSize >= unused {
+			return table, 0, fmt.Errorf("block %d: %w", b, ErrTooLarge)
+		}
+		table.store(b, uint32(pos/SectorSize))
+		end = pos + lay.stored()
+	}
+	return table, end, nil
+}
+
+// WriteFixedEnd writes the end of a fixed image to w, which has received the o.Size
+// bytes of the disk: zeros up to the virtual size, and the footer. A nil o means the
+// zero value. An image of another type wraps ErrUnsupported, and nothing is written.
 func WriteFixedEnd(w io.Writer, o *CreateOptions) error {
-	f, _, err := o.metadata()
+	f, _, size, err := o.streamMetadata()
 	if err != nil {
 		return err
 	}
 	if f.Type != Fixed {
 		return fmt.Errorf("%w: a dynamic disk starts with a table for its size, which must be known before", ErrUnsupported)
 	}
-	s := streamWriter{w: w}
-	s.zeros(int64(f.CurrentSize) - o.Size)
+	s := streamWriter{ctx: context.Background(), w: w}
+	s.zeros(int64(f.CurrentSize) - size)
 	footer := f.Encode()
 	s.write(footer[:])
 	return s.err
 }
 
-// streamWriter writes in order, and keeps the first error.
-type streamWriter struct {
-	w   io.Writer
-	off int64
-	buf []byte
-	err error
+// streamMetadata is metadata for a stream. It also returns the size asked for.
+func (o *CreateOptions) streamMetadata() (Footer, Header, int64, error) {
+	if o == nil {
+		o = &CreateOptions{}
+	}
+	if o.Parent != nil {
+		return Footer{}, Header{}, 0, fmt.Errorf("%w: streaming a differencing image", ErrUnsupported)
+	}
+	f, h, err := o.metadata()
+	return f, h, o.Size, err
 }
 
+// streamWriter writes in order, and keeps the first error.
+type streamWriter struct {
+	ctx      context.Context
+	w        io.Writer
+	progress disk.Progress // may be nil
+	total    int64         // bytes that will have been written at the end
+	off      int64         // bytes written
+	buf      []byte
+	err      error
+}
+
+// write writes b, of at most streamPiece bytes.
 func (s *streamWriter) write(b []byte) {
+	if s.err == nil {
+		s.err = s.ctx.Err()
+	}
 	if s.err != nil {
 		return
 	}
 	n, err := s.w.Write(b)
 	s.off += int64(n)
-	s.err = err
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		s.err = err
+		return
+	}
+	if s.progress != nil {
+		s.progress(s.off, s.total)
+	}
 }
 
 func (s *streamWriter) zeros(n int64) {
-	zeros := make([]byte, min(max(n, 0), 1<<20))
+	zeros := make([]byte, min(max(n, 0), streamPiece))
 	for ; n > 0 && s.err == nil; n -= int64(len(zeros)) {
 		zeros = zeros[:min(n, int64(len(zeros)))]
 		s.write(zeros)
 	}
 }
 
-// disk writes n bytes of the disk from off on; behind size it has zeros.
+// disk writes n bytes of the disk from off on. Beyond size the disk has zeros.
 func (s *streamWriter) disk(src io.ReaderAt, off, n, size int64) {
 	if s.buf == nil {
-		s.buf = make([]byte, 1<<20)
+		s.buf = make([]byte, streamPiece)
 	}
 	for n > 0 && s.err == nil {
+		if s.err = s.ctx.Err(); s.err != nil {
+			return // before src is read for nothing
+		}
 		b := s.buf[:min(n, int64(len(s.buf)))]
 		held := min(max(size-off, 0), int64(len(b)))
 		if got, err := src.ReadAt(b[:held], off); int64(got) < held {
