@@ -53,11 +53,13 @@ func trailerOf(f any, valid bool) trailer {
 type allocator struct {
 	mu sync.Mutex
 
-	end            int64 // of everything in use; in a regular file the footer is here, or will be
+	end            int64 // of everything in use
+	footerAt       int64 // offset of the trailing footer in a regular file; end or more
 	length         int64 // of the file
 	deviceFooterAt int64 // last sector of a device
 
 	batRoom int64 // bytes before the blocks of a new image that are reserved for the BAT
+	ahead   int64 // packed files: blocks to take space for with the next extension
 
 	gapAndBitmap []byte // buffer for what is written before a block
 
@@ -93,6 +95,8 @@ func (a *allocator) open(img *Image, fs *footers, size int64) {
 	default:
 		a.end = img.endOfUse() // the length of a device says nothing
 	}
+	a.footerAt = a.end
+	img.lay.align, img.lay.fileAlign = img.foundAlignment(size)
 }
 
 // endOfUse is the first byte behind metadata and blocks.
@@ -114,17 +118,7 @@ func (img *Image) trailingFooterAt() int64 {
 	if img.trailer.onDevice() {
 		return img.alloc.deviceFooterAt
 	}
-	return img.alloc.end
-}
-
-// dataAlign is the alignment of the data of new blocks. It lets file systems
-// with 4 KiB blocks write, and share, whole blocks of their own.
-const dataAlign = 4096
-
-// nextBlockOffset is the offset of a new block when everything before free is in
-// use: its bitmap comes right before its aligned data.
-func nextBlockOffset(free, bitmapSize int64) int64 {
-	return roundUp(free+bitmapSize, dataAlign) - bitmapSize
+	return img.alloc.footerAt
 }
 
 // An extension is space taken at the end of the file, [start, end).
@@ -132,17 +126,18 @@ type extension struct {
 	start, end int64
 
 	// What the allocator said before.
-	endBefore, lengthBefore, syncedFooterBefore int64
-	trailerBefore                               trailer
+	endBefore, footerBefore, lengthBefore, syncedFooterBefore int64
+	trailerBefore                                             trailer
 }
 
 // freeFrom is the first offset that an extension may have: behind everything in
-// use, and behind the trailing footer, which stays where it is.
+// use and, unless the file is packed, behind the trailing footer, too, which stays
+// where it is.
 func (img *Image) freeFrom() int64 {
-	if img.state.phase() == phaseCreating || img.trailer.onDevice() {
+	if img.state.phase() == phaseCreating || img.trailer.onDevice() || img.lay.packed() {
 		return img.alloc.end
 	}
-	return img.alloc.end + footerSize
+	return img.alloc.footerAt + footerSize
 }
 
 // extend takes n bytes from start on, at the end of the file, and puts the trailing
@@ -150,11 +145,17 @@ func (img *Image) freeFrom() int64 {
 // allocator or is alone, and calls giveBack if what is to be there cannot be
 // written.
 //
-// The footer of the last Sync stays valid until retireSyncedFooter. After an error
-// nothing is taken.
+// The footer of the last Sync stays valid until retireSyncedFooter, unless it is in
+// the way: then the new one is made durable first. After an error nothing is taken.
 func (img *Image) extend(start, n int64) (extension, error) {
+	return img.extendAhead(start, n, 0)
+}
+
+// extendAhead is extend, with the footer so many bytes further behind: what comes
+// next needs no other footer.
+func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	a := &img.alloc
-	x := extension{start, start + n, a.end, a.length, a.syncedFooterAt, img.trailer}
+	x := extension{start, start + n, a.end, a.footerAt, a.length, a.syncedFooterAt, img.trailer}
 	if img.trailer.onDevice() && x.end > a.deviceFooterAt {
 		return x, fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
 	}
@@ -172,17 +173,28 @@ func (img *Image) extend(start, n int64) (extension, error) {
 		}
 		a.repairLeading = false
 	}
-	if !img.trailer.onDevice() {
-		if _, err := img.f.WriteAt(footer[:], x.end); err != nil {
-			return x, img.cutBack(fmt.Errorf("footer: %w", err))
-		}
-		a.length = x.end + footerSize
-		if a.syncedFooterAt < 0 {
-			a.syncedFooterAt = a.end
-		}
-		img.trailer = trailerMoves
+	if img.trailer.onDevice() || x.end <= a.footerAt {
+		a.end = x.end
+		return x, nil
 	}
-	a.end = x.end
+	footerAt := img.lay.footerOffset(x.end + ahead)
+	if _, err := img.f.WriteAt(footer[:], footerAt); err != nil {
+		return x, img.cutBack(fmt.Errorf("footer: %w", err))
+	}
+	a.end, a.footerAt, a.length, img.trailer = x.end, footerAt, footerAt+footerSize, trailerMoves
+	switch {
+	case start < x.footerBefore+footerSize: // the former footer is in the way
+		if err := img.flush(); err != nil {
+			return x, err
+		}
+		a.syncedFooterAt = -1
+		// A torn end may follow the footer.
+		if _, err := img.f.WriteAt(make([]byte, max(footerSize, x.lengthBefore-x.footerBefore)), x.footerBefore); err != nil {
+			return x, img.giveBack(x, fmt.Errorf("old footer: %w", err))
+		}
+	case a.syncedFooterAt < 0:
+		a.syncedFooterAt = x.footerBefore
+	}
 	return x, nil
 }
 
@@ -193,14 +205,16 @@ func (img *Image) giveBack(x extension, err error) error {
 		return err
 	}
 	a := &img.alloc
-	a.end, a.length, a.syncedFooterAt, img.trailer = x.endBefore, x.lengthBefore, x.syncedFooterBefore, x.trailerBefore
-	if img.state.phase() == phaseCreating || img.trailer.onDevice() {
+	moved := a.footerAt != x.footerBefore
+	a.end, a.footerAt, a.length = x.endBefore, x.footerBefore, x.lengthBefore
+	a.syncedFooterAt, img.trailer = x.syncedFooterBefore, x.trailerBefore
+	if img.state.phase() == phaseCreating || !moved {
 		return err
 	}
-	overwritten := x.start < a.end+footerSize || x.syncedFooterBefore >= 0 // by the extension, or by the gap before it
+	overwritten := x.start < a.footerAt+footerSize || x.syncedFooterBefore >= 0 // by the extension, or by the gap before it
 	if img.trailer == trailerMoves && overwritten {
 		footer := img.footer.Encode()
-		if _, ferr := img.f.WriteAt(footer[:], a.end); ferr != nil {
+		if _, ferr := img.f.WriteAt(footer[:], a.footerAt); ferr != nil {
 			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, ferr))
 		}
 	}
@@ -240,12 +254,27 @@ func (img *Image) zeroFooter(at int64) error {
 
 // extendForBlock takes space for a block.
 func (img *Image) extendForBlock() (extension, error) {
-	at := nextBlockOffset(img.freeFrom(), img.lay.bitmapSize)
+	a := &img.alloc
+	at := img.lay.nextBlockOffset(img.freeFrom())
 	if at/SectorSize >= unused {
 		return extension{}, fmt.Errorf("%w: the block would be at sector %d, and a BAT entry holds at most %d", ErrTooLarge, at/SectorSize, uint32(unused-1))
 	}
-	return img.extend(at, img.lay.stored())
+	ahead := int64(0)
+	if img.lay.packed() {
+		ahead = min(a.ahead, img.bat.len()-img.bat.count()-1)
+	}
+	x, err := img.extendAhead(at, img.lay.stored(), max(ahead, 0)*img.lay.stored())
+	if err == nil && a.footerAt != x.footerBefore {
+		a.ahead = max(1, a.ahead) * aheadFactor
+	}
+	return x, err
 }
+
+// aheadFactor is how much more space each extension of a packed file takes ahead. In
+// such a file the footer is in the way of the next block, and a new one must be
+// durable first: that is to happen a few times only, however much is written. Sync
+// gives back what is not needed. The space is a hole.
+const aheadFactor = 64
 
 // allocate returns the BAT entry of a block, and allocates the block first if it
 // has none. All sectors of a new block are marked as written, and read as zeros. In
@@ -310,11 +339,12 @@ func (img *Image) writeNewBlock(x extension, block int64) error {
 func (img *Image) writeGapAndBitmap(x extension) error {
 	a := &img.alloc
 	gap := int64(0)
-	if !img.trailer.onDevice() {
+	switch {
+	case img.trailer.onDevice() || x.start == x.endBefore:
+	case x.syncedFooterBefore < 0:
+		gap = x.start - x.footerBefore - footerSize
+	default:
 		gap = x.start - x.endBefore
-		if x.syncedFooterBefore < 0 {
-			gap -= footerSize
-		}
 	}
 	if n := gap + img.lay.bitmapSize; int64(cap(a.gapAndBitmap)) < n {
 		a.gapAndBitmap = make([]byte, n)
@@ -383,4 +413,36 @@ func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
 		return x, false, err
 	}
 	return x, true, nil
+}
+
+// trim moves the footer of a packed file back to the end of what is in use, when
+// everything before is durable. The caller has locked the allocator or is alone.
+func (img *Image) trim() error {
+	a := &img.alloc
+	a.ahead = 0
+	if img.trailer != trailerMoves || !img.lay.packed() {
+		return nil
+	}
+	at := img.lay.footerOffset(a.end)
+	if at+footerSize > a.footerAt {
+		return nil
+	}
+	undo := func(err error) error { // blocks to come are zero before they are written
+		if _, zerr := img.f.WriteAt(make([]byte, footerSize), at); zerr != nil {
+			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, zerr))
+		}
+		return err
+	}
+	footer := img.footer.Encode()
+	if _, err := img.f.WriteAt(footer[:], at); err != nil {
+		return undo(fmt.Errorf("footer: %w", err))
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	if err := img.f.Truncate(at + footerSize); err != nil {
+		return undo(err)
+	}
+	a.footerAt, a.length = at, at+footerSize
+	return nil
 }

@@ -323,6 +323,17 @@ func (s *crashStart) mode() fs.FileMode {
 	return 0
 }
 
+// written is a new image in which some sectors were written.
+func written(t *testing.T, o *vhd.CreateOptions) []byte {
+	t.Helper()
+	m := newMemFile(nil)
+	img, err := vhd.CreateIn(m, o)
+	must(t, err)
+	write(t, img, pattern(5000, 4), 7000)
+	must(t, img.Close())
+	return m.bytes()
+}
+
 func crashStarts(t *testing.T) map[string]crashStart {
 	t.Helper()
 	const blockSize = 4 * kib
@@ -338,6 +349,9 @@ func crashStarts(t *testing.T) map[string]crashStart {
 	copy(stale, footerBytes(dynamic, partial.size, u32(24, 1)))
 	starts := map[string][]byte{
 		"new":                     create(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize}).bytes(),
+		"new, of whole pages":     create(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize, FileAlign: 4096}).bytes(),
+		"of whole pages":          written(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize, FileAlign: 4096}),
+		"aligned":                 written(t, &vhd.CreateOptions{Size: 10 * blockSize, Exact: true, BlockSize: blockSize}),
 		"blocks in part":          whole,
 		"leading footer of old":   stale,
 		"leading footer spoilt":   spoil(whole, 0, 512),

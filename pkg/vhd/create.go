@@ -63,7 +63,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	if !img.dynamic() {
 		a.end = img.size
 	} else {
-		img.lay = layoutOf(&footer, &header, 0)
+		img.lay = o.layout(&footer, &header)
 		blocks := int64(header.MaxTableEntries)
 		img.bat = newBAT(blocks)
 		img.bitmaps.init(blocks, false)

@@ -88,12 +88,12 @@ func TestDriver2013Keep(t *testing.T) {
 		b := m.bytes()
 		at := int64(be.Uint32(b[1536+2*4:])) * 512
 		sameBytes(t, "bitmap", b[at:at+512], bytes.Repeat([]byte{0xff}, 512))
-		if (at+512)%4096 != 0 {
-			t.Errorf("the data of the block is at %d, want a multiple of 4096", at+512)
+		if at != 2048 {
+			t.Errorf("the bitmap of the first block is at %d, want it right behind the BAT", at)
 		}
 	})
 	t.Run("keep the entry for last", func(t *testing.T) {
-		m := create(t, &vhd.CreateOptions{Size: 10 * mib})
+		m := create(t, &vhd.CreateOptions{Size: 10 * mib, FileAlign: 4096})
 		img := openMem(t, m)
 		var log []string
 		m.before = func(c change) (int, error) {
@@ -327,8 +327,7 @@ func TestDriver2013Correct(t *testing.T) {
 		sameBytes(t, "current size", b[48:56], []byte{0, 0, 0, 0, 4, 0, 0, 0})
 		sameBytes(t, "type", b[60:64], []byte{0, 0, 0, 3})
 		sameBytes(t, "table offset, version, entries, block size", b[512+16:512+36], []byte{0, 0, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 0, 0, 0x80, 0, 8, 0, 0})
-		// The footer stood at sector 4; the data comes to the next 4 KiB.
-		sameBytes(t, "entry", b[1536+0x51*4:1536+0x51*4+4], []byte{0, 0, 0, 7})
+		sameBytes(t, "entry", b[1536+0x51*4:1536+0x51*4+4], []byte{0, 0, 0, 4}) // where the footer was
 	})
 	t.Run("correct 19 short writes and full file systems", shortWrites)
 	t.Run("correct 20 reads do not wait for writes", readsDuringWrites)
@@ -441,7 +440,7 @@ func TestDriver2013Correct(t *testing.T) {
 func failedAllocation(t *testing.T) {
 	const block = 64 * kib
 	for fail := 1; ; fail++ { // the failing write, counted from the first
-		m := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block})
+		m := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block, FileAlign: 4096})
 		img := openMem(t, m)
 		first := pattern(block, 1)
 		write(t, img, first, 0)
@@ -627,7 +626,7 @@ func readsDuringWrites(t *testing.T) {
 // and what was synced stays.
 func TestFailedFlush(t *testing.T) {
 	const block = 4 * kib
-	base := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block})
+	base := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block, FileAlign: 4096})
 	img := openMem(t, base)
 	write(t, img, pattern(block, 1), 0)
 	syncImage(t, img)

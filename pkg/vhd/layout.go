@@ -17,6 +17,8 @@ type region struct {
 type layout struct {
 	blockSize  int64
 	bitmapSize int64
+	align      int64 // of the data of new blocks: SectorSize in a packed file, else dataAlign
+	fileAlign  int64 // of the length of the file
 
 	batOff   int64
 	regions  []region // metadata: the copy of the footer, header and BAT
@@ -34,6 +36,8 @@ func layoutOf(f *Footer, h *Header, limit int64) layout {
 		batOff:     batOff,
 		blockSize:  blockSize,
 		bitmapSize: bitmapSizeFor(blockSize),
+		align:      dataAlign,
+		fileAlign:  SectorSize,
 		limit:      limit,
 		regions: []region{
 			{"copy of the footer", 0, footerSize},
@@ -56,6 +60,45 @@ func (l *layout) addLocators(f *Footer, h *Header, t bat, size int64) {
 			l.locators = append(l.locators, x)
 		}
 	}
+}
+
+// dataAlign is the alignment of the data of blocks. It lets file systems with blocks
+// of 4 KiB write, and share, whole blocks of their own. Windows does the same, and
+// calls it alignment 1; it keeps the length of the file a multiple of it, too.
+const dataAlign = 4096
+
+// packed reports whether blocks follow each other without gaps, as qemu and
+// VirtualBox write them. VirtualBox's compact takes every image to be so.
+func (l *layout) packed() bool { return l.align == SectorSize }
+
+// nextBlockOffset is the offset of a new block when everything before free is in
+// use: its bitmap comes right before its aligned data.
+func (l *layout) nextBlockOffset(free int64) int64 {
+	return roundUp(free+l.bitmapSize, l.align) - l.bitmapSize
+}
+
+// footerOffset is the offset of the trailing footer when everything in use ends at
+// end.
+func (l *layout) footerOffset(end int64) int64 { return roundUp(end+footerSize, l.fileAlign) - footerSize }
+
+// foundAlignment is how an image in a file of size bytes is laid out, so that what is
+// added follows: the alignment of its blocks, and that of the length.
+func (img *Image) foundAlignment(size int64) (align, fileAlign int64) {
+	align, fileAlign = dataAlign, SectorSize
+	if img.trailer == trailerMoves && size%dataAlign == 0 {
+		fileAlign = dataAlign
+	}
+	blocks := false
+	for _, e := range img.bat.used() {
+		blocks = true
+		if (int64(e)*SectorSize+img.lay.bitmapSize)%dataAlign != 0 {
+			return SectorSize, SectorSize
+		}
+	}
+	if !blocks && fileAlign != dataAlign && img.footer.Creator != CreatorXenServer {
+		align = SectorSize // neither Windows nor XenServer made it, and all others pack
+	}
+	return align, fileAlign
 }
 
 // relocate takes the offsets of another layout, of the same blocks.

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -33,6 +34,13 @@ type CreateOptions struct {
 	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
 	// 2 MiB.
 	BlockSize int64
+	// DataAlign is what the offset of each block's data in the file is a multiple of:
+	// 4096, or 512 for a packed file, in which blocks follow each other without gaps
+	// as VirtualBox needs them. 0 means 4096.
+	DataAlign int64
+	// FileAlign is what the file's length is a multiple of: 512, or 4096 as Windows
+	// has it. 0 means 512. It is not used for a fixed disk.
+	FileAlign int64
 	// Creator is the program to name; zero means CreatorQEMU, or
 	// CreatorQEMUExact if Exact.
 	Creator Creator
@@ -69,13 +77,13 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 	if err != nil || f.Type == Fixed {
 		return int64(f.CurrentSize) + footerSize, err
 	}
-	lay := layoutOf(&f, &h, 0)
+	lay := o.layout(&f, &h)
 	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
 	if allocated > 0 {
-		stride := roundUp(lay.stored(), dataAlign)
-		end = nextBlockOffset(end, lay.bitmapSize) + lay.stored() + (allocated-1)*stride
+		stride := roundUp(lay.stored(), lay.align)
+		end = lay.nextBlockOffset(end) + lay.stored() + (allocated-1)*stride
 	}
-	return end + footerSize, nil
+	return lay.footerOffset(end) + footerSize, nil
 }
 
 // BlockLayout is the number of blocks that the disk will have, and their size in
@@ -132,8 +140,16 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 		Timestamp: stamp, Creator: creator, CreatorVersion: creator.version(), CreatorHostOS: creator.hostOS(),
 		OriginalSize: current, CurrentSize: current, Geometry: g, Type: Fixed, UniqueID: id,
 	}
+	for _, align := range []int64{o.DataAlign, o.FileAlign} {
+		if align != 0 && align != SectorSize && align != dataAlign {
+			return fail(fmt.Errorf("alignment %d in the file: %w: want 512 or 4096", align, ErrUnsupported))
+		}
+	}
 	switch o.Type {
 	case Fixed:
+		if o.DataAlign != 0 {
+			return fail(errors.New("a fixed disk has no blocks, and so no alignment of their data"))
+		}
 		if o.BlockSize != 0 {
 			return fail(errors.New("a fixed disk has no blocks, and so no block size"))
 		}
@@ -251,4 +267,11 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 		return g
 	}
 	return MaxGeometry
+}
+
+// layout is the layout of the image with this footer and header.
+func (o *CreateOptions) layout(f *Footer, h *Header) layout {
+	lay := layoutOf(f, h, 0)
+	lay.align, lay.fileAlign = cmp.Or(o.DataAlign, dataAlign), cmp.Or(o.FileAlign, SectorSize)
+	return lay
 }

@@ -160,24 +160,22 @@ func (img *Image) gaps() [][2]int64 {
 // freeSpace yields where blocks fit into the gaps, from the start of the file on:
 // aligned, unless the gap is too tight for that.
 type freeSpace struct {
-	gaps               [][2]int64
-	bitmapSize, stored int64
+	gaps [][2]int64
+	lay  *layout
 }
 
-func (img *Image) freeSpace() freeSpace {
-	return freeSpace{img.gaps(), img.lay.bitmapSize, img.lay.stored()}
-}
+func (img *Image) freeSpace() freeSpace { return freeSpace{img.gaps(), &img.lay} }
 
 // next returns the offset for the next block; ok is false if there is none.
 func (s *freeSpace) next() (at int64, ok bool) {
 	for ; len(s.gaps) > 0; s.gaps = s.gaps[1:] {
 		g := &s.gaps[0]
-		at := nextBlockOffset(g[0], s.bitmapSize)
-		if at+s.stored > g[1] {
+		at, stored := s.lay.nextBlockOffset(g[0]), s.lay.stored()
+		if at+stored > g[1] {
 			at = g[0]
 		}
-		if at+s.stored <= g[1] {
-			g[0] = at + s.stored
+		if at+stored <= g[1] {
+			g[0] = at + stored
 			return at, true
 		}
 	}
@@ -283,21 +281,22 @@ func (img *Image) cutFile() error {
 		a.end = end
 		return nil
 	}
-	if end+footerSize > a.end { // the footers would overlap, for less than a sector's gain
+	at := img.lay.footerOffset(end)
+	if at+footerSize > a.footerAt { // the footers would overlap, for less than a sector's gain
 		return nil
 	}
 	footer := img.footer.Encode()
-	if _, err := img.f.WriteAt(footer[:], end); err != nil {
+	if _, err := img.f.WriteAt(footer[:], at); err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
 	if err := img.flush(); err != nil {
 		return err
 	}
-	if err := img.f.Truncate(end + footerSize); err != nil {
+	if err := img.f.Truncate(at + footerSize); err != nil {
 		return err
 	}
-	a.end, a.length, a.syncedFooterAt = end, end+footerSize, -1
-	img.footerAt, img.trailer = end, trailerMoves
+	a.end, a.footerAt, a.length, a.syncedFooterAt = end, at, at+footerSize, -1
+	img.footerAt, img.trailer = at, trailerMoves
 	return img.flush()
 }
 

@@ -43,12 +43,12 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		s.write(footer[:])
 		return s.err
 	}
-	lay := layoutOf(&f, &h, 0)
+	lay := o.layout(&f, &h)
 	table, end, err := placeStream(&lay, int64(h.MaxTableEntries), blocks)
 	if err != nil {
 		return err
 	}
-	s.total = end + footerSize
+	s.total = lay.footerOffset(end) + footerSize
 	header := h.Encode()
 	s.write(footer[:])
 	s.write(header[:])
@@ -63,6 +63,7 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		s.write(bits)
 		s.disk(src, b*lay.blockSize, lay.blockSize, size)
 	}
+	s.zeros(lay.footerOffset(end) - s.off)
 	s.write(footer[:])
 	return s.err
 }
@@ -81,7 +82,7 @@ func placeStream(lay *layout, n int64, blocks []int64) (table bat, end int64, er
 		case i > 0 && b < blocks[i-1]:
 			return table, 0, fmt.Errorf("block %d is listed after block %d, want ascending order", b, blocks[i-1])
 		}
-		pos := nextBlockOffset(end, lay.bitmapSize)
+		pos := lay.nextBlockOffset(end)
 		if pos/SectorSize >= unused {
 			return table, 0, fmt.Errorf("block %d: %w", b, ErrTooLarge)
 		}

@@ -116,13 +116,14 @@ func (img *Image) commit() error {
 		}
 		newBlocks, changed = nil, nil
 	}
-	if old < 0 {
-		return nil
+	if old >= 0 {
+		if err := img.zeroFooter(old); err != nil {
+			return putBack(err)
+		}
 	}
-	if err := img.zeroFooter(old); err != nil {
-		return putBack(err)
-	}
-	return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return img.trim()
 }
 
 // writeBitmap writes the bitmap of a block. A bitmap that has become full is no
@@ -176,15 +177,18 @@ func (img *Image) complete(flush bool) error {
 		}
 	}
 	header, end := img.finalHeader()
-	lay := layoutOf(&img.footer, &header, 0)
+	lay := img.plan.layout(&img.footer, &header)
 	lay.locators = img.lay.locators
 	footerAt := end
+	if img.dynamic() {
+		footerAt = lay.footerOffset(end)
+	}
 	if img.trailer.onDevice() {
 		if footerAt = a.deviceFooterAt; end > footerAt {
 			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
 		}
 	}
-	if err := img.writeMetadata(&header, &lay, end, footerAt, flush); err != nil {
+	if err := img.writeMetadata(&header, &lay, footerAt, flush); err != nil {
 		return img.uncomplete(err, footerAt)
 	}
 	if err := img.writeLeadingFooter(flush); err != nil {
@@ -192,7 +196,7 @@ func (img *Image) complete(flush bool) error {
 	}
 	img.header, img.footerAt = header, footerAt
 	img.lay.relocate(&lay)
-	a.end, a.length = end, end+footerSize
+	a.end, a.footerAt, a.length = end, footerAt, footerAt+footerSize
 	img.state.set(phaseWriting)
 	return nil
 }
@@ -215,11 +219,10 @@ func (img *Image) finalHeader() (h Header, end int64) {
 	return h, end
 }
 
-// writeMetadata writes header, BAT and trailing footer of a new image that ends at
-// end.
-func (img *Image) writeMetadata(h *Header, lay *layout, end, footerAt int64, flush bool) error {
+// writeMetadata writes header, BAT and trailing footer of a new image.
+func (img *Image) writeMetadata(h *Header, lay *layout, footerAt int64, flush bool) error {
 	if !img.trailer.onDevice() {
-		if err := cutTo(img.f, end+footerSize); err != nil {
+		if err := cutTo(img.f, footerAt+footerSize); err != nil {
 			return err
 		}
 	}
