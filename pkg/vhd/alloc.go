@@ -444,5 +444,5 @@ func (img *Image) trim() error {
 		return undo(err)
 	}
 	a.footerAt, a.length = at, at+footerSize
-	return nil
+	return img.flush()
 }

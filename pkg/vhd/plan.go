@@ -272,6 +272,8 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 // layout is the layout of the image with this footer and header.
 func (o *CreateOptions) layout(f *Footer, h *Header) layout {
 	lay := layoutOf(f, h, 0)
-	lay.align, lay.fileAlign = cmp.Or(o.DataAlign, dataAlign), cmp.Or(o.FileAlign, SectorSize)
+	if o != nil {
+		lay.align, lay.fileAlign = cmp.Or(o.DataAlign, dataAlign), cmp.Or(o.FileAlign, SectorSize)
+	}
 	return lay
 }
