@@ -197,6 +197,19 @@ func (m *batmap) room(blocks int64) int64 {
 // copyBatmap writes a copy of the map for so many blocks, header and all, behind a
 // BAT that ends at at.
 func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
+	m, b, err := img.encodeBatmap(at, blocks)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := img.f.WriteAt(b, at); err != nil {
+		return nil, fmt.Errorf("batmap: %w", err)
+	}
+	return m, nil
+}
+
+// encodeBatmap returns a copy of the map for so many blocks, for a BAT that ends at at,
+// and its bytes, header and all.
+func (img *Image) encodeBatmap(at, blocks int64) (*batmap, []byte, error) {
 	old := img.batmap
 	m := *old
 	m.at, m.offset = at, uint64(at+SectorSize)
@@ -204,7 +217,7 @@ func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
 	m.sectors = uint32(length / SectorSize)
 	var header [SectorSize]byte
 	if err := readFull(img.r, header[:], old.at); err != nil {
-		return nil, fmt.Errorf("batmap: %w", err)
+		return nil, nil, fmt.Errorf("batmap: %w", err)
 	}
 	be := binary.BigEndian
 	be.PutUint64(header[8:], m.offset)
@@ -212,16 +225,13 @@ func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
 	bits := make([]byte, length)
 	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); img.batmapInPlace() {
 		if err := readFull(img.r, bits[:n], int64(old.offset)); err != nil {
-			return nil, fmt.Errorf("batmap: %w", err)
+			return nil, nil, fmt.Errorf("batmap: %w", err)
 		}
 	}
 	clearFrom(bits, min(blocks, img.bat.len())) // what follows may be left from a shrink that a crash cut short
 	m.checksum = m.sum(bits[:m.counted(blocks)])
 	be.PutUint32(header[24:], m.checksum)
-	if _, err := img.f.WriteAt(append(header[:], bits...), at); err != nil {
-		return nil, fmt.Errorf("batmap: %w", err)
-	}
-	return &m, nil
+	return &m, append(header[:], bits...), nil
 }
 
 // mendedBatmap is the map with the bits cleared that must not be set; changed is

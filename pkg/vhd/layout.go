@@ -79,7 +79,9 @@ func (l *layout) nextBlockOffset(free int64) int64 {
 
 // footerOffset is the offset of the trailing footer when everything in use ends at
 // end.
-func (l *layout) footerOffset(end int64) int64 { return roundUp(end+footerSize, l.fileAlign) - footerSize }
+func (l *layout) footerOffset(end int64) int64 {
+	return roundUp(end+footerSize, l.fileAlign) - footerSize
+}
 
 // foundAlignment is how an image in a file of size bytes is laid out, so that what is
 // added follows: the alignment of its blocks, and that of the length.

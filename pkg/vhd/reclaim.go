@@ -45,7 +45,7 @@ func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) er
 	}
 	slices.SortFunc(blocks, func(a, b placedBlock) int { return cmp.Compare(b.start, a.start) })
 	free := img.freeSpace()
-	batch := max(16, int(reclaimBatch/img.lay.stored()))
+	batch := img.moveBatch()
 	done, total := int64(0), img.bytesToMove(blocks)
 	at, ok := free.next()
 	for ok && len(blocks) > 0 && at < blocks[0].start {
@@ -62,16 +62,7 @@ func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) er
 				progress(done, max(done, total))
 			}
 		}
-		if err := img.flush(); err != nil {
-			return err
-		}
-		for i, block := range moved {
-			img.bat.store(block, entries[i])
-		}
-		if err := img.writeEntries(moved); err != nil {
-			return err
-		}
-		if err := img.flush(); err != nil {
+		if err := img.switchBlocks(moved, entries); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
@@ -79,6 +70,29 @@ func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) er
 		}
 	}
 	return nil
+}
+
+// moveBatch is how many blocks are moved between two flushes.
+func (img *Image) moveBatch() int { return max(16, int(reclaimBatch/img.lay.stored())) }
+
+// switchBlocks makes the copies of blocks, which are at these entries' offsets, the
+// blocks, durably.
+func (img *Image) switchBlocks(blocks []int64, entries []uint32) error {
+	if err := img.flush(); err != nil || len(blocks) == 0 {
+		return err
+	}
+	return img.state.change(func() error {
+		for i, block := range blocks {
+			img.bat.store(block, entries[i])
+		}
+		if err := img.writeEntries(blocks); err != nil {
+			return err
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
+		return img.retireSyncedFooter()
+	})
 }
 
 // bytesToMove estimates how many bytes moveBlocksDown will move: those of blocks

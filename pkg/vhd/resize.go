@@ -2,9 +2,11 @@ package vhd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -233,7 +235,7 @@ func (img *Image) resizeDynamic(ctx context.Context, f Footer, progress disk.Pro
 	var former region // where the BAT was
 	if blocks > img.bat.len() {
 		var err error
-		if former, err = img.growBAT(blocks); err != nil {
+		if former, err = img.growBAT(ctx, blocks, progress); err != nil {
 			return err
 		}
 	}
@@ -268,57 +270,149 @@ func (img *Image) zeroHidden(size int64) error {
 }
 
 // growBAT makes space for the entries of more blocks, and marks the new ones as
-// unused: behind the others where there is space, else at the end of the file. It
-// returns where the BAT was if it has moved. After an error the BAT is as before, or
-// the image has failed.
-func (img *Image) growBAT(blocks int64) (former region, err error) {
-	n, a := img.bat.len(), &img.alloc
+// unused. Blocks that are in the way move to the end of the file. Where something else
+// is, the BAT moves there itself, and growBAT returns where it was. After an error the
+// BAT is as before, or the image has failed.
+func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progress) (former region, err error) {
 	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
-	end := img.lay.batOff + batBytes(blocks)
-	space := img.spaceForBAT()
-	if space < batBytes(blocks) && img.lay.batOff+space != a.end {
-		former = region{"former BAT", img.lay.batOff, img.lay.batEnd()}
-		for _, r := range img.lay.batmap {
-			if r.start == former.end {
-				former.end = r.end
-			}
-		}
+	if batBytes(blocks) <= img.spaceForBAT() {
+		return region{}, img.growBATInPlace(table, nil)
+	}
+	end := img.lay.batOff + img.tableBytes(blocks)
+	if img.metadataBehindBAT(end) {
+		former = region{"former BAT", img.lay.batOff, img.lay.batOff + img.tableBytes(img.bat.len())}
 		return former, img.moveBATUp(table)
 	}
-	undo := func(err error) error { return err }
-	if space < batBytes(blocks) { // only the footer is in the way
-		x, err := img.extend(a.end, end-a.end)
-		if err != nil {
-			return region{}, err
-		}
-		if err := img.flush(); err != nil {
-			return region{}, err
-		}
-		undo = func(err error) error { return img.giveBack(x, err) }
-	}
-	// What an earlier shrink may have left, if a crash cut it short.
-	if err := img.clearBatmap(n); err != nil {
-		return region{}, undo(err)
-	}
-	if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
-		return region{}, undo(err)
-	}
-	if err := img.flush(); err != nil {
+	if err := img.vacate(ctx, end, progress); err != nil {
 		return region{}, err
 	}
-	if space < batBytes(blocks) {
-		a.syncedFooterAt = -1 // the BAT is over it
+	if end <= img.alloc.end {
+		return region{}, img.growBATInPlace(table, nil)
+	}
+	x, err := img.extend(img.alloc.end, end-img.alloc.end)
+	if err != nil {
+		return region{}, err
+	}
+	return region{}, img.growBATInPlace(table, func(err error) error { return img.giveBack(x, err) })
+}
+
+// metadataBehindBAT reports whether something other than blocks, and the batmap that
+// follows the BAT, starts between the BAT and end.
+func (img *Image) metadataBehindBAT(end int64) bool {
+	for _, r := range slices.Concat(img.lay.regions, img.lay.locators) {
+		if r.start > img.lay.batOff && r.start < end {
+			return true
+		}
+	}
+	if img.batmap == nil {
+		return false
+	}
+	return img.batmap.at != img.lay.batEnd() || int64(img.batmap.offset) != img.batmap.at+SectorSize
+}
+
+// growBATInPlace writes the new entries of a larger table behind those of the BAT, into
+// space that only a batmap uses, and switches to it. undo gives the space back.
+func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
+	n, m := img.bat.len(), img.batmap
+	if undo == nil {
+		undo = func(err error) error { return err }
 	}
 	header := img.header
-	header.MaxTableEntries = max(header.MaxTableEntries, uint32(blocks))
-	return region{}, img.state.change(func() error {
+	header.MaxTableEntries = max(header.MaxTableEntries, uint32(table.len()))
+	if m == nil || batBytes(table.len()) <= m.at-img.lay.batOff {
+		// Bits that an earlier shrink may have left, if a crash cut it short.
+		if err := img.clearBatmap(n); err != nil {
+			return undo(err)
+		}
+		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
+			return undo(err)
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
+		return img.state.change(func() error {
+			if err := img.writeHeader(header); err != nil {
+				return err
+			}
+			img.bat = table
+			return nil
+		})
+	}
+	// The entries come over the batmap, which follows the BAT. Until it is behind them,
+	// the image has none.
+	moved, b, err := img.encodeBatmap(img.lay.batOff+batBytes(table.len()), table.len())
+	if err != nil {
+		return undo(err)
+	}
+	return img.state.change(func() error {
+		if _, err := img.f.WriteAt(make([]byte, SectorSize), m.at); err != nil {
+			return fmt.Errorf("batmap: %w", err)
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
+		if err := table.writeTo(img.f, img.lay.batOff, n); err != nil {
+			return err
+		}
+		if _, err := img.f.WriteAt(b, moved.at); err != nil {
+			return fmt.Errorf("batmap: %w", err)
+		}
+		if err := img.flush(); err != nil {
+			return err
+		}
 		if err := img.writeHeader(header); err != nil {
 			return err
 		}
-		img.bat = table
+		img.bat, img.batmap, img.lay.batmap = table, moved, moved.ownRegions()
 		return nil
 	})
+}
+
+// vacate moves the blocks that start before end to the end of the file. When ctx is
+// done, or after an error, those that have moved stay where they are then, and the
+// image is as usable as before.
+func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress) error {
+	var blocks []placedBlock
+	for i, e := range img.bat.used() {
+		if start := int64(e) * SectorSize; start < end {
+			blocks = append(blocks, placedBlock{i, start})
+		}
+	}
+	slices.SortFunc(blocks, func(a, b placedBlock) int { return cmp.Compare(a.start, b.start) })
+	total := int64(len(blocks)) * img.lay.stored()
+	for len(blocks) > 0 {
+		batch := blocks[:min(len(blocks), img.moveBatch())]
+		blocks = blocks[len(batch):]
+		var moved []int64
+		var entries []uint32
+		var stop error
+		for _, b := range batch {
+			if stop = ctx.Err(); stop != nil {
+				break
+			}
+			x, err := img.extendForBlock()
+			if err == nil {
+				if err = img.copyBlock(x.start, b.start); err != nil {
+					err = img.giveBack(x, err)
+				}
+			}
+			if stop = err; err != nil {
+				break
+			}
+			moved, entries = append(moved, b.block), append(entries, uint32(x.start/SectorSize))
+		}
+		if err := img.switchBlocks(moved, entries); err != nil {
+			return err
+		}
+		if stop != nil {
+			return stop
+		}
+		if progress != nil {
+			progress(total-int64(len(blocks))*img.lay.stored(), total)
+		}
+	}
+	return nil
 }
 
 // refill moves blocks into the space that the BAT has left, where it is large

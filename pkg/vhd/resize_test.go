@@ -185,3 +185,44 @@ func TestResizeFails(t *testing.T) {
 		})
 	}
 }
+
+// The BAT of a disk that grows stays where it is, in front of the blocks, with
+// XenServer's batmap behind it: XenServer's tools refuse an image whose blocks start
+// before the end of its metadata.
+func TestGrownBATStaysInFront(t *testing.T) {
+	const blockSize = 4 * kib
+	c := craft{size: 20 * blockSize}
+	for i := range 10 {
+		c.blocks = append(c.blocks, block{19 - 2*i, int64(4 + 9*i), nil, pattern(blockSize, byte(i))})
+	}
+	for name, start := range map[string][]byte{"dynamic": c.bytes(), "with a batmap": xenImage(c)} {
+		for _, blocks := range []int64{129, 300, 3000} {
+			t.Run(fmt.Sprintf("%s, %d blocks", name, blocks), func(t *testing.T) {
+				m := newMemFile(start)
+				img := openMem(t, m)
+				want := append(readAll(t, img), make([]byte, (blocks-20)*blockSize)...)
+				must(t, img.Resize(context.Background(), blocks*blockSize, nil))
+				must(t, img.Close())
+				b := m.bytes()
+				sameBytes(t, "contents", readAll(t, openBytes(t, b, nil)), want)
+				at := int64(be.Uint64(b[512+16:]))
+				end := at + (blocks*4+511)/512*512
+				if name != "dynamic" {
+					if string(b[end:end+8]) != "tdbatmap" {
+						t.Fatalf("behind the BAT there is no batmap")
+					}
+					end = int64(be.Uint64(b[end+8:])) + int64(be.Uint32(b[end+16:]))*512
+				}
+				for i := range blocks {
+					if e := be.Uint32(b[at+4*i:]); at != 1536 || e != unused && int64(e)*512 < end {
+						t.Errorf("the BAT is at %d, block %d at %d, and the metadata ends at %d", at, i, int64(e)*512, end)
+					}
+				}
+				fs, n := findings(t, b)
+				if n.Errors > 0 || n.Leaked > 0 {
+					t.Errorf("%+v, %v", n, fs)
+				}
+			})
+		}
+	}
+}
