@@ -252,22 +252,17 @@ func (img *Image) zeroFooter(at int64) error {
 	return nil
 }
 
-// extendForBlock takes space for a block.
-func (img *Image) extendForBlock() (extension, error) {
-	a := &img.alloc
+// extendForBlock takes space for a block. In a packed file it takes space ahead for so
+// many more, which trim gives back.
+func (img *Image) extendForBlock(more int64) (extension, error) {
 	at := img.lay.nextBlockOffset(img.freeFrom())
 	if at/SectorSize >= unused {
 		return extension{}, fmt.Errorf("%w: the block would be at sector %d, and a BAT entry holds at most %d", ErrTooLarge, at/SectorSize, uint32(unused-1))
 	}
-	ahead := int64(0)
-	if img.lay.packed() {
-		ahead = min(a.ahead, img.bat.len()-img.bat.count()-1)
+	if !img.lay.packed() {
+		more = 0
 	}
-	x, err := img.extendAhead(at, img.lay.stored(), max(ahead, 0)*img.lay.stored())
-	if err == nil && a.footerAt != x.footerBefore {
-		a.ahead = max(1, a.ahead) * aheadFactor
-	}
-	return x, err
+	return img.extendAhead(at, img.lay.stored(), more*img.lay.stored())
 }
 
 // aheadFactor is how much more space each extension of a packed file takes ahead. In
@@ -290,8 +285,11 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
-	x, err := img.extendForBlock()
+	x, err := img.extendForBlock(max(0, min(a.ahead, img.bat.len()-img.bat.count()-1)))
 	if err == nil {
+		if a.footerAt != x.footerBefore {
+			a.ahead = max(1, a.ahead) * aheadFactor
+		}
 		if err = img.writeNewBlock(x, block); err != nil {
 			err = img.giveBack(x, err)
 		}

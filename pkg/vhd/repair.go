@@ -421,7 +421,7 @@ func (r *repairer) separate(img *Image) error {
 		if from+stored > img.lay.limit || img.overMetadata(from) {
 			continue // its bytes are not all there, or not its own
 		}
-		x, err := img.extendForBlock()
+		x, err := img.extendForBlock(0)
 		if err != nil {
 			return err
 		}

@@ -387,11 +387,11 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 		var moved []int64
 		var entries []uint32
 		var stop error
-		for _, b := range batch {
+		for i, b := range batch {
 			if stop = ctx.Err(); stop != nil {
 				break
 			}
-			x, err := img.extendForBlock()
+			x, err := img.extendForBlock(int64(len(batch) - i - 1))
 			if err == nil {
 				if err = img.copyBlock(x.start, b.start); err != nil {
 					err = img.giveBack(x, err)
@@ -403,6 +403,9 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 			moved, entries = append(moved, b.block), append(entries, uint32(x.start/SectorSize))
 		}
 		if err := img.switchBlocks(moved, entries); err != nil {
+			return err
+		}
+		if err := img.trim(); err != nil {
 			return err
 		}
 		if stop != nil {
