@@ -285,7 +285,11 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
-	x, err := img.extendForBlock(max(0, min(a.ahead, img.bat.len()-img.bat.count()-1)))
+	more := a.ahead
+	if img.lay.packed() && a.end+img.lay.stored() > a.footerAt { // not counted for each block
+		more = max(0, min(more, img.bat.len()-img.bat.count()-1))
+	}
+	x, err := img.extendForBlock(more)
 	if err == nil {
 		if a.footerAt != x.footerBefore {
 			a.ahead = max(1, a.ahead) * aheadFactor
