@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,14 @@ type Format struct {
 	// empty file. The image is complete when the disk is closed. A size below 0
 	// is not known yet: the disk is a Resizer, and is given its size later.
 	Create func(f File, size int64, o Options) (Disk, error)
+
+	// Check returns a Checker of the first size bytes of r, or an error if an
+	// option is wrong; nothing is read yet. Nil: the format has nothing to check.
+	Check func(r io.ReaderAt, size int64, o *CheckOptions) (Checker, error)
+	// Repair repairs an image in a file of size bytes as far as that loses no byte
+	// of the disk, and returns what it has done, also with an error. A cancelled
+	// ctx ends it between two steps. Nil: the format cannot be repaired.
+	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
 }
 
 // ErrNotThisFormat is what Probe returns for a file of another format.

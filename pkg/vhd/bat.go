@@ -10,6 +10,8 @@ import (
 	"math/bits"
 	"slices"
 	"sync/atomic"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
 )
 
 // unused is the BAT entry of a block that has no place in the file.
@@ -19,26 +21,36 @@ const unused = 0xffffffff
 // Blocks"): for each block of the disk the sector of the file in which its
 // sector bitmap starts. The table of a large disk is mostly empty, and may have
 // half a billion entries: it is held in pieces, of which those without a used
-// entry are not there, and scans pass over what is unused. Entries are read and
-// set atomically.
+// entry are not there, and scans pass over what is unused. A piece whose entries
+// are all equal is held once, however often it comes: a table of zeros, in a hole
+// of the file, is as cheap as one without entries. Entries are read and set
+// atomically.
 type bat struct {
 	n    int64                    // entries
 	dirs []atomic.Pointer[batDir] // nil: no pieces
 }
 
 // batDir holds pieces that follow each other; nil: all entries are unused, as are
-// those behind the table's last.
-type batDir [64]atomic.Pointer[batPiece]
+// those behind the table's last. One that is uniform has the same piece
+// everywhere, may be in several places of the table, and is replaced, not changed.
+type batDir struct {
+	pieces  [batDirLen]atomic.Pointer[batPiece]
+	uniform bool
+}
 
-// batPieceLen is the number of entries of a piece.
-const batPieceLen = 64
+const (
+	batPieceLen = 64 // entries of a piece
+	batDirLen   = 64 // pieces of a batDir
+)
 
 // batPiece has a bit in used for each of its entries that is used. With
 // batPieceLen entries it has all of them, else only those that are used, and
-// their number stays.
+// their number stays. One that is uniform has equal entries only, may be in
+// several places of the table, and is replaced, not changed.
 type batPiece struct {
 	used    uint64
 	entries []uint32
+	uniform bool
 }
 
 // newBATPiece returns a piece with room for all entries, and those of p, if not
@@ -80,40 +92,92 @@ func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batDir], batDirs(
 // batPieces and batDirs are how many a table of n entries has.
 func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
 
-func batDirs(n int64) int64 { return (batPieces(n) + int64(len(batDir{})) - 1) / int64(len(batDir{})) }
+func batDirs(n int64) int64 { return (batPieces(n) + batDirLen - 1) / batDirLen }
 
 // piece is piece k, or nil if its entries are all unused.
 func (t bat) piece(k int64) *batPiece {
-	if d := t.dirs[k/int64(len(batDir{}))].Load(); d != nil {
-		return d[k%int64(len(batDir{}))].Load()
+	if d := t.dirs[k/batDirLen].Load(); d != nil {
+		return d.pieces[k%batDirLen].Load()
 	}
 	return nil
 }
 
 // setPiece is for one goroutine at a time.
 func (t bat) setPiece(k int64, p *batPiece) {
-	at := &t.dirs[k/int64(len(batDir{}))]
+	at := &t.dirs[k/batDirLen]
 	d := at.Load()
-	if d == nil {
-		d = new(batDir)
-		at.Store(d)
+	if d == nil || d.uniform {
+		own := new(batDir)
+		if d != nil {
+			for i := range own.pieces {
+				own.pieces[i].Store(d.pieces[i].Load())
+			}
+		}
+		own.pieces[k%batDirLen].Store(p)
+		at.Store(own)
+		return
 	}
-	d[k%int64(len(batDir{}))].Store(p)
+	d.pieces[k%batDirLen].Store(p)
 }
 
-// held yields the pieces that are there, in order.
-func (t bat) held() iter.Seq2[int64, *batPiece] {
-	return func(yield func(int64, *batPiece) bool) {
+// fill sets the pieces [k, end) to one that is uniform.
+func (t bat) fill(k, end int64, p *batPiece) {
+	var all *batDir
+	for k < end {
+		if k%batDirLen != 0 || end-k < batDirLen {
+			t.setPiece(k, p)
+			k++
+			continue
+		}
+		if all == nil {
+			all = &batDir{uniform: true}
+			for i := range all.pieces {
+				all.pieces[i].Store(p)
+			}
+		}
+		t.dirs[k/batDirLen].Store(all)
+		k += batDirLen
+	}
+}
+
+// batRun is a piece that comes n times in a row, first for the entries from first
+// on. Only uniform pieces come more than once.
+type batRun struct {
+	first, n int64
+	p        *batPiece
+}
+
+// runs yields the pieces that are there, in order.
+func (t bat) runs() iter.Seq[batRun] {
+	return func(yield func(batRun) bool) {
+		var run batRun
 		for i := range t.dirs {
 			d := t.dirs[i].Load()
 			if d == nil {
 				continue
 			}
-			for k := range d {
-				if p := d[k].Load(); p != nil && !yield(int64(i*len(d)+k), p) {
+			pieces, each := d.pieces[:], int64(1)
+			if d.uniform {
+				pieces, each = pieces[:1], batDirLen
+			}
+			for k := range pieces {
+				p := pieces[k].Load()
+				if p == nil {
+					continue
+				}
+				first := (int64(i)*batDirLen + int64(k)) * batPieceLen
+				if p == run.p && first == run.first+run.n*batPieceLen {
+					run.n += each
+					continue
+				}
+				if run.p != nil && !yield(run) {
 					return
 				}
+				run = batRun{first, each, p}
 			}
+		}
+		if run.p != nil {
+			yield(run)
 		}
 	}
 }
@@ -135,7 +199,7 @@ func (t bat) store(block int64, entry uint32) {
 		return
 	}
 	all := p
-	if p == nil || len(p.entries) < batPieceLen {
+	if p == nil || p.uniform || len(p.entries) < batPieceLen {
 		all = newBATPiece(p)
 	}
 	atomic.StoreUint32(&all.entries[i], entry)
@@ -152,10 +216,39 @@ func (t bat) store(block int64, entry uint32) {
 // used yields the blocks that have a place, in order, and their entries.
 func (t bat) used() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
-		for k, p := range t.held() {
-			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
+		for r := range t.runs() {
+			for first := r.first; first < r.first+r.n*batPieceLen; first += batPieceLen {
+				for used := atomic.LoadUint64(&r.p.used); used != 0; used &= used - 1 {
+					i := bits.TrailingZeros64(used)
+					if e := r.p.load(i); e != unused && !yield(first+int64(i), e) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// entryRun is n entries in a row, from that of block on, that are equal.
+type entryRun struct {
+	block, n int64
+	entry    uint32
+}
+
+// usedRuns yields what used does, with the entries of a uniform piece, however often
+// it comes, at once.
+func (t bat) usedRuns() iter.Seq[entryRun] {
+	return func(yield func(entryRun) bool) {
+		for r := range t.runs() {
+			if r.p.uniform {
+				if !yield(entryRun{r.first, r.n * batPieceLen, r.p.entries[0]}) {
+					return
+				}
+				continue
+			}
+			for used := atomic.LoadUint64(&r.p.used); used != 0; used &= used - 1 {
 				i := bits.TrailingZeros64(used)
-				if e := p.load(i); e != unused && !yield(k*batPieceLen+int64(i), e) {
+				if e := r.p.load(i); e != unused && !yield(entryRun{r.first + int64(i), 1, e}) {
 					return
 				}
 			}
@@ -171,10 +264,9 @@ func (t bat) nextUsed(block, end int64) int64 {
 		rest := atomic.LoadUint64(&p.used) >> (block % batPieceLen) >> 1
 		return min(block+1+int64(bits.TrailingZeros64(rest)), (k+1)*batPieceLen)
 	}
-	dirLen := int64(len(batDir{}))
 	for k++; k < batPieces(min(end, t.n)) && t.piece(k) == nil; k++ {
-		if k%dirLen == 0 && t.dirs[k/dirLen].Load() == nil {
-			k += dirLen - 1
+		if k%batDirLen == 0 && t.dirs[k/batDirLen].Load() == nil {
+			k += batDirLen - 1
 		}
 	}
 	return k * batPieceLen
@@ -182,11 +274,11 @@ func (t bat) nextUsed(block, end int64) int64 {
 
 // count is how many blocks have a place.
 func (t bat) count() int64 {
-	n := 0
-	for _, p := range t.held() {
-		n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+	n := int64(0)
+	for r := range t.runs() {
+		n += r.n * int64(bits.OnesCount64(atomic.LoadUint64(&r.p.used)))
 	}
-	return int64(n)
+	return n
 }
 
 // resized is the table with n entries: the new ones are unused, as those that are
@@ -199,16 +291,43 @@ func (t bat) resized(n int64) bat {
 	return bat{n, t.dirs[:want]}
 }
 
+// batHolesFrom is the size of a table, in bytes, from which on the file is asked for
+// its holes: in small ones reading them is faster.
+const batHolesFrom = 1 << 20
+
 // readBAT reads n entries at off. The caller has made sure that the file is
-// that long.
+// that long. Holes of the file are not read.
 func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
-	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
 	buf := make([]byte, min(n*4, 64<<10))
+	var holes *sparse.Map
+	if n*4 >= batHolesFrom {
+		holes = sparse.NewMap(r)
+	}
 	var d batDecoder
 	for k := int64(0); k < batPieces(n); {
-		b := buf[:min(int64(len(buf)), (n-k*batPieceLen)*4)]
-		if err := readFull(r, b, off+k*batPieceLen*4); err != nil {
+		at, end := off+k*batPieceBytes, off+n*4
+		if holes != nil {
+			stop, data, err := holes.At(at, end)
+			if err != nil {
+				return bat{}, fmt.Errorf("BAT: %w", err)
+			}
+			if pieces := (stop - at) / batPieceBytes; !data && pieces > 0 {
+				// The file may have become shorter: then this is no hole.
+				if err := readFull(r, buf[:batPieceBytes], at+(pieces-1)*batPieceBytes); err != nil {
+					return bat{}, fmt.Errorf("BAT: %w", err)
+				}
+				t.fill(k, k+pieces, d.decode(make([]byte, batPieceBytes)))
+				k += pieces
+				continue
+			}
+			if data {
+				end = min(end, at+roundUp(stop-at, batPieceBytes))
+			}
+		}
+		b := buf[:min(int64(len(buf)), end-at)]
+		if err := readFull(r, b, at); err != nil {
 			return bat{}, fmt.Errorf("BAT: %w", err)
 		}
 		for ; len(b) > 0; k++ {
@@ -221,14 +340,22 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	return t, nil
 }
 
+// batPieceBytes is the size of a piece in the file.
+const batPieceBytes = batPieceLen * 4
+
 // batDecoder decodes pieces. It makes room for several at a time.
 type batDecoder struct {
 	pieces  []batPiece
 	entries []uint32
+	uniform *batPiece // the last one
 }
 
 // decode reads the entries of a piece; those that b is too short for are unused.
 func (d *batDecoder) decode(b []byte) *batPiece {
+	if len(b) == batPieceBytes && binary.NativeEndian.Uint32(b) == binary.NativeEndian.Uint32(b[batPieceBytes-4:]) &&
+		bytes.Equal(b[:batPieceBytes-4], b[4:]) {
+		return d.decodeUniform(binary.BigEndian.Uint32(b))
+	}
 	used := uint64(0)
 	for i := 0; i < len(b); {
 		if i+32 <= len(b) { // eight at a time: most are unused
@@ -268,6 +395,14 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 	return p
 }
 
+// decodeUniform is the piece of which all entries are e, which is a used one.
+func (d *batDecoder) decodeUniform(e uint32) *batPiece {
+	if d.uniform == nil || d.uniform.entries[0] != e {
+		d.uniform = &batPiece{used: math.MaxUint64, entries: slices.Repeat([]uint32{e}, batPieceLen), uniform: true}
+	}
+	return d.uniform
+}
+
 // batBytes is the size of a BAT of n entries in the file, in whole sectors.
 func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * SectorSize }
 
@@ -276,7 +411,7 @@ func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * Sect
 // of the table.
 func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
 	end := batBytes(t.n)
-	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
 	buf := make([]byte, 0, min(end-first*4, 256<<10))
 	for off := first * 4; off < end; off += int64(len(buf)) {
 		buf = buf[:0]

@@ -75,21 +75,25 @@ func regionOver(regions []region, start, end int64) *region {
 	return nil
 }
 
-// places yields the entries that are used in the order of the file. It takes memory
-// only where the blocks have another order.
+// places yields the entries that are used in the order of the file. Equal ones may
+// come once only. It takes memory only where the blocks have another order.
 func (t bat) places() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
 		if t.apart(0) {
-			for _, e := range t.used() {
-				if !yield(e) {
+			for r := range t.usedRuns() {
+				if !yield(r.entry) {
 					return
 				}
 			}
 			return
 		}
-		sorted := make([]uint32, 0, t.count())
-		for _, e := range t.used() {
-			sorted = append(sorted, e)
+		n := 0
+		for range t.usedRuns() {
+			n++
+		}
+		sorted := make([]uint32, 0, n)
+		for r := range t.usedRuns() {
+			sorted = append(sorted, r.entry)
 		}
 		slices.Sort(sorted)
 		for _, e := range sorted {
@@ -129,8 +133,8 @@ func (t bat) spans(l *layout) iter.Seq2[int64, int64] {
 // end is the first byte behind all blocks, given what a block takes.
 func (t bat) end(stored int64) int64 {
 	last := int64(-1)
-	for _, e := range t.used() {
-		last = max(last, int64(e))
+	for r := range t.usedRuns() {
+		last = max(last, int64(r.entry))
 	}
 	if last < 0 {
 		return 0
@@ -140,9 +144,9 @@ func (t bat) end(stored int64) int64 {
 
 // over returns the first block that has bytes in [start, end) of the file, or -1.
 func (t bat) over(l *layout, start, end int64) int64 {
-	for i, e := range t.used() {
-		if at := int64(e) * SectorSize; at < end && at+l.stored() > start {
-			return i
+	for r := range t.usedRuns() {
+		if at := int64(r.entry) * SectorSize; at < end && at+l.stored() > start {
+			return r.block
 		}
 	}
 	return -1

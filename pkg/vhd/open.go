@@ -92,7 +92,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		return nil, err
 	}
 	img.footer, img.footerAt, img.trailing = c.Footer, c.off, c == &fs.trailing
-	if err := refusal(c.validate("footer"), o.IgnoreChecksums); err != nil {
+	if err := refusal(c.validate(), o.IgnoreChecksums); err != nil {
 		return nil, err
 	}
 	if o.Write && c.SavedState != 0 && !o.Force {
@@ -175,10 +175,7 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	}
 	img.lay.addLocators(&img.footer, &h, img.bat, size)
 	if !o.tolerateBAT {
-		img.bat.validate(&img.lay, func(f Finding) bool {
-			err = f.err()
-			return false
-		})
+		err = img.bat.refusal(&img.lay)
 	}
 	img.bitmaps.init(blocks, img.f == nil)
 	return err
