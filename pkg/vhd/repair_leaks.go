@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"cmp"
 	"context"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -66,77 +65,4 @@ func (img *Image) strangeFooter(ctx context.Context) (int64, error) {
 		}
 	}
 	return -1, nil
-}
-
-// orphans reports whether there is data in spaces that nothing refers to: what entries
-// that are wrong now may have pointed to. A copy, whole or begun, of the first block
-// that overlaps another is none: separate leaves it when it is cut short, for it
-// copies one block after the other, and always in the same order.
-func (img *Image) orphans(ctx context.Context) (bool, error) {
-	stored := img.lay.stored()
-	over := img.overlapping()
-	holes := sparse.NewMap(img.r)
-	for start, end := range img.spaces {
-		for off := start; off < end; {
-			at, err := img.dataFrom(ctx, holes, off, end)
-			if err != nil {
-				return false, err
-			}
-			if at < 0 {
-				break
-			}
-			// Copies have the alignment of new blocks, one behind the other.
-			place := roundUp(off+img.lay.bitmapSize, dataAlign) - img.lay.bitmapSize
-			if each := img.lay.blockSize + roundUp(img.lay.bitmapSize, dataAlign); at >= place {
-				place += (at - place) / each * each
-			}
-			if len(over) == 0 || at < place || place+stored > end {
-				return true, nil
-			}
-			begun, err := img.holdsCopy(ctx, holes, place, over[0])
-			if err != nil || !begun {
-				return err == nil, err
-			}
-			off = place + stored
-		}
-	}
-	return false, nil
-}
-
-// dataFrom returns the offset of the first sector in [off, end) of the file that is
-// neither zero nor a footer of this image that others have followed, or -1.
-func (img *Image) dataFrom(ctx context.Context, holes *sparse.Map, off, end int64) (int64, error) {
-	found := int64(-1)
-	footer := img.footer.Encode()
-	err := scanData(ctx, img.r, holes, off, end, func(b []byte, off int64) bool {
-		for ; len(b) >= SectorSize; b, off = b[SectorSize:], off+SectorSize {
-			if s := [SectorSize]byte(b); s != [SectorSize]byte{} && s != footer {
-				found = off
-				return false
-			}
-		}
-		return true
-	})
-	return found, err
-}
-
-// holdsCopy reports whether each sector of the block at byte place of the file is zero,
-// or the same as that of the block given.
-func (img *Image) holdsCopy(ctx context.Context, holes *sparse.Map, place, block int64) (bool, error) {
-	from := int64(img.bat.load(block)) * SectorSize
-	same := true
-	var original []byte
-	var failed error
-	err := scanData(ctx, img.r, holes, place, place+img.lay.stored(), func(b []byte, off int64) bool {
-		original = append(original[:0], b...)
-		if failed = readFull(img.r, original, from+off-place); failed != nil {
-			return false
-		}
-		for i := 0; i < len(b) && same; i += SectorSize {
-			s := [SectorSize]byte(b[i:])
-			same = s == [SectorSize]byte{} || s == [SectorSize]byte(original[i:])
-		}
-		return same
-	})
-	return same, cmp.Or(err, failed)
 }
