@@ -26,8 +26,9 @@ const unused = 0xffffffff
 // of the file, is as cheap as one without entries. Entries are read and set
 // atomically.
 type bat struct {
-	n    int64                    // entries
-	dirs []atomic.Pointer[batDir] // nil: no pieces
+	n       int64                    // entries
+	dirs    []atomic.Pointer[batDir] // nil: no pieces
+	repeats bool                     // there may be uniform pieces
 }
 
 // batDir holds pieces that follow each other; nil: all entries are unused, as are
@@ -87,7 +88,7 @@ func (p *batPiece) load(i int) uint32 {
 	return unused
 }
 
-func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batDir], batDirs(n))} }
+func newBAT(n int64) bat { return bat{n: n, dirs: make([]atomic.Pointer[batDir], batDirs(n))} }
 
 // batPieces and batDirs are how many a table of n entries has.
 func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
@@ -140,44 +141,19 @@ func (t bat) fill(k, end int64, p *batPiece) {
 	}
 }
 
-// batRun is a piece that comes n times in a row, first for the entries from first
-// on. Only uniform pieces come more than once.
-type batRun struct {
-	first, n int64
-	p        *batPiece
-}
-
-// runs yields the pieces that are there, in order.
-func (t bat) runs() iter.Seq[batRun] {
-	return func(yield func(batRun) bool) {
-		var run batRun
+// held yields the pieces that are there, in order.
+func (t bat) held() iter.Seq2[int64, *batPiece] {
+	return func(yield func(int64, *batPiece) bool) {
 		for i := range t.dirs {
 			d := t.dirs[i].Load()
 			if d == nil {
 				continue
 			}
-			pieces, each := d.pieces[:], int64(1)
-			if d.uniform {
-				pieces, each = pieces[:1], batDirLen
-			}
-			for k := range pieces {
-				p := pieces[k].Load()
-				if p == nil {
-					continue
-				}
-				first := (int64(i)*batDirLen + int64(k)) * batPieceLen
-				if p == run.p && first == run.first+run.n*batPieceLen {
-					run.n += each
-					continue
-				}
-				if run.p != nil && !yield(run) {
+			for k := range d.pieces {
+				if p := d.pieces[k].Load(); p != nil && !yield(int64(i)*batDirLen+int64(k), p) {
 					return
 				}
-				run = batRun{first, each, p}
 			}
-		}
-		if run.p != nil {
-			yield(run)
 		}
 	}
 }
@@ -216,44 +192,69 @@ func (t bat) store(block int64, entry uint32) {
 // used yields the blocks that have a place, in order, and their entries.
 func (t bat) used() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
-		for r := range t.runs() {
-			for first := r.first; first < r.first+r.n*batPieceLen; first += batPieceLen {
-				for used := atomic.LoadUint64(&r.p.used); used != 0; used &= used - 1 {
-					i := bits.TrailingZeros64(used)
-					if e := r.p.load(i); e != unused && !yield(first+int64(i), e) {
-						return
-					}
+		for k, p := range t.held() {
+			for used := atomic.LoadUint64(&p.used); used != 0; used &= used - 1 {
+				i := bits.TrailingZeros64(used)
+				if e := p.load(i); e != unused && !yield(k*batPieceLen+int64(i), e) {
+					return
 				}
 			}
 		}
 	}
 }
 
-// entryRun is n entries in a row, from that of block on, that are equal.
-type entryRun struct {
-	block, n int64
-	entry    uint32
-}
-
-// usedRuns yields what used does, with the entries of a uniform piece, however often
-// it comes, at once.
-func (t bat) usedRuns() iter.Seq[entryRun] {
-	return func(yield func(entryRun) bool) {
-		for r := range t.runs() {
-			if r.p.uniform {
-				if !yield(entryRun{r.first, r.n * batPieceLen, r.p.entries[0]}) {
+// usedOnce yields what used does, but of equal entries that are held once only the
+// first: alike says how many they are.
+func (t bat) usedOnce() iter.Seq2[int64, uint32] {
+	return func(yield func(int64, uint32) bool) {
+		for k, p := range t.heldOnce() {
+			used := atomic.LoadUint64(&p.used)
+			if p.uniform {
+				used = 1
+			}
+			for ; used != 0; used &= used - 1 {
+				i := bits.TrailingZeros64(used)
+				if e := p.load(i); e != unused && !yield(k*batPieceLen+int64(i), e) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// heldOnce yields the pieces that are there, but of a uniform batDir only the first.
+func (t bat) heldOnce() iter.Seq2[int64, *batPiece] {
+	return func(yield func(int64, *batPiece) bool) {
+		for i := range t.dirs {
+			d := t.dirs[i].Load()
+			if d == nil {
 				continue
 			}
-			for used := atomic.LoadUint64(&r.p.used); used != 0; used &= used - 1 {
-				i := bits.TrailingZeros64(used)
-				if e := r.p.load(i); e != unused && !yield(entryRun{r.first + int64(i), 1, e}) {
+			for k := range d.pieces {
+				if p := d.pieces[k].Load(); p != nil && !yield(int64(i)*batDirLen+int64(k), p) {
 					return
+				}
+				if d.uniform {
+					break
 				}
 			}
 		}
 	}
+}
+
+// alike is how many entries usedOnce yields with that of the block, which it has
+// yielded.
+func (t bat) alike(block int64) int64 {
+	if !t.repeats {
+		return 1
+	}
+	switch d := t.dirs[block/(batDirLen*batPieceLen)].Load(); {
+	case d.uniform:
+		return batDirLen * batPieceLen
+	case d.pieces[block/batPieceLen%batDirLen].Load().uniform:
+		return batPieceLen
+	}
+	return 1
 }
 
 // nextUsed is a block behind the unused one given, and about as far as end, up to
@@ -274,11 +275,23 @@ func (t bat) nextUsed(block, end int64) int64 {
 
 // count is how many blocks have a place.
 func (t bat) count() int64 {
-	n := int64(0)
-	for r := range t.runs() {
-		n += r.n * int64(bits.OnesCount64(atomic.LoadUint64(&r.p.used)))
+	n := 0
+	for i := range t.dirs {
+		d := t.dirs[i].Load()
+		if d == nil {
+			continue
+		}
+		if d.uniform {
+			n += batDirLen * batPieceLen
+			continue
+		}
+		for k := range d.pieces {
+			if p := d.pieces[k].Load(); p != nil {
+				n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+			}
+		}
 	}
-	return n
+	return int64(n)
 }
 
 // resized is the table with n entries: the new ones are unused, as those that are
@@ -286,9 +299,9 @@ func (t bat) count() int64 {
 func (t bat) resized(n int64) bat {
 	have, want := int64(len(t.dirs)), batDirs(n)
 	if want > have {
-		return bat{n, slices.Concat(t.dirs, make([]atomic.Pointer[batDir], want-have))}
+		return bat{n, slices.Concat(t.dirs, make([]atomic.Pointer[batDir], want-have)), t.repeats}
 	}
-	return bat{n, t.dirs[:want]}
+	return bat{n, t.dirs[:want], t.repeats}
 }
 
 // batHolesFrom is the size of a table, in bytes, from which on the file is asked for
@@ -337,6 +350,7 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 			}
 		}
 	}
+	t.repeats = d.uniform != nil
 	return t, nil
 }
 
@@ -352,10 +366,6 @@ type batDecoder struct {
 
 // decode reads the entries of a piece; those that b is too short for are unused.
 func (d *batDecoder) decode(b []byte) *batPiece {
-	if len(b) == batPieceBytes && binary.NativeEndian.Uint32(b) == binary.NativeEndian.Uint32(b[batPieceBytes-4:]) &&
-		bytes.Equal(b[:batPieceBytes-4], b[4:]) {
-		return d.decodeUniform(binary.BigEndian.Uint32(b))
-	}
 	used := uint64(0)
 	for i := 0; i < len(b); {
 		if i+32 <= len(b) { // eight at a time: most are unused
@@ -372,6 +382,9 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 		}
 	}
 	n := bits.OnesCount64(used)
+	if n == batPieceLen && bytes.Equal(b[:batPieceBytes-4], b[4:]) {
+		return d.decodeUniform(binary.BigEndian.Uint32(b))
+	}
 	if n > batPieceLen/2 { // the next one that is set would want room
 		p := newBATPiece(nil)
 		p.used = used

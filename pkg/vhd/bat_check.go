@@ -45,13 +45,14 @@ type faultRun struct {
 	least, most uint32  // entries
 }
 
-// extend adds entries to the run, if they follow those in it and have its fault.
-func (f *faultRun) extend(r entryRun, over *region) bool {
-	if f.n == 0 || f.region != over || f.first+f.n != r.block {
+// extend adds n entries, from that of block on, to the run, if they follow those in it
+// and have its fault.
+func (f *faultRun) extend(block, n int64, entry uint32, over *region) bool {
+	if f.n == 0 || f.region != over || f.first+f.n != block {
 		return false
 	}
-	f.n += r.n
-	f.least, f.most = min(f.least, r.entry), max(f.most, r.entry)
+	f.n += n
+	f.least, f.most = min(f.least, entry), max(f.most, entry)
 	return true
 }
 
@@ -101,23 +102,30 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 		return n == 0 || found(x.finding(l, &p))
 	}
 	fit := int64(0)
-	for r := range t.usedRuns() {
-		region, outside := p.over(r.entry), p.end(r.entry) > p.limit
-		if region == nil && !outside {
-			fit += r.n
+	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
+	for i, e := range t.usedOnce() {
+		start := int64(e) * SectorSize
+		n := t.alike(i)
+		if start >= first && start <= last {
+			fit += n
 			continue
 		}
-		if region != nil && !over.extend(r, region) {
+		region, outside := p.over(e), start > last
+		if region == nil && !outside { // between metadata
+			fit += n
+			continue
+		}
+		if region != nil && !over.extend(i, n, e, region) {
 			if !flush(&over) {
 				return
 			}
-			over = faultRun{region, r.block, r.n, r.entry, r.entry}
+			over = faultRun{region, i, n, e, e}
 		}
-		if outside && !beyond.extend(r, nil) {
+		if outside && !beyond.extend(i, n, e, nil) {
 			if !flush(&beyond) {
 				return
 			}
-			beyond = faultRun{nil, r.block, r.n, r.entry, r.entry}
+			beyond = faultRun{nil, i, n, e, e}
 		}
 	}
 	if !flush(&over) || !flush(&beyond) {
@@ -178,9 +186,9 @@ func (t bat) sane(l *layout) bool { return t.refusal(l) == nil }
 // fitting counts the entries whose blocks are where blocks may be.
 func (t bat) fitting(p *placement) int64 {
 	n := int64(0)
-	for r := range t.usedRuns() {
-		if p.fits(r.entry) {
-			n += r.n
+	for i, e := range t.usedOnce() {
+		if p.fits(e) {
+			n += t.alike(i)
 		}
 	}
 	return n
@@ -206,12 +214,12 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		return
 	}
 	at := make([]uint32, slots) // where in the slot a block starts, + 1
-	for r := range t.usedRuns() {
-		if !p.fits(r.entry) {
+	for i, e := range t.usedOnce() {
+		if !p.fits(e) {
 			continue
 		}
-		slot, in := int64(r.entry)/storedSectors, int64(r.entry)%storedSectors
-		if at[slot] != 0 || r.n > 1 { // two in one slot
+		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
+		if at[slot] != 0 || t.alike(i) > 1 { // two in one slot
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
@@ -228,14 +236,18 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 }
 
 // apart reports whether the blocks are in the file in the order of the disk, as in
-// most images, and each at least so many sectors behind the one before it.
+// most images, and each at least so many sectors behind the one before it. If there
+// may be equal entries it may be false although they are.
 func (t bat) apart(sectors int64) bool {
+	if t.repeats && sectors > 0 {
+		return false
+	}
 	free := int64(0)
-	for r := range t.usedRuns() {
-		if int64(r.entry) < free || r.n > 1 && sectors > 0 {
+	for _, e := range t.usedOnce() {
+		if int64(e) < free {
 			return false
 		}
-		free = int64(r.entry) + sectors
+		free = int64(e) + sectors
 	}
 	return true
 }
@@ -258,12 +270,12 @@ func (t bat) overlapsSorted(p *placement, fit int64, pair func(kept, over int64)
 // file: the sector in the upper half, the block in the lower.
 func (t bat) sorted(p *placement, fit int64) []uint64 {
 	byPlace := make([]uint64, 0, fit)
-	for r := range t.usedRuns() {
-		if !p.fits(r.entry) {
+	for i, e := range t.usedOnce() {
+		if !p.fits(e) {
 			continue
 		}
-		for block := r.block; block < r.block+r.n; block++ {
-			byPlace = append(byPlace, uint64(r.entry)<<32|uint64(block))
+		for block := i; block < i+t.alike(i); block++ {
+			byPlace = append(byPlace, uint64(e)<<32|uint64(block))
 		}
 	}
 	slices.Sort(byPlace)
@@ -277,8 +289,8 @@ func (t bat) sorted(p *placement, fit int64) []uint64 {
 func (t bat) inFileOrder(p *placement, fit int64) iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
 		if t.apart(0) {
-			for r := range t.usedRuns() {
-				if p.fits(r.entry) && !yield(r.block, r.entry) {
+			for i, e := range t.usedOnce() {
+				if p.fits(e) && !yield(i, e) {
 					return
 				}
 			}

@@ -305,40 +305,35 @@ func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	stored := lay.stored()
 	last := int64(-1) // place of the block before, bytes
-	for r := range t.usedRuns() {
-		start := int64(r.entry) * SectorSize
-		c.n.Allocated += r.n
-		c.n.Fragmented += r.n - 1 // in one place
+	inOrder := true
+	for i, e := range t.usedOnce() {
+		start := int64(e) * SectorSize
+		n := t.alike(i)
+		c.n.Allocated += n
+		c.n.Fragmented += n - 1 // in one place
 		if last >= 0 {
 			// Blocks may be padded to 4 KiB, and stand behind a footer that moved on.
 			if gap := start - last - stored; gap < 0 || gap > dataAlign+footerSize {
 				c.n.Fragmented++
 			}
 		}
+		inOrder = inOrder && start >= last
 		last = start
 	}
 	end := int64(0)
-	var err error
-	unusedUpTo := func(start int64) bool {
+	for start, stop := range t.spansOf(lay, inOrder) {
 		if gap := min(start, lay.limit) - end; gap >= stored {
-			n := gap / stored
-			c.n.Leaked += n
-			err = c.add(finding{Finding: Finding{
-				ID: "leak", Severity: Leak, Offset: end, Field: "space that nothing refers to",
-				Got: fmt.Sprintf("%d bytes, room for %d blocks", gap, n), Want: "none",
-			}})
-		}
-		return err == nil
-	}
-	for start, stop := range t.spans(lay) {
-		if !unusedUpTo(start) {
-			return err
+			if err := c.leaked(end, gap, stored); err != nil {
+				return err
+			}
 		}
 		end = max(end, stop)
 	}
 	if !c.o.Device {
-		if !unusedUpTo(lay.limit) {
-			return err
+		if gap := lay.limit - end; gap >= stored {
+			if err := c.leaked(end, gap, stored); err != nil {
+				return err
+			}
 		}
 		end = max(end, lay.limit)
 	}
@@ -347,4 +342,13 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 		c.n.End = max(end, lay.limit+footerSize)
 	}
 	return nil
+}
+
+// leaked reports n bytes of the file that nothing refers to.
+func (c *Checker) leaked(off, n, stored int64) error {
+	c.n.Leaked += n / stored
+	return c.add(finding{Finding: Finding{
+		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
+		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none",
+	}})
 }

@@ -120,10 +120,10 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, moved *find
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
-	for x := range t.usedRuns() {
+	for _, e := range t.usedOnce() {
 		// A block that begins in the file may have lost its tail. One that begins
 		// behind it tells nothing.
-		if start := int64(x.entry) * SectorSize; start+lay.bitmapSize <= r.size {
+		if start := int64(e) * SectorSize; start+lay.bitmapSize <= r.size {
 			end = max(end, start+lay.stored())
 		}
 	}
