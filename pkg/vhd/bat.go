@@ -46,13 +46,16 @@ const (
 
 // batPiece has a bit in used for each of its entries that is used. With
 // batPieceLen entries it has all of them, else only those that are used, and
-// their number stays. One that is uniform has equal entries only, may be in
-// several places of the table, and is replaced, not changed.
+// their number stays.
 type batPiece struct {
 	used    uint64
 	entries []uint32
-	uniform bool
 }
+
+// uniform reports whether the piece has equal entries only. It may be in several places
+// of the table then, and is replaced, not changed. Such pieces, and no others, have room
+// for another entry: a field of its own would make all pieces larger.
+func (p *batPiece) uniform() bool { return cap(p.entries) > batPieceLen }
 
 // newBATPiece returns a piece with room for all entries, and those of p, if not
 // nil.
@@ -175,7 +178,7 @@ func (t bat) store(block int64, entry uint32) {
 		return
 	}
 	all := p
-	if p == nil || p.uniform || len(p.entries) < batPieceLen {
+	if p == nil || p.uniform() || len(p.entries) < batPieceLen {
 		all = newBATPiece(p)
 	}
 	atomic.StoreUint32(&all.entries[i], entry)
@@ -209,7 +212,7 @@ func (t bat) usedOnce() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
 		for k, p := range t.heldOnce() {
 			used := atomic.LoadUint64(&p.used)
-			if p.uniform {
+			if p.uniform() {
 				used = 1
 			}
 			for ; used != 0; used &= used - 1 {
@@ -251,7 +254,7 @@ func (t bat) alike(block int64) int64 {
 	switch d := t.dirs[block/(batDirLen*batPieceLen)].Load(); {
 	case d.uniform:
 		return batDirLen * batPieceLen
-	case d.pieces[block/batPieceLen%batDirLen].Load().uniform:
+	case d.pieces[block/batPieceLen%batDirLen].Load().uniform():
 		return batPieceLen
 	}
 	return 1
@@ -411,7 +414,7 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 // decodeUniform is the piece of which all entries are e, which is a used one.
 func (d *batDecoder) decodeUniform(e uint32) *batPiece {
 	if d.uniform == nil || d.uniform.entries[0] != e {
-		d.uniform = &batPiece{used: math.MaxUint64, entries: slices.Repeat([]uint32{e}, batPieceLen), uniform: true}
+		d.uniform = &batPiece{used: math.MaxUint64, entries: slices.Repeat([]uint32{e}, batPieceLen+1)[:batPieceLen]}
 	}
 	return d.uniform
 }

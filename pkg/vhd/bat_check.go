@@ -105,7 +105,10 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
-		n := t.alike(i)
+		n := int64(1)
+		if t.repeats {
+			n = t.alike(i)
+		}
 		if start >= first && start <= last {
 			fit += n
 			continue
@@ -214,24 +217,25 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		return
 	}
 	at := make([]uint32, slots) // where in the slot a block starts, + 1
+	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
 	for i, e := range t.usedOnce() {
-		if !p.fits(e) {
+		if start := int64(e) * SectorSize; (start < first || start > last) && !p.fits(e) {
 			continue
 		}
 		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
-		if at[slot] != 0 || t.alike(i) > 1 { // two in one slot
+		if at[slot] != 0 || t.repeats && t.alike(i) > 1 { // two in one slot
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
 		at[slot] = uint32(in) + 1
 	}
-	last := uint32(0) // in the slot before
+	before := uint32(0) // in the slot before
 	for _, v := range at {
-		if v != 0 && v < last {
+		if v != 0 && v < before {
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
-		last = v
+		before = v
 	}
 }
 
