@@ -216,7 +216,7 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		t.overlapsSorted(p, fit, pair)
 		return
 	}
-	at := make([]uint32, slots) // where in the slot a block starts, + 1
+	at := make([]uint32, slots)                   // where in the slot a block starts, + 1
 	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
 	for i, e := range t.usedOnce() {
 		if start := int64(e) * SectorSize; (start < first || start > last) && !p.fits(e) {

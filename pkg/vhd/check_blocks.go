@@ -72,6 +72,11 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 			Field: fmt.Sprintf("sector %d of block %d, and perhaps others of it", hidden, block), Got: "data under a clear bit", Want: "zeros",
 		}})
 	}
+	progress := func(n int64) {
+		if done += n; c.o.Progress != nil && n > 0 {
+			c.o.Progress(done, fit*lay.blockSize)
+		}
+	}
 	for block, e := range t.inFileOrder(&p, fit) {
 		err := c.ctx.Err()
 		if err == nil {
@@ -80,10 +85,9 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 		if err != nil {
 			return err
 		}
-		if done += lay.blockSize; c.o.Progress != nil {
-			c.o.Progress(done, fit*lay.blockSize)
-		}
+		progress(lay.blockSize)
 	}
+	progress(fit*lay.blockSize - done)
 	if unaligned == 0 {
 		return nil
 	}
