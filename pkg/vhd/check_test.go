@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -160,6 +161,15 @@ func TestCheckFindings(t *testing.T) {
 			if isError != (err != nil) && !strings.HasPrefix(c.name, "differencing") {
 				t.Errorf("findings %q, and Open says: %v", got, err)
 			}
+			var refused *vhd.FormatError
+			if errors.As(err, &refused) { // in the words of one of the findings
+				fs, _ := findings(t, c.file)
+				if !slices.ContainsFunc(fs, func(f vhd.Finding) bool {
+					return f.Offset == refused.Offset && f.Field == refused.Field && f.Got == refused.Got && f.Want == refused.Want
+				}) {
+					t.Errorf("Open says %q, and check: %q", err, fs)
+				}
+			}
 		})
 	}
 	if got := found(t, fix(), early); !slices.Equal(got, []string{"warning timestamp"}) {
@@ -282,3 +292,75 @@ type readerFunc func(p []byte, off int64) (int, error)
 func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
 
 var _ io.ReaderAt = readerFunc(nil)
+
+// Entries in a row with the same fault are one finding, which says how many they are.
+func TestFindingsOfEntriesInARow(t *testing.T) {
+	bat := map[int]uint32{}
+	c := craft{size: 40 * 4 * kib, bat: bat, blocks: []block{{0, 5, nil, nil}}, end: 64 * sector}
+	for i := 3; i < 10; i++ {
+		bat[i] = 0
+	}
+	bat[9] = 2
+	for i := 12; i < 15; i++ {
+		bat[i] = uint32(1000 * i)
+	}
+	bat[20], bat[21], bat[23] = 5, 6, 5
+	b := c.bytes()
+	fs, n := findings(t, b)
+	type row struct {
+		ID, Field, Got string
+		Count          int64
+	}
+	var got []row
+	for _, f := range fs {
+		if f.Severity == vhd.Error {
+			got = append(got, row{f.ID, f.Field, f.Got, f.Count})
+		}
+	}
+	want := []row{
+		{"bat-over-metadata", "BAT entries 3 to 8", "sector 0, blocks over the copy of the footer", 6},
+		{"bat-over-metadata", "BAT entry 9", "sector 2, a block over the dynamic disk header", 1},
+		{"bat-beyond-end", "BAT entries 12 to 14", "sectors 12000 to 14000, blocks that end at byte 6148608 or later", 3},
+		{"bat-overlap", "BAT entry 20", "sector 5, a block over that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 23", "sector 5, a block over that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 21", "sector 6, a block over that of entry 0 at sector 5", 1},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("findings (-want +got):\n%s", d)
+	}
+	if n.Errors != 7+3+3 {
+		t.Errorf("%d errors, want one for each entry", n.Errors)
+	}
+}
+
+// Whoever has seen enough ends the check, and nothing more is read.
+func TestCheckBrokenOff(t *testing.T) {
+	file := craft{size: 8 * kib, footer: []edit{u32(8, 0)}, bat: map[int]uint32{1: 1000}}.bytes()
+	m := newMemFile(file)
+	reads := 0
+	m.reading = func(int64, int) { reads++ }
+	c := vhd.NewChecker(m, m.size(), nil)
+	for range c.Findings(context.Background()) {
+		break
+	}
+	if n := c.Counts(); n.Warnings != 1 || n.Errors != 0 {
+		t.Errorf("counts %+v, want the first finding", n)
+	}
+	before := reads
+	if _, err := checkImage(m, m.size(), nil, func(vhd.Finding) {}); err != nil || reads-before <= before {
+		t.Errorf("%d reads for one finding, %d for all (%v)", before, reads-before, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c = vhd.NewChecker(m, m.size(), nil)
+	var last error
+	seen := 0
+	for _, err := range c.Findings(ctx) {
+		cancel()
+		last = err
+		seen++
+	}
+	if !errors.Is(last, context.Canceled) || seen != 2 {
+		t.Errorf("cancelled: %v after %d steps, want context.Canceled after the first finding", last, seen)
+	}
+}

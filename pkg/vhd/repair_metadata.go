@@ -174,15 +174,20 @@ func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
 // led elsewhere than to the header, or nil.
 func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *finding) error {
 	b := footer.Encode()
-	if !fs.leading.valid() || !fs.leading.same(footer) {
+	leadingWritten := !fs.leading.valid() || !fs.leading.same(footer)
+	if leadingWritten {
 		if err := r.write(b[:], 0); err != nil {
 			return err
 		}
 		r.foundHeader(footer, moved)
-		moved = nil
 		id := "leading-footer"
-		if fs.leading.valid() {
+		switch {
+		case fs.leading.valid() && moved != nil:
+			id = moved.ID
+		case fs.leading.valid():
 			id = "footers-differ"
+		case fs.leading.Footer == *footer && !fs.trailing.valid():
+			id = "footer-checksum"
 		}
 		r.did(id, 0, footerSize, "the copy of the footer at the start was written anew")
 	}
@@ -191,19 +196,30 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *findin
 	switch {
 	case rest != 0 && !(fs.trailing.short && fs.trailing.valid()):
 		// What is torn stays, in front of the footer.
-		at, id = max(roundUp(r.size, SectorSize), end), "file-length"
+		at = max(roundUp(r.size, SectorSize), end)
+		if fs.trailing.valid() {
+			id = "file-length"
+		}
 	case fs.trailing.valid() && fs.trailing.same(footer) && !fs.trailing.short:
 		return nil
+	case fs.trailing.valid() && moved != nil:
+		id = moved.ID
 	case fs.trailing.valid():
+		id = "file-length"
 	case end > r.size-footerSize:
 		at = max(roundUp(r.size, SectorSize), end)
 	default:
 		at = lastSector(r.size)
+		if fs.trailing.Footer == *footer {
+			id = "footer-checksum"
+		}
 	}
 	if err := r.write(b[:], at); err != nil {
 		return err
 	}
-	r.foundHeader(footer, moved)
+	if !leadingWritten {
+		r.foundHeader(footer, moved)
+	}
 	r.did(id, at, footerSize, "the footer at the end was written anew, at offset %d", at)
 	return nil
 }

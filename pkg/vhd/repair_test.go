@@ -432,6 +432,12 @@ func TestRepair(t *testing.T) {
 		if !d.same && len(done) == 0 {
 			t.Error("nothing was said to be done")
 		}
+		for _, x := range done {
+			answers := slices.Contains(d.before, x.ID) || x.ID == "file-length" // a footer of 511 bytes is not found wrong
+			if !answers || x.Text == "" || x.Length <= 0 || x.Offset < 0 {
+				t.Errorf("repaired %+v; check has found %q", x, d.before)
+			}
+		}
 		if len(file) > len(d.file)+d.growth {
 			t.Errorf("the file has grown from %d to %d bytes, want at most %d more", len(d.file), len(file), d.growth)
 		}
@@ -613,6 +619,68 @@ func TestRepairFails(t *testing.T) {
 			t.Errorf("after %d of %d failures the next repair takes what is left of the first for lost blocks", refused, len(r.log))
 		}
 	})
+}
+
+// A repair that is cancelled at any of its writes ends soon, says what it has done, and
+// has done no harm.
+func TestRepairCancelled(t *testing.T) {
+	forDamages(t, func(t *testing.T, d *damage) {
+		if d.same || d.err != nil {
+			t.Skip("nothing is written")
+		}
+		r, all := repair(t, d.file, d.o, nil)
+		for k := range r.log {
+			ctx, cancel := context.WithCancel(context.Background())
+			m := newMemFile(d.file)
+			n := 0
+			m.before = func(c change) (int, error) {
+				if n == k {
+					cancel()
+				}
+				n++
+				return len(c.data), nil
+			}
+			done, err := vhd.Repair(ctx, m, m.size(), &d.o)
+			cancel()
+			m.before = nil
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatalf("cancelled at change %d: %v", k, err)
+			}
+			if len(done) > len(all) || !slices.Equal(done, all[:len(done)]) && err != nil {
+				t.Errorf("cancelled at change %d: %v is done, and all in all %v", k, done, all)
+			}
+			err = repairFile(m, &d.o)
+			if errors.Is(err, vhd.ErrOrphans) {
+				o := d.o
+				o.Saved = true
+				err = repairFile(m, &o)
+			}
+			must(t, err)
+			sameBytes(t, fmt.Sprintf("cancelled at change %d, and repaired", k), d.holding(m.bytes()), d.contents)
+		}
+	})
+	// Nothing is written after it, but for what belongs to the step.
+	file := manyOverlaps(20, 0)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	m := newMemFile(file)
+	writes := 0
+	m.before = func(c change) (int, error) {
+		if writes++; writes == 10 {
+			cancel()
+		}
+		return len(c.data), nil
+	}
+	done, err := vhd.Repair(ctx, m, m.size(), &vhd.RepairOptions{All: true})
+	if !errors.Is(err, context.Canceled) || len(done) == 0 || len(done) > 5 || writes > 20 {
+		t.Errorf("cancelled at the tenth change: %v, %d blocks moved, %d changes", err, len(done), writes)
+	}
+	m = newMemFile(file)
+	ctx, cancel = context.WithCancel(context.Background())
+	cancel()
+	if _, err := vhd.Repair(ctx, m, m.size(), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled before: %v", err)
+	}
 }
 
 // A header in the guest's data, of an image in the image, is not the one that is
