@@ -660,7 +660,7 @@ func TestRepairCancelled(t *testing.T) {
 		}
 	})
 	// Nothing is written after it, but for what belongs to the step.
-	file := manyOverlaps(20, 0)
+	file := manyOverlaps(20, 0, false)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	m := newMemFile(file)
