@@ -30,6 +30,9 @@ func (r *repairer) separate(img *Image) error {
 	if int64(len(move)) > max(r.size/stored, 1) {
 		return nil // copies for all would be more than all that the file holds
 	}
+	if img.wouldReach(int64(len(move))) {
+		return nil
+	}
 	r.work += int64(len(move)) * stored
 	for _, block := range move {
 		if err := r.ctx.Err(); err != nil {
@@ -43,6 +46,19 @@ func (r *repairer) separate(img *Image) error {
 		r.progress(stored)
 	}
 	return img.retireOldFooter()
+}
+
+// wouldReach reports whether n copies at the end of the file would come under a block
+// that an entry has beyond the end: such an entry, which is wrong, would seem right.
+func (img *Image) wouldReach(n int64) bool {
+	p := img.lay.placement()
+	end := img.alloc.end + n*(p.stored+dataAlign+footerSize) + footerSize
+	for _, e := range img.bat.usedOnce() {
+		if p.end(e) > p.limit && int64(e)*SectorSize < end {
+			return true
+		}
+	}
+	return false
 }
 
 // moveBlock copies a block to the end of the file, and then has its entry point to the
