@@ -267,12 +267,13 @@ func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 	if bits, err = m.read(img.r, img.bat.len()); err != nil {
 		return nil, false, err
 	}
+	p := img.lay.placement()
 	for i := range img.bat.len() {
 		if !hasBit(bits, i) {
 			continue
 		}
 		whole := false
-		if e := img.bat.load(i); e != unused {
+		if e := img.bat.load(i); e != unused && p.fits(e) {
 			bm, err := img.bitmap(i, e)
 			if err != nil {
 				return nil, false, err
