@@ -25,10 +25,12 @@ const unused = 0xffffffff
 // are all equal is held once, however often it comes: a table of zeros, in a hole
 // of the file, is as cheap as one without entries. Entries are read and set
 // atomically.
+//
+// It is of four words: the compiler keeps no larger struct in registers, and a look-up
+// would take four times as long.
 type bat struct {
-	n       int64                    // entries
-	dirs    []atomic.Pointer[batDir] // nil: no pieces
-	repeats bool                     // there may be uniform pieces
+	n    int64                    // entries
+	dirs []atomic.Pointer[batDir] // nil: no pieces
 }
 
 // batDir holds pieces that follow each other; nil: all entries are unused, as are
@@ -245,12 +247,19 @@ func (t bat) heldOnce() iter.Seq2[int64, *batPiece] {
 	}
 }
 
+// repeats reports whether there are uniform pieces: if not, alike is always 1.
+func (t bat) repeats() bool {
+	for _, p := range t.heldOnce() {
+		if p.uniform() {
+			return true
+		}
+	}
+	return false
+}
+
 // alike is how many entries usedOnce yields with that of the block, which it has
 // yielded.
 func (t bat) alike(block int64) int64 {
-	if !t.repeats {
-		return 1
-	}
 	switch d := t.dirs[block/(batDirLen*batPieceLen)].Load(); {
 	case d.uniform:
 		return batDirLen * batPieceLen
@@ -302,9 +311,9 @@ func (t bat) count() int64 {
 func (t bat) resized(n int64) bat {
 	have, want := int64(len(t.dirs)), batDirs(n)
 	if want > have {
-		return bat{n, slices.Concat(t.dirs, make([]atomic.Pointer[batDir], want-have)), t.repeats}
+		return bat{n, slices.Concat(t.dirs, make([]atomic.Pointer[batDir], want-have))}
 	}
-	return bat{n, t.dirs[:want], t.repeats}
+	return bat{n, t.dirs[:want]}
 }
 
 // batHolesFrom is the size of a table, in bytes, from which on the file is asked for
@@ -353,7 +362,6 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 			}
 		}
 	}
-	t.repeats = d.uniform != nil
 	return t, nil
 }
 

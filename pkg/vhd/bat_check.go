@@ -102,11 +102,12 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 		return n == 0 || found(x.finding(l, &p))
 	}
 	fit := int64(0)
+	repeats := t.repeats()
 	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
 		n := int64(1)
-		if t.repeats {
+		if repeats {
 			n = t.alike(i)
 		}
 		if start >= first && start <= last {
@@ -216,6 +217,7 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		t.overlapsSorted(p, fit, pair)
 		return
 	}
+	repeats := t.repeats()
 	at := make([]uint32, slots)                   // where in the slot a block starts, + 1
 	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
 	for i, e := range t.usedOnce() {
@@ -223,7 +225,7 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 			continue
 		}
 		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
-		if at[slot] != 0 || t.repeats && t.alike(i) > 1 { // two in one slot
+		if at[slot] != 0 || repeats && t.alike(i) > 1 { // two in one slot
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
@@ -243,7 +245,7 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 // most images, and each at least so many sectors behind the one before it. If there
 // may be equal entries it may be false although they are.
 func (t bat) apart(sectors int64) bool {
-	if t.repeats && sectors > 0 {
+	if sectors > 0 && t.repeats() {
 		return false
 	}
 	free := int64(0)

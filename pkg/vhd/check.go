@@ -305,10 +305,13 @@ func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	stored := lay.stored()
 	last := int64(-1) // place of the block before, bytes
-	inOrder := true
+	inOrder, repeats := true, t.repeats()
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
-		n := t.alike(i)
+		n := int64(1)
+		if repeats {
+			n = t.alike(i)
+		}
 		c.n.Allocated += n
 		c.n.Fragmented += n - 1 // in one place
 		if last >= 0 {
