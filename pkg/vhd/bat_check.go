@@ -217,19 +217,24 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		t.overlapsSorted(p, fit, pair)
 		return
 	}
-	repeats := t.repeats()
+	different := int64(0)
 	at := make([]uint32, slots)                   // where in the slot a block starts, + 1
 	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
-	for i, e := range t.usedOnce() {
+	for _, e := range t.usedOnce() {
 		if start := int64(e) * SectorSize; (start < first || start > last) && !p.fits(e) {
 			continue
 		}
 		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
-		if at[slot] != 0 || repeats && t.alike(i) > 1 { // two in one slot
+		different++
+		if at[slot] != 0 { // two in one slot
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
 		at[slot] = uint32(in) + 1
+	}
+	if different < fit { // two in one place
+		t.overlapsSorted(p, fit, pair)
+		return
 	}
 	before := uint32(0) // in the slot before
 	for _, v := range at {
@@ -245,9 +250,6 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 // most images, and each at least so many sectors behind the one before it. If there
 // may be equal entries it may be false although they are.
 func (t bat) apart(sectors int64) bool {
-	if sectors > 0 && t.repeats() {
-		return false
-	}
 	free := int64(0)
 	for _, e := range t.usedOnce() {
 		if int64(e) < free {
@@ -255,7 +257,7 @@ func (t bat) apart(sectors int64) bool {
 		}
 		free = int64(e) + sectors
 	}
-	return true
+	return sectors == 0 || !t.repeats()
 }
 
 func (t bat) overlapsSorted(p *placement, fit int64, pair func(kept, over int64) bool) {

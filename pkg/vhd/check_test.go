@@ -333,6 +333,22 @@ func TestFindingsOfEntriesInARow(t *testing.T) {
 	}
 }
 
+// Equal entries are found to overlap, however many they are.
+func TestManyEqualEntries(t *testing.T) {
+	for _, n := range []int{64, 128, 200, 4096, 5000} {
+		c := craft{size: int64(n) * 4 * kib, bat: map[int]uint32{}}
+		at := int64(1536+n*4+511) / sector
+		c.blocks = []block{{0, at, nil, nil}}
+		for i := range n {
+			c.bat[i] = uint32(at)
+		}
+		fs, counts := findings(t, c.bytes())
+		if len(fs) != 1 || fs[0].ID != "bat-overlap" || fs[0].Count != int64(n-1) || counts.Errors != int64(n-1) {
+			t.Errorf("%d equal entries: findings %v, counts %+v", n, fs, counts)
+		}
+	}
+}
+
 // Whoever has seen enough ends the check, and nothing more is read.
 func TestCheckBrokenOff(t *testing.T) {
 	file := craft{size: 8 * kib, footer: []edit{u32(8, 0)}, bat: map[int]uint32{1: 1000}}.bytes()
