@@ -15,6 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/undo"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 // Exit statuses of check, as qemu-img's.
@@ -24,17 +25,6 @@ const (
 	checkUnsupported = 63
 )
 
-// checkRequest says how to check a file.
-type checkRequest struct {
-	options disk.Options // for opening
-	device  bool         // the file is a device
-	deep    bool         // look into the blocks
-	target  string       // product to check it for
-	alone   bool         // do not open parents
-	parents disk.ParentSearch
-	noLock  bool // also if another process writes them
-}
-
 // checkFinding is one thing found wrong.
 type checkFinding struct {
 	Check    string `json:"check"` // stable name of the rule
@@ -43,6 +33,7 @@ type checkFinding struct {
 	Field    string `json:"field"`
 	Found    string `json:"found"`
 	Wanted   string `json:"wanted"`
+	Count    int64  `json:"count,omitempty"`  // faults that it stands for, if more than one
 	Repair   string `json:"repair,omitempty"` // what -r would do
 	File     string `json:"file,omitempty"`   // the parent that it is about
 }
@@ -167,8 +158,9 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 		return err
 	}
 	write := o.repair != "" && !o.dryRun || o.restore != ""
-	if write { // to its end, unless there is a second signal
-		_, stop := untilSignal(ctx)
+	if write { // a signal ends a repair between two steps; putting back goes on to its end
+		var stop context.CancelFunc
+		ctx, stop = untilSignal(ctx)
 		defer stop()
 	}
 	var lock disk.LockFunc
@@ -187,16 +179,16 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	if f.check == nil {
+	if f.Check == nil {
 		return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
 	}
 	k := checking{cli: c, o: o, ref: ref, file: file, format: f}
-	counts, err := k.pass(size)
+	counts, err := k.pass(ctx, size)
 	if err != nil {
 		return err
 	}
-	if write {
-		if counts, err = k.repair(counts, size); err != nil {
+	if write && f.Repair != nil {
+		if counts, err = k.repair(ctx, counts, size); err != nil {
 			return err
 		}
 	}
@@ -224,48 +216,93 @@ type checking struct {
 }
 
 // pass checks once, and prints what it finds for people as it is found.
-func (k *checking) pass(size int64) (checkCounts, error) {
-	human := k.o.output == "human"
-	talk := human && !k.o.quiet && !k.likeQEMU
-	shown := map[string]int{}
-	var findings []checkFinding
-	q := checkRequest{
-		options: k.ref.options.Options, device: disk.IsDevice(k.file), deep: k.o.deep, target: k.o.target,
-		alone: k.o.alone, parents: k.ref.options.Parents, noLock: k.ref.share,
-	}
-	counts, err := k.format.check(k.file, size, q, func(x checkFinding) {
-		shown[x.Check]++
-		if !human && shown[x.Check] <= keptFindings {
-			findings = append(findings, x)
-		}
-		if talk && shown[x.Check] <= shownFindings {
-			file := ""
-			if x.File != "" {
-				file = x.File + ": "
-			}
-			fmt.Fprintf(k.stdout, "%s: %s%s: %s at offset %d: found %s, wanted %s\n", x.Severity, file, x.Check, x.Field, x.Offset, x.Found, x.Wanted)
-			if k.o.dryRun && x.Repair != "" && x.File == "" && (k.o.repair == "all" || x.Severity == "leak") {
-				fmt.Fprintf(k.stdout, "  would %s\n", x.Repair)
-			}
-		}
+func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
+	p := findingPrinter{checking: k, shown: map[string]int{}}
+	checker, err := k.format.Check(k.file, size, &disk.CheckOptions{
+		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
+		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share,
 	})
-	if err != nil {
-		return counts, k.openError(k.ref, err)
+	if err == nil && k.o.target != "" {
+		_, err = product.Find(k.o.target)
 	}
-	for _, id := range slices.Sorted(maps.Keys(shown)) {
-		if n := shown[id] - shownFindings; talk && n > 0 {
-			fmt.Fprintf(k.stdout, "%d more of %s\n", n, id)
+	if err != nil {
+		return checkCounts{}, k.openError(k.ref, err)
+	}
+	for f, err := range checker.Findings(ctx) {
+		if err != nil {
+			return checkCounts{}, k.openError(k.ref, err)
+		}
+		p.print(f)
+	}
+	n := checker.Counts()
+	counts := checkCounts{
+		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
+		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
+	}
+	if k.o.target != "" && k.format.examine != nil {
+		found, err := k.format.examine(k.file, size, k.ref.options.Options, k.o.target)
+		if err != nil && n.Errors == 0 { // else the reasons are printed
+			return counts, k.openError(k.ref, err)
+		}
+		for _, f := range found {
+			p.print(f)
+			counts.Corruptions++
 		}
 	}
+	p.printRest()
 	counts.Filename, counts.Format = k.ref.name, k.format.Name
-	if !human && !k.likeQEMU {
-		counts.Warnings, counts.Findings = &counts.warnings, findings
+	if k.o.output != "human" && !k.likeQEMU {
+		counts.Warnings, counts.Findings = &counts.warnings, p.kept
 	}
 	return counts, nil
 }
 
-// repair mends what it can, and checks again if that was anything.
-func (k *checking) repair(before checkCounts, size int64) (checkCounts, error) {
+// findingPrinter prints findings for people, and keeps them for the JSON.
+type findingPrinter struct {
+	*checking
+	shown map[string]int // by rule
+	kept  []checkFinding
+}
+
+// talks reports whether findings are printed.
+func (k *checking) talks() bool { return k.o.output == "human" && !k.o.quiet && !k.likeQEMU }
+
+func (p *findingPrinter) print(f disk.Finding) {
+	p.shown[f.ID]++
+	if p.o.output != "human" && p.shown[f.ID] <= keptFindings {
+		x := checkFinding{
+			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+			Repair: f.Remedy, File: f.File,
+		}
+		if f.Count > 1 {
+			x.Count = f.Count
+		}
+		p.kept = append(p.kept, x)
+	}
+	if !p.talks() || p.shown[f.ID] > shownFindings {
+		return
+	}
+	file := ""
+	if f.File != "" {
+		file = f.File + ": "
+	}
+	fmt.Fprintf(p.stdout, "%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
+		fmt.Fprintf(p.stdout, "  would %s\n", f.Remedy)
+	}
+}
+
+// printRest says how many findings were not printed.
+func (p *findingPrinter) printRest() {
+	for _, id := range slices.Sorted(maps.Keys(p.shown)) {
+		if n := p.shown[id] - shownFindings; p.talks() && n > 0 {
+			fmt.Fprintf(p.stdout, "%d more of %s\n", n, id)
+		}
+	}
+}
+
+// repair repairs what it can, and checks again if that was anything.
+func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
 	var f disk.File = k.file
 	if k.o.backup != "" {
 		saved, err := undo.Create(k.o.backup, k.file, size)
@@ -275,15 +312,16 @@ func (k *checking) repair(before checkCounts, size int64) (checkCounts, error) {
 		defer saved.Close()
 		f = saved
 	}
-	var done []string
-	err := vhd.Repair(f, size, &vhd.RepairOptions{
+	done, err := k.format.Repair(ctx, f, size, &disk.RepairOptions{
 		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
-	}, func(what string) {
-		done = append(done, what)
-		if k.o.output == "human" && !k.o.quiet && !k.likeQEMU {
-			fmt.Fprintf(k.stdout, "repaired: %s\n", what)
-		}
 	})
+	var texts []string
+	for _, x := range done {
+		texts = append(texts, x.Text)
+		if k.talks() {
+			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
+		}
+	}
 	switch err = withoutPath(err); {
 	case errors.Is(err, vhd.ErrSavedState):
 		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--force repairs it all the same"}
@@ -303,14 +341,13 @@ func (k *checking) repair(before checkCounts, size int64) (checkCounts, error) {
 	if k.o.output == "human" && !k.o.quiet {
 		fmt.Fprint(k.stdout, "Double checking the fixed image now...\n")
 	}
-	after, err := k.pass(size)
-	after.Repairs = done
+	after, err := k.pass(ctx, size)
 	after.LeaksFixed, after.Fixed = max(0, before.Leaks-after.Leaks), max(0, before.Corruptions-after.Corruptions)
 	if after.LeaksFixed+after.Fixed > 0 && k.o.output == "human" && !k.o.quiet {
 		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
 	}
-	if k.likeQEMU {
-		after.Repairs = nil
+	if !k.likeQEMU {
+		after.Repairs = texts
 	}
 	return after, err
 }
@@ -345,9 +382,14 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 		}
 		return f, nil
 	}
-	var damaged *vhd.FormatError
-	if err := vhd.Probe(r, size); err == nil || errors.As(err, &damaged) {
-		return &vpcFormat, nil
+	for _, f := range allFormats {
+		if f.Check == nil {
+			continue
+		}
+		var damaged *vhd.FormatError
+		if err := f.Probe(r, size); err == nil || errors.As(err, &damaged) {
+			return f, nil
+		}
 	}
 	f, err := formats.Probe(r, size)
 	if err != nil {

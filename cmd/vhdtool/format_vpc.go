@@ -43,7 +43,7 @@ var vpcFormat = format{
 
 	stream:      streamVPC,
 	streamEnd:   endVPC,
-	check:       checkVPC,
+	examine:     examineVPC,
 	createChild: createVPCChild,
 	set:         setVPC,
 	fileParts:   partsOfVPC,
@@ -281,46 +281,21 @@ func (v *vpcDetails) lines() []string {
 	return out
 }
 
-func checkVPC(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error) {
-	vo, err := vhd.ParseOpenOptions(&disk.OpenOptions{Options: q.options})
+// examineVPC returns what keeps a product from accepting an image.
+func examineVPC(r io.ReaderAt, size int64, o disk.Options, name string) ([]disk.Finding, error) {
+	p, err := product.Find(name)
 	if err != nil {
-		return checkCounts{}, err
+		return nil, err
 	}
-	var consumer *product.Product
-	if q.target != "" {
-		if consumer, err = product.Find(q.target); err != nil {
-			return checkCounts{}, err
-		}
+	vo, err := vhd.ParseOpenOptions(&disk.OpenOptions{Options: o, Parents: disk.ParentSearch{None: true}})
+	if err != nil {
+		return nil, err
 	}
-	add := func(f vhd.Finding) {
-		found(checkFinding{
-			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-			Repair: f.Remedy(), File: f.File,
-		})
-	}
-	n, err := vhd.Check(r, size, &vhd.CheckOptions{
-		SizeRule: vo.SizeRule, Device: q.device, Deep: q.deep, Chain: !q.alone, Parents: q.parents, NoLock: q.noLock,
-	}, add)
-	counts := checkCounts{
-		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
-		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
-	}
-	if err != nil || consumer == nil {
-		return counts, err
-	}
-	vo.Parents.None = true
 	img, err := vhd.NewImage(r, size, vo)
 	if err != nil {
-		if n.Errors > 0 {
-			return counts, nil // the reasons were told
-		}
-		return counts, err
+		return nil, err
 	}
-	for _, f := range consumer.Examine(img, size, time.Now()) {
-		add(f)
-		counts.Corruptions++
-	}
-	return counts, nil
+	return p.Examine(img, size, time.Now()), nil
 }
 
 // partKind is how pictures show a use of a file's parts.

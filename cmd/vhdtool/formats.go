@@ -28,8 +28,9 @@ type format struct {
 	// streamEnd writes what follows the bytes of a disk that went to a pipe
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
-	// check examines a file; nil if the format has nothing to check.
-	check func(r io.ReaderAt, size int64, q checkRequest, found func(checkFinding)) (checkCounts, error)
+	// examine returns what keeps a product from accepting an image; nil if the format
+	// has no products.
+	examine func(r io.ReaderAt, size int64, o disk.Options, product string) ([]disk.Finding, error)
 	// createChild starts a new image with a parent; nil if images of the format have
 	// none.
 	createChild func(r *childRequest) (disk.Disk, error)

@@ -178,11 +178,14 @@ func checkClean(t *testing.T, image string) vhd.Counts {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	n, err := vhd.Check(f, size, nil, func(x vhd.Finding) { t.Errorf("%s: %v: %v", image, x.Severity, x) })
-	if err != nil {
-		t.Fatal(err)
+	c := vhd.NewChecker(f, size, nil)
+	for x, err := range c.Findings(context.Background()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("%s: %v: %v", image, x.Severity, x)
 	}
-	return n
+	return c.Counts()
 }
 
 // create makes an image with the contents of a raw file.

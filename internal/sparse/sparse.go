@@ -19,8 +19,17 @@ type Map struct {
 }
 
 // NewMap returns a Map of the file. If holes cannot be found in such a file,
-// all of it counts as data.
-func NewMap(file io.ReaderAt) *Map { return &Map{file: file} }
+// all of it counts as data. A file that only passes on what another one holds has a
+// method Holds() io.ReaderAt, which returns that one: its holes are mapped.
+func NewMap(file io.ReaderAt) *Map {
+	for {
+		w, ok := file.(interface{ Holds() io.ReaderAt })
+		if !ok {
+			return &Map{file: file}
+		}
+		file = w.Holds()
+	}
+}
 
 // File is the file that is mapped.
 func (m *Map) File() io.ReaderAt { return m.file }

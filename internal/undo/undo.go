@@ -3,8 +3,9 @@
 //
 // An undo file is a header (a magic, the length of the file it is for, and a
 // checksum) and records: a kind, offset and length, and a checksum of these; the
-// bytes that stood there if they were not all zero; and a checksum of all. Integers are big-endian. A record is durable
-// before what it saves is overwritten.
+// bytes that were there if they were not all zero; and a checksum of all. Integers are
+// big-endian. A record is durable before what it saves is overwritten. Holes that are
+// cut off have no record: making the file as long as it was restores them.
 package undo
 
 import (
@@ -17,6 +18,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -29,6 +31,7 @@ const (
 
 	kindData  = 0
 	kindZeros = 1
+	kindCut   = 2 // the file was cut to the offset; the data that went is in the records before
 )
 
 // File is a file that saves what it overwrites. It is for one goroutine.
@@ -60,6 +63,9 @@ func (f *File) Size() (int64, error) { return disk.FileSize(f.File) }
 // FixedLength reports whether the file is a device.
 func (f *File) FixedLength() bool { return disk.IsDevice(f.File) }
 
+// Holds is the file itself, so that its holes can be found.
+func (f *File) Holds() io.ReaderAt { return f.File }
+
 // WriteAt saves what stands there, and then writes.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.save(off, min(off+int64(len(p)), f.length)); err != nil {
@@ -72,7 +78,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 
 // Truncate saves what is cut off, and then cuts.
 func (f *File) Truncate(length int64) error {
-	if err := f.save(length, f.length); err != nil {
+	if err := f.saveTail(length); err != nil {
 		return err
 	}
 	if err := f.File.Truncate(length); err != nil {
@@ -87,29 +93,62 @@ func (f *File) save(off, end int64) error {
 	if off >= end {
 		return nil
 	}
+	if err := f.record(off, end); err != nil {
+		return err
+	}
+	return f.log.Sync()
+}
+
+// saveTail appends what a file that is cut to length loses, but for its holes.
+func (f *File) saveTail(length int64) error {
+	if length >= f.length {
+		return nil
+	}
+	holes := sparse.NewMap(f.File)
+	for off := length; off < f.length; {
+		end, data, err := holes.At(off, f.length)
+		if err == nil && data {
+			err = f.record(off, end)
+		}
+		if err != nil {
+			return err
+		}
+		off = end
+	}
+	if err := f.append(kindCut, length, 0, nil); err != nil {
+		return err
+	}
+	return f.log.Sync()
+}
+
+// record appends the bytes [off, end) of the file.
+func (f *File) record(off, end int64) error {
 	buf := make([]byte, min(end-off, chunk))
 	for ; off < end; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), end-off)]
 		if n, err := f.File.ReadAt(buf, off); n < len(buf) {
 			return fmt.Errorf("saving %d bytes at offset %d: %w", len(buf), off, err)
 		}
-		rec := []byte{kindZeros}
-		rec = binary.BigEndian.AppendUint64(rec, uint64(off))
-		rec = binary.BigEndian.AppendUint64(rec, uint64(len(buf)))
-		data := len(bytes.TrimLeft(buf, "\x00")) > 0
-		if data {
-			rec[0] = kindData
+		kind, data := byte(kindZeros), []byte(nil)
+		if len(bytes.TrimLeft(buf, "\x00")) > 0 {
+			kind, data = kindData, buf
 		}
-		rec = withChecksum(rec)
-		if data {
-			rec = append(rec, buf...)
-		}
-		rec = withChecksum(rec)
-		if _, err := f.log.Write(rec); err != nil {
-			return fmt.Errorf("%s: %w", f.log.Name(), err)
+		if err := f.append(kind, off, len(buf), data); err != nil {
+			return err
 		}
 	}
-	return f.log.Sync()
+	return nil
+}
+
+// append writes a record to the undo file.
+func (f *File) append(kind byte, off int64, n int, data []byte) error {
+	rec := binary.BigEndian.AppendUint64([]byte{kind}, uint64(off))
+	rec = withChecksum(binary.BigEndian.AppendUint64(rec, uint64(n)))
+	rec = withChecksum(append(rec, data...))
+	if _, err := f.log.Write(rec); err != nil {
+		return fmt.Errorf("%s: %w", f.log.Name(), err)
+	}
+	return nil
 }
 
 // withChecksum appends the checksum of all that is before it.
@@ -159,7 +198,13 @@ func Restore(f disk.File, name string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if _, err := f.WriteAt(rec.data, rec.off); err != nil {
+		switch {
+		case !rec.cut:
+			_, err = f.WriteAt(rec.data, rec.off)
+		case !disk.IsDevice(f):
+			err = f.Truncate(rec.off)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -191,6 +236,7 @@ func records(log io.ReaderAt, size int64) ([]int64, error) {
 type record struct {
 	off  int64
 	data []byte
+	cut  bool  // the file was cut to off
 	size int64 // in the undo file
 }
 
@@ -203,10 +249,10 @@ func readRecord(r io.Reader) (record, error) {
 		return record{}, errors.New("damaged: its checksum is wrong")
 	}
 	off, n := int64(binary.BigEndian.Uint64(b[1:])), binary.BigEndian.Uint64(b[9:])
-	if off < 0 || n > chunk || b[0] > kindZeros {
+	if off < 0 || n > chunk || b[0] > kindCut {
 		return record{}, errors.New("damaged")
 	}
-	rec := record{off: off, data: make([]byte, n), size: recordHeader + 4}
+	rec := record{off: off, data: make([]byte, n), cut: b[0] == kindCut, size: recordHeader + 4}
 	sum := crc32.ChecksumIEEE(b)
 	if b[0] == kindData {
 		if _, err := io.ReadFull(r, rec.data); err != nil {

@@ -294,3 +294,45 @@ func TestRestoreRefuses(t *testing.T) {
 		t.Errorf("a missing undo file: %v", err)
 	}
 }
+
+// A hole that is cut off is not saved, and comes back as one even if the file has grown
+// over it since.
+func TestRestoreHole(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const length = 64 << 20
+	end := []byte("the end")
+	if _, err := f.WriteAt(end, length-int64(len(end))); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "undo")
+	u, err := undo.Create(name, f, length)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if err := u.Truncate(1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.WriteAt([]byte("new"), 2000); err != nil {
+		t.Fatal(err)
+	}
+	if err := undo.Restore(f, name); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, length)
+	if _, err := f.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, append(make([]byte, length-len(end)), end...)) {
+		t.Error("the file is not as it was")
+	}
+	st, err := f.Stat()
+	if err != nil || st.Size() != length {
+		t.Errorf("the file has %d bytes (%v), want %d", st.Size(), err, length)
+	}
+}

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,14 @@ type Format struct {
 	// CheckOptions returns the first error that Create would return because of these
 	// options, whatever the size.
 	CheckOptions func(o Options) error
+
+	// Check returns a Checker of the first size bytes of r, or an error if an
+	// option is wrong; nothing is read yet. Nil: the format has nothing to check.
+	Check func(r io.ReaderAt, size int64, o *CheckOptions) (Checker, error)
+	// Repair repairs an image in a file of size bytes as far as that loses no byte
+	// of the disk, and returns what it has done, also with an error. A cancelled
+	// ctx ends it between two steps. Nil: the format cannot be repaired.
+	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
 }
 
 // ErrNotThisFormat is what Probe returns for a file of another format.

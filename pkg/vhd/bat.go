@@ -10,6 +10,8 @@ import (
 	"math/bits"
 	"slices"
 	"sync/atomic"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
 )
 
 // unused is the BAT entry of a block that has no place in the file.
@@ -19,19 +21,30 @@ const unused = 0xffffffff
 // Blocks"): for each block of the disk the sector of the file in which its
 // sector bitmap starts. The table of a large disk is mostly empty, and may have
 // half a billion entries: it is held in pieces, of which those without a used
-// entry are not there, and scans pass over what is unused. Entries are read and
-// set atomically.
+// entry are not there, and scans pass over what is unused. A piece whose entries
+// are all equal is held once, however often it comes: a table of zeros, in a hole
+// of the file, is as cheap as one without entries. Entries are read and set
+// atomically.
+//
+// It is of four words: the compiler keeps no larger struct in registers, and a look-up
+// would take four times as long.
 type bat struct {
 	n    int64                    // entries
 	dirs []atomic.Pointer[batDir] // nil: no pieces
 }
 
 // batDir holds pieces that follow each other; nil: all entries are unused, as are
-// those behind the table's last.
-type batDir [64]atomic.Pointer[batPiece]
+// those behind the table's last. One that is uniform has the same piece
+// everywhere, may be in several places of the table, and is replaced, not changed.
+type batDir struct {
+	pieces  [batDirLen]atomic.Pointer[batPiece]
+	uniform bool
+}
 
-// batPieceLen is the number of entries of a piece.
-const batPieceLen = 64
+const (
+	batPieceLen = 64 // entries of a piece
+	batDirLen   = 64 // pieces of a batDir
+)
 
 // batPiece has a bit in used for each of its entries that is used. With
 // batPieceLen entries it has all of them, else only those that are used, and
@@ -40,6 +53,11 @@ type batPiece struct {
 	used    uint64
 	entries []uint32
 }
+
+// uniform reports whether the piece has equal entries only. It may be in several places
+// of the table then, and is replaced, not changed. Such pieces, and no others, have room
+// for another entry: a field of its own would make all pieces larger.
+func (p *batPiece) uniform() bool { return cap(p.entries) > batPieceLen }
 
 // newBATPiece returns a piece with room for all entries, and those of p, if not
 // nil.
@@ -75,30 +93,57 @@ func (p *batPiece) load(i int) uint32 {
 	return unused
 }
 
-func newBAT(n int64) bat { return bat{n, make([]atomic.Pointer[batDir], batDirs(n))} }
+func newBAT(n int64) bat { return bat{n: n, dirs: make([]atomic.Pointer[batDir], batDirs(n))} }
 
 // batPieces and batDirs are how many a table of n entries has.
 func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
 
-func batDirs(n int64) int64 { return (batPieces(n) + int64(len(batDir{})) - 1) / int64(len(batDir{})) }
+func batDirs(n int64) int64 { return (batPieces(n) + batDirLen - 1) / batDirLen }
 
 // piece is piece k, or nil if its entries are all unused.
 func (t bat) piece(k int64) *batPiece {
-	if d := t.dirs[k/int64(len(batDir{}))].Load(); d != nil {
-		return d[k%int64(len(batDir{}))].Load()
+	if d := t.dirs[k/batDirLen].Load(); d != nil {
+		return d.pieces[k%batDirLen].Load()
 	}
 	return nil
 }
 
 // setPiece is for one goroutine at a time.
 func (t bat) setPiece(k int64, p *batPiece) {
-	at := &t.dirs[k/int64(len(batDir{}))]
+	at := &t.dirs[k/batDirLen]
 	d := at.Load()
-	if d == nil {
-		d = new(batDir)
-		at.Store(d)
+	if d == nil || d.uniform {
+		own := new(batDir)
+		if d != nil {
+			for i := range own.pieces {
+				own.pieces[i].Store(d.pieces[i].Load())
+			}
+		}
+		own.pieces[k%batDirLen].Store(p)
+		at.Store(own)
+		return
 	}
-	d[k%int64(len(batDir{}))].Store(p)
+	d.pieces[k%batDirLen].Store(p)
+}
+
+// fill sets the pieces [k, end) to one that is uniform.
+func (t bat) fill(k, end int64, p *batPiece) {
+	var all *batDir
+	for k < end {
+		if k%batDirLen != 0 || end-k < batDirLen {
+			t.setPiece(k, p)
+			k++
+			continue
+		}
+		if all == nil {
+			all = &batDir{uniform: true}
+			for i := range all.pieces {
+				all.pieces[i].Store(p)
+			}
+		}
+		t.dirs[k/batDirLen].Store(all)
+		k += batDirLen
+	}
 }
 
 // held yields the pieces that are there, in order.
@@ -109,8 +154,8 @@ func (t bat) held() iter.Seq2[int64, *batPiece] {
 			if d == nil {
 				continue
 			}
-			for k := range d {
-				if p := d[k].Load(); p != nil && !yield(int64(i*len(d)+k), p) {
+			for k := range d.pieces {
+				if p := d.pieces[k].Load(); p != nil && !yield(int64(i)*batDirLen+int64(k), p) {
 					return
 				}
 			}
@@ -135,7 +180,7 @@ func (t bat) store(block int64, entry uint32) {
 		return
 	}
 	all := p
-	if p == nil || len(p.entries) < batPieceLen {
+	if p == nil || p.uniform() || len(p.entries) < batPieceLen {
 		all = newBATPiece(p)
 	}
 	atomic.StoreUint32(&all.entries[i], entry)
@@ -163,6 +208,67 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 	}
 }
 
+// usedOnce yields what used does, but of equal entries that are held once only the
+// first: alike says how many they are.
+func (t bat) usedOnce() iter.Seq2[int64, uint32] {
+	return func(yield func(int64, uint32) bool) {
+		for k, p := range t.heldOnce() {
+			used := atomic.LoadUint64(&p.used)
+			if p.uniform() {
+				used = 1
+			}
+			for ; used != 0; used &= used - 1 {
+				i := bits.TrailingZeros64(used)
+				if e := p.load(i); e != unused && !yield(k*batPieceLen+int64(i), e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// heldOnce yields the pieces that are there, but of a uniform batDir only the first.
+func (t bat) heldOnce() iter.Seq2[int64, *batPiece] {
+	return func(yield func(int64, *batPiece) bool) {
+		for i := range t.dirs {
+			d := t.dirs[i].Load()
+			if d == nil {
+				continue
+			}
+			for k := range d.pieces {
+				if p := d.pieces[k].Load(); p != nil && !yield(int64(i)*batDirLen+int64(k), p) {
+					return
+				}
+				if d.uniform {
+					break
+				}
+			}
+		}
+	}
+}
+
+// repeats reports whether there are uniform pieces: if not, alike is always 1.
+func (t bat) repeats() bool {
+	for _, p := range t.heldOnce() {
+		if p.uniform() {
+			return true
+		}
+	}
+	return false
+}
+
+// alike is how many entries usedOnce yields with that of the block, which it has
+// yielded.
+func (t bat) alike(block int64) int64 {
+	switch d := t.dirs[block/(batDirLen*batPieceLen)].Load(); {
+	case d.uniform:
+		return batDirLen * batPieceLen
+	case d.pieces[block/batPieceLen%batDirLen].Load().uniform():
+		return batPieceLen
+	}
+	return 1
+}
+
 // nextUsed is a block behind the unused one given, and about as far as end, up to
 // which all are unused, as far as can be said without looking at every entry.
 func (t bat) nextUsed(block, end int64) int64 {
@@ -171,10 +277,9 @@ func (t bat) nextUsed(block, end int64) int64 {
 		rest := atomic.LoadUint64(&p.used) >> (block % batPieceLen) >> 1
 		return min(block+1+int64(bits.TrailingZeros64(rest)), (k+1)*batPieceLen)
 	}
-	dirLen := int64(len(batDir{}))
 	for k++; k < batPieces(min(end, t.n)) && t.piece(k) == nil; k++ {
-		if k%dirLen == 0 && t.dirs[k/dirLen].Load() == nil {
-			k += dirLen - 1
+		if k%batDirLen == 0 && t.dirs[k/batDirLen].Load() == nil {
+			k += batDirLen - 1
 		}
 	}
 	return k * batPieceLen
@@ -183,8 +288,20 @@ func (t bat) nextUsed(block, end int64) int64 {
 // count is how many blocks have a place.
 func (t bat) count() int64 {
 	n := 0
-	for _, p := range t.held() {
-		n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+	for i := range t.dirs {
+		d := t.dirs[i].Load()
+		if d == nil {
+			continue
+		}
+		if d.uniform {
+			n += batDirLen * batPieceLen
+			continue
+		}
+		for k := range d.pieces {
+			if p := d.pieces[k].Load(); p != nil {
+				n += bits.OnesCount64(atomic.LoadUint64(&p.used))
+			}
+		}
 	}
 	return int64(n)
 }
@@ -199,16 +316,43 @@ func (t bat) resized(n int64) bat {
 	return bat{n, t.dirs[:want]}
 }
 
+// batHolesFrom is the size of a table, in bytes, from which on the file is asked for
+// its holes: in small ones reading them is faster.
+const batHolesFrom = 1 << 20
+
 // readBAT reads n entries at off. The caller has made sure that the file is
-// that long.
+// that long. Holes of the file are not read.
 func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
-	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
 	buf := make([]byte, min(n*4, 64<<10))
+	var holes *sparse.Map
+	if n*4 >= batHolesFrom {
+		holes = sparse.NewMap(r)
+	}
 	var d batDecoder
 	for k := int64(0); k < batPieces(n); {
-		b := buf[:min(int64(len(buf)), (n-k*batPieceLen)*4)]
-		if err := readFull(r, b, off+k*batPieceLen*4); err != nil {
+		at, end := off+k*batPieceBytes, off+n*4
+		if holes != nil {
+			stop, data, err := holes.At(at, end)
+			if err != nil {
+				return bat{}, fmt.Errorf("BAT: %w", err)
+			}
+			if pieces := (stop - at) / batPieceBytes; !data && pieces > 0 {
+				// The file may have become shorter: then this is no hole.
+				if err := readFull(r, buf[:batPieceBytes], at+(pieces-1)*batPieceBytes); err != nil {
+					return bat{}, fmt.Errorf("BAT: %w", err)
+				}
+				t.fill(k, k+pieces, d.decode(make([]byte, batPieceBytes)))
+				k += pieces
+				continue
+			}
+			if data {
+				end = min(end, at+roundUp(stop-at, batPieceBytes))
+			}
+		}
+		b := buf[:min(int64(len(buf)), end-at)]
+		if err := readFull(r, b, at); err != nil {
 			return bat{}, fmt.Errorf("BAT: %w", err)
 		}
 		for ; len(b) > 0; k++ {
@@ -221,10 +365,14 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	return t, nil
 }
 
+// batPieceBytes is the size of a piece in the file.
+const batPieceBytes = batPieceLen * 4
+
 // batDecoder decodes pieces. It makes room for several at a time.
 type batDecoder struct {
 	pieces  []batPiece
 	entries []uint32
+	uniform *batPiece // the last one
 }
 
 // decode reads the entries of a piece; those that b is too short for are unused.
@@ -245,6 +393,9 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 		}
 	}
 	n := bits.OnesCount64(used)
+	if n == batPieceLen && bytes.Equal(b[:batPieceBytes-4], b[4:]) {
+		return d.decodeUniform(binary.BigEndian.Uint32(b))
+	}
 	if n > batPieceLen/2 { // the next one that is set would want room
 		p := newBATPiece(nil)
 		p.used = used
@@ -268,6 +419,14 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 	return p
 }
 
+// decodeUniform is the piece of which all entries are e, which is a used one.
+func (d *batDecoder) decodeUniform(e uint32) *batPiece {
+	if d.uniform == nil || d.uniform.entries[0] != e {
+		d.uniform = &batPiece{used: math.MaxUint64, entries: slices.Repeat([]uint32{e}, batPieceLen+1)[:batPieceLen]}
+	}
+	return d.uniform
+}
+
 // batBytes is the size of a BAT of n entries in the file, in whole sectors.
 func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * SectorSize }
 
@@ -276,7 +435,7 @@ func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * Sect
 // of the table.
 func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
 	end := batBytes(t.n)
-	ones := bytes.Repeat([]byte{0xff}, batPieceLen*4)
+	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
 	buf := make([]byte, 0, min(end-first*4, 256<<10))
 	for off := first * 4; off < end; off += int64(len(buf)) {
 		buf = buf[:0]

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -35,6 +39,13 @@ func TestBATModel(t *testing.T) {
 			for i := range model {
 				if rapid.IntRange(0, density-1).Draw(t, "used") == 0 {
 					model[i] = entry.Draw(t, "entry")
+				}
+			}
+			for range rapid.IntRange(0, 3).Draw(t, "runs") { // of equal entries
+				from := rapid.IntRange(0, len(model)-1).Draw(t, "from")
+				e := rapid.Uint32Range(0, 2).Draw(t, "equal")
+				for i := from; i < min(len(model), from+rapid.IntRange(0, 400).Draw(t, "run")); i++ {
+					model[i] = e
 				}
 			}
 			var file []byte
@@ -93,6 +104,15 @@ func TestBATModel(t *testing.T) {
 					t.Fatalf("block %d is used, and passed over", i+1)
 				}
 			}
+		}
+		once := map[int64]uint32{}
+		for i, e := range table.usedOnce() {
+			for k := range table.alike(i) {
+				once[i+k] = e
+			}
+		}
+		if !maps.Equal(once, want) {
+			t.Fatalf("used, with what is alike: %v, want %v", once, want)
 		}
 		last := int64(-1)
 		for i := range table.used() {
@@ -192,6 +212,57 @@ func TestBATReaders(t *testing.T) {
 	wg.Wait()
 	if table.count() != n {
 		t.Errorf("%d are used, want %d", table.count(), n)
+	}
+}
+
+// A table that is in a hole of the file reads as zeros, entries between holes are
+// found, and setting one of equal entries leaves the others.
+func TestReadBATWithHoles(t *testing.T) {
+	const n = 4 << 20
+	f, err := os.Create(filepath.Join(t.TempDir(), "table"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const off = 1536
+	model := map[int64]uint32{5: 1, 4095: 2, 4096: 3, 1 << 20: 4, 1<<20 + 1: unused, n - 1: 5}
+	for i, e := range model {
+		if _, err := f.WriteAt(binary.BigEndian.AppendUint32(nil, e), off+i*4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table, err := readBAT(f, off, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := rand.New(rand.NewPCG(1, 2))
+	for range 1000 {
+		i, e := set.Int64N(n), set.Uint32()
+		if e%3 == 0 {
+			e = unused
+		}
+		table.store(i, e)
+		model[i] = e
+	}
+	used := int64(n)
+	for i := range int64(n) {
+		want := model[i]
+		if got := table.load(i); got != want {
+			t.Fatalf("entry %d is %#x, want %#x", i, got, want)
+		}
+		if want == unused {
+			used--
+		}
+	}
+	if got := table.count(); got != used {
+		t.Errorf("%d entries are used, want %d", got, used)
+	}
+	// A file that became shorter has no hole there.
+	if err := f.Truncate(off + 2*n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readBAT(f, off, n); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a table that is cut off: %v, want ErrUnexpectedEOF", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 )
 
 // batmap is XenServer's map of the blocks that are written whole: a header right
@@ -108,13 +109,13 @@ func (m *batmap) read(r io.ReaderAt, blocks int64) ([]byte, error) {
 	return bits, nil
 }
 
-func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string) Finding {
-	return Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want}
+func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string) finding {
+	return finding{Finding: Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want}}
 }
 
-// validate lists what is odd about the map of the blocks in t. It returns the map,
-// or nil if that cannot be read.
-func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (bits []byte, fs []Finding, err error) {
+// validate lists what is odd about the map of the blocks in t. Bits in a row with the
+// same fault are one finding. inPlace is false if the map cannot be read.
+func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []finding, err error) {
 	if m.version>>16 != 1 {
 		fs = append(fs, m.odd("batmap-version", Warning, 20, "version", hex32(m.version), "0x00010002"))
 	}
@@ -127,21 +128,54 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (bits []byte, fs []Fi
 		if outside {
 			sev = Warning
 		}
-		return nil, append(fs, m.odd("batmap-place", sev, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors, %s", m.offset, m.sectors, over),
+		return false, append(fs, m.odd("batmap-place", sev, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors, %s", m.offset, m.sectors, over),
 			fmt.Sprintf("a place of its own with room for %d blocks", blocks))), nil
 	}
-	if bits, err = m.read(r, blocks); err != nil {
-		return nil, fs, err
+	first, n := int64(0), int64(0) // blocks in a row whose bits must not be set
+	flush := func() {
+		if n == 0 {
+			return
+		}
+		field := fmt.Sprintf("bit of block %d", first)
+		want := "clear: the block has no place in the file"
+		if n > 1 {
+			field, want = fmt.Sprintf("bits of blocks %d to %d", first, first+n-1), "clear: the blocks have no place in the file"
+		}
+		f := m.odd("batmap-bit", Error, int64(m.offset)-m.at+first/8, field, "set", want)
+		f.Count = n
+		fs = append(fs, f)
+		n = 0
 	}
-	for i := range blocks {
-		if hasBit(bits, i) && t.load(i) == unused {
-			fs = append(fs, m.odd("batmap-bit", Error, int64(m.offset)-m.at+i/8, fmt.Sprintf("bit of block %d", i), "set", "clear: the block has no place in the file"))
+	sum := uint32(0)
+	counted := m.counted(blocks)
+	buf := make([]byte, min(counted, 64<<10))
+	for at := int64(0); at < counted; at += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), counted-at)]
+		if err := readFull(r, buf, int64(m.offset)+at); err != nil {
+			return false, fs, fmt.Errorf("batmap: %w", err)
+		}
+		sum += ^m.sum(buf)
+		for k, c := range buf {
+			for c != 0 {
+				bit := int64(bits.LeadingZeros8(c))
+				c &^= 0x80 >> bit
+				block := (at+int64(k))*8 + bit
+				if block >= blocks || t.load(block) != unused {
+					continue
+				}
+				if block != first+n {
+					flush()
+					first = block
+				}
+				n++
+			}
 		}
 	}
-	if want := m.sum(bits); want != m.checksum {
+	flush()
+	if want := ^sum; want != m.checksum {
 		fs = append(fs, m.odd("batmap-checksum", Warning, 24, "checksum", hex32(m.checksum), hex32(want)))
 	}
-	return bits, fs, nil
+	return true, fs, nil
 }
 
 // write writes the map, and its checksum.
@@ -244,12 +278,13 @@ func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
 	if bits, err = m.read(img.r, img.bat.len()); err != nil {
 		return nil, false, err
 	}
+	p := img.lay.placement()
 	for i := range img.bat.len() {
 		if !hasBit(bits, i) {
 			continue
 		}
 		whole := false
-		if e := img.bat.load(i); e != unused {
+		if e := img.bat.load(i); e != unused && p.fits(e) {
 			bm, err := img.bitmap(i, e)
 			if err != nil {
 				return nil, false, err

@@ -61,7 +61,7 @@ func TestBatmapOverOthers(t *testing.T) {
 				return img.Close()
 			}, make([]byte, len(disk))},
 			"repair": {func(t *testing.T, m *memFile) error {
-				return vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, func(string) {})
+				return repairFile(m, &vhd.RepairOptions{All: true})
 			}, disk},
 		} {
 			t.Run(c.over+"/"+name, func(t *testing.T) {

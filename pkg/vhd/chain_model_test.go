@@ -289,7 +289,7 @@ func (m *chainModel) finish(t *rapid.T) {
 	if m.leaf().raw {
 		return
 	}
-	counts, err := vhd.Check(f, size, &vhd.CheckOptions{Chain: true, Deep: true}, func(f vhd.Finding) {
+	counts, err := checkImage(f, size, &vhd.CheckOptions{Chain: true, Deep: true}, func(f vhd.Finding) {
 		if f.Severity == vhd.Error {
 			t.Errorf("check: %s%s: %v", f.File, f.ID, f)
 		}

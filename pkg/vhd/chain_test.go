@@ -333,7 +333,7 @@ func TestParentMismatchAndLoops(t *testing.T) {
 			f, size, err := disk.OpenFile(name, false, nil)
 			must(t, err)
 			defer f.Close()
-			counts, err := vhd.Check(f, size, &vhd.CheckOptions{Chain: true}, func(vhd.Finding) {})
+			counts, err := checkImage(f, size, &vhd.CheckOptions{Chain: true}, func(vhd.Finding) {})
 			if err != nil || (counts.Errors > 0) != (c.want != nil) {
 				t.Errorf("check: %d errors, %v", counts.Errors, err)
 			}

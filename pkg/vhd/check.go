@@ -1,24 +1,26 @@
 package vhd
 
 import (
-	"encoding/binary"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// CheckOptions say how to check an image.
+// CheckOptions say how to check an image. The zero value checks the image alone,
+// and not what its blocks hold.
 type CheckOptions struct {
 	// SizeRule overrides which field is the disk's size.
 	SizeRule SizeRule
 	// Deep also looks for data under clear bits of sector bitmaps, and for blocks
 	// whose data is not aligned to 4 KiB. It reads all that is not marked as
-	// written.
+	// written, each part of the file once, and nothing of its holes.
 	Deep bool
-	// Device says that the image stands on a device, of which the end may be
-	// unused.
+	// Device says that the image is on a device, whose end may be unused.
 	Device bool
 	// Chain also opens the parents of a differencing image, which must be in an
 	// [os.File] then, and checks each of them. Parents says where they may be.
@@ -28,65 +30,94 @@ type CheckOptions struct {
 	NoLock bool
 	// Now is what time stamps are compared with; zero means the present.
 	Now time.Time
+	// Progress, if set, is called by Deep with the bytes of blocks examined, and to
+	// examine.
+	Progress disk.Progress
 }
 
-// Counts sum up what Check has seen.
-type Counts struct {
-	Type      DiskType // 0 if no footer could be believed
-	Size      int64    // virtual, bytes
-	BlockSize int64    // 0 for a fixed disk
-	Blocks    int64    // of the disk
-	Allocated int64    // blocks with a place in the file
-	// Fragmented blocks do not stand behind the block before them that has a
-	// place.
-	Fragmented int64
-	// Leaked is the number of blocks that would fit the unused spaces of the
-	// file that are as large as a block.
-	Leaked int64
-	End    int64 // of what is in use in the file, the footer included
+// Counts sum up what a Checker has seen.
+type Counts = disk.CheckCounts
 
-	Errors, Warnings int64 // findings
+// Checker examines one image. It reads footers, header and BAT, and changes
+// nothing. It goes on after an error as far as what it found can be believed.
+// Memory and time follow what the file holds, not what it claims. A Checker is used
+// once, by one goroutine.
+type Checker struct {
+	r    io.ReaderAt
+	size int64
+	o    CheckOptions
+	typ  DiskType
+	n    Counts
+
+	ctx   context.Context
+	yield func(Finding, error) bool
 }
 
-// Check examines the image in the first size bytes of r and calls found for
-// each finding. It reads footers, header and BAT, and changes nothing. It goes
-// on after an error as far as what it found can be believed.
-//
-// The error is ErrNotVHD if there is no mark of a VHD, or one of reading; what
-// is wrong with the image itself is told by the findings.
-func Check(r io.ReaderAt, size int64, o *CheckOptions, found func(Finding)) (Counts, error) {
-	if o == nil {
-		o = &CheckOptions{}
+// NewChecker returns a Checker of the image in the first size bytes of r. A nil o
+// means the zero value. Nothing is read yet.
+func NewChecker(r io.ReaderAt, size int64, o *CheckOptions) *Checker {
+	c := &Checker{r: r, size: size}
+	if o != nil {
+		c.o = *o
 	}
-	c := checker{r: r, size: size, o: *o, found: found}
 	if c.o.Now.IsZero() {
 		c.o.Now = time.Now()
 	}
-	err := c.run()
-	return c.n, err
+	return c
 }
 
-type checker struct {
-	r     io.ReaderAt
-	size  int64
-	o     CheckOptions
-	found func(Finding)
-	n     Counts
-}
+// Counts sums up what Findings has examined so far. It is complete when Findings
+// has ended without an error.
+func (c *Checker) Counts() Counts { return c.n }
 
-func (c *checker) add(fs ...Finding) {
-	for _, f := range fs {
-		switch f.Severity {
-		case Error:
-			c.n.Errors++
-		case Warning:
-			c.n.Warnings++
+// Type is the disk type, or 0 as long as Findings has found no footer to believe.
+func (c *Checker) Type() DiskType { return c.typ }
+
+// errStopped: whoever ranged over the findings broke off.
+var errStopped = errors.New("check was broken off")
+
+// Findings examines the image and yields each fault as it is found. An error is the
+// last that it yields: ErrNotVHD if there is no mark of a VHD, ctx.Err(), or one of
+// reading. What is wrong with the image itself is a Finding. Breaking off the
+// iteration ends the work.
+func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
+	return func(yield func(Finding, error) bool) {
+		c.ctx, c.yield = ctx, yield
+		if err := c.run(); err != nil && !errors.Is(err, errStopped) {
+			yield(Finding{}, err)
 		}
-		c.found(f)
 	}
 }
 
-func (c *checker) run() error {
+// add yields findings, and returns why the check has to end, or nil.
+func (c *Checker) add(fs ...finding) error {
+	for _, f := range fs {
+		if err := c.report(f.Finding); err != nil {
+			return err
+		}
+	}
+	return c.ctx.Err()
+}
+
+func (c *Checker) report(f Finding) error {
+	f.Count = f.Faults()
+	f.Remedy = remedies[f.ID]
+	switch f.Severity {
+	case Error:
+		c.n.Errors += f.Count
+	case Warning:
+		c.n.Warnings += f.Count
+	}
+	if !c.yield(f, nil) {
+		return errStopped
+	}
+	return nil
+}
+
+func (c *Checker) run() error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
 	fs, err := locateFooters(c.r, c.size)
 	if err != nil {
 		return err
@@ -95,272 +126,232 @@ func (c *checker) run() error {
 		return ErrNotVHD
 	}
 	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize {
-		c.add(Finding{
+		err := c.add(finding{Finding: Finding{
 			ID: "file-length", Severity: Warning, Offset: c.size - rest, Field: "length of the file",
 			Got: fmt.Sprint(c.size), Want: "a multiple of 512 (or 511 bytes more)",
-		})
+		}})
+		if err != nil {
+			return err
+		}
 	}
-	footer := c.checkFooters(&fs)
-	if footer == nil {
-		return nil
+	footer, found := c.believed(&fs)
+	if err := c.add(found...); err != nil || footer == nil {
+		return err
 	}
-	c.n.Type = footer.Type
+	c.typ = footer.Type
 	switch footer.Type {
 	case Fixed:
-		c.checkFixed(footer)
-		return nil
+		return c.checkFixed(footer)
 	case Dynamic, Differencing:
 		return c.checkDynamic(footer, footer == &fs.trailing)
 	}
 	return nil
 }
 
-// checkFooters examines both copies and returns the one to go on with, if
-// there is one.
-func (c *checker) checkFooters(fs *footers) *footerCopy {
+// believed examines both copies of the footer. It returns the one to go on with, or
+// nil, and what is wrong with them.
+func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
+	var found []finding
 	footer, err := fs.ignoringChecksum()
 	if err != nil {
 		for _, x := range []*footerCopy{&fs.trailing, &fs.leading} {
 			if x.marked() {
-				c.add(x.validate("footer")...)
+				found = append(found, x.validate()...)
 			}
 		}
-		if c.n.Errors == 0 { // each copy is right in itself, as one of a fixed disk at the start is
-			c.add(missingFooter(fs.trailing.off))
+		if refusal(found, false) == nil { // all that there is is a copy of a fixed disk's
+			found = append(found, copyOfFixed(fs.trailing.off))
 		}
-		return nil
+		return nil, found
 	}
 	if footer == &fs.leading {
-		c.add(missingFooter(fs.trailing.off))
+		found = append(found, missingFooter(fs.trailing.off))
 	}
-	c.add(footer.validate("footer")...)
+	found = append(found, footer.validate()...)
 	if t := footer.Timestamp.Time(); t.After(c.o.Now.Add(time.Minute)) {
-		c.add(Finding{
+		found = append(found, finding{Finding: Finding{
 			ID: "timestamp", Severity: Warning, Offset: footer.off + 24, Field: "footer: time stamp",
 			Got: t.Format(time.RFC3339), Want: "a time that has passed",
-		})
+		}})
 	}
 	if footer.Type == Fixed || footer == &fs.leading {
-		return footer
+		return footer, found
+	}
+	odd := func(id, got string) {
+		found = append(found, finding{Finding: Finding{
+			ID: id, Severity: Warning, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the footer's bytes",
+		}})
 	}
 	switch l := &fs.leading; {
 	case !l.valid():
-		c.add(Finding{
-			ID: "leading-footer", Severity: Warning, Offset: 0, Field: "copy of the footer at the start of the file",
-			Got: "none that is valid", Want: "the footer's bytes",
-		})
+		odd("leading-footer", "none that is valid")
 	case !l.same(&footer.Footer):
-		c.add(Finding{
-			ID: "footers-differ", Severity: Warning, Offset: 0, Field: "copy of the footer at the start of the file",
-			Got: "other contents than the footer's", Want: "the footer's bytes",
-		})
+		odd("footers-differ", "other contents than the footer's")
 	}
-	return footer
+	return footer, found
 }
 
-func missingFooter(off int64) Finding {
-	return Finding{
-		ID: "trailing-footer", Severity: Error, Offset: off, Field: "footer at the end of the file",
-		Got: "none that is valid", Want: "a footer",
-	}
-}
-
-func (c *checker) checkFixed(f *footerCopy) {
+func (c *Checker) checkFixed(f *footerCopy) error {
 	size, found := f.virtualSize(c.o.SizeRule, f.off)
-	c.add(found...)
 	c.n.Size, c.n.End = size, f.off+footerSize
 	if len(found) == 0 && f.CurrentSize < uint64(f.off) {
-		c.add(Finding{
+		found = append(found, finding{Finding: Finding{
 			ID: "fixed-slack", Severity: Warning, Offset: f.off + 48, Field: "footer: current size",
 			Got: fmt.Sprint(f.CurrentSize), Want: fmt.Sprintf("%d, what stands before the footer", f.off),
-		})
+		}})
 	}
+	return c.add(found...)
 }
 
-func (c *checker) checkDynamic(f *footerCopy, trailing bool) error {
+func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	limit := c.size
 	if trailing {
 		limit = f.off
 	}
 	h, found, err := readHeader(c.r, f, limit)
-	if err != nil {
+	if err == nil {
+		err = c.add(found...)
+	}
+	if err != nil || refusal(found, true) != nil {
 		return err
 	}
-	c.add(found...)
-	if refusal(found, true) != nil {
-		return nil
-	}
 	found = h.validateTable(f.DataOffset, limit)
-	c.add(found...)
-	if len(found) > 0 {
-		return nil
+	if err := c.add(found...); err != nil || len(found) > 0 {
+		return err
 	}
 	blockSize := int64(h.BlockSize)
 	room := int64(h.MaxTableEntries) * blockSize
 	size, found := f.virtualSize(c.o.SizeRule, room)
-	c.add(found...)
+	if err := c.add(found...); err != nil {
+		return err
+	}
 	if len(found) > 0 {
 		size = room // what can be reached
 	}
 	blocks := blocksHeld(&f.Footer, &h, size)
 	c.n.Size, c.n.BlockSize, c.n.Blocks = size, blockSize, blocks
 	if int64(h.MaxTableEntries) > blocks {
-		c.add(Finding{
+		err := c.add(finding{Finding: Finding{
 			ID: "max-table-entries", Severity: Warning, Offset: int64(f.DataOffset) + 28,
 			Field: "dynamic disk header: max table entries", Got: fmt.Sprint(h.MaxTableEntries),
 			Want: fmt.Sprintf("%d, as many as the disk has blocks", blocks),
-		})
+		}})
+		if err != nil {
+			return err
+		}
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
 	}
-	var whole []byte // bits of the blocks that are said to be written whole
 	m, err := readBatmap(c.r, &f.Footer, lay.batEnd(), c.size)
 	if err != nil {
 		return err
 	}
+	var whole *batmap // that can be read
 	if m != nil {
-		bits, found, err := m.validate(c.r, &lay, t)
+		inPlace, found, err := m.validate(c.r, &lay, t)
+		if err == nil {
+			err = c.add(found...)
+		}
 		if err != nil {
 			return err
 		}
-		c.add(found...)
-		whole = bits
+		if inPlace {
+			whole = m
+		}
 		lay.batmap = m.regions(&lay, t)
 	}
 	if f.Type == Differencing {
-		c.add(h.validateParent(&f.Footer, &lay, t, c.size)...)
+		if err := c.add(h.validateParent(&f.Footer, &lay, t, c.size)...); err != nil {
+			return err
+		}
 	}
 	lay.addLocators(&f.Footer, &h, t, c.size)
-	t.validate(&lay, func(f Finding) bool {
-		c.add(f)
-		return true
+	t.validate(&lay, func(f finding) bool {
+		err = c.add(f)
+		return err == nil
 	})
-	if err := c.checkExcess(&lay, blocks, int64(h.MaxTableEntries)); err != nil {
-		return err
+	if err == nil {
+		err = c.checkExcess(&lay, blocks, int64(h.MaxTableEntries))
 	}
-	c.checkPlaces(t, &lay, trailing)
-	if c.o.Deep {
-		err = c.checkBlocks(f.Type, t, &lay, m, whole)
+	if err == nil {
+		err = c.checkPlaces(t, &lay, trailing)
 	}
-	if f.Type == Differencing && c.o.Chain && err == nil {
+	if err == nil && c.o.Deep {
+		err = c.checkBlocks(f.Type, t, &lay, whole)
+	}
+	if err == nil && f.Type == Differencing && c.o.Chain {
 		err = c.checkParents()
 	}
 	return err
 }
 
-// checkBlocks looks into the blocks. Of those with a bit in whole, of the batmap m,
-// all sectors must be written.
-func (c *checker) checkBlocks(typ DiskType, t bat, lay *layout, m *batmap, whole []byte) error {
-	bits := make([]byte, lay.bitmapSize)
-	unaligned, first := 0, int64(0)
-	for i, e := range t.used() {
-		start := int64(e) * SectorSize
-		if start+lay.stored() > c.size {
-			continue
-		}
-		if (start+lay.bitmapSize)%dataAlign != 0 {
-			if unaligned == 0 {
-				first = i
-			}
-			unaligned++
-		}
-		if err := readFull(c.r, bits, start); err != nil {
-			return fmt.Errorf("sector bitmap of block %d: %w", i, err)
-		}
-		if whole != nil && hasBit(whole, i) && !allBits(bits, lay.blockSize/SectorSize) {
-			c.add(m.odd("batmap-bitmap", Warning, int64(m.offset)-m.at+int64(i/8), fmt.Sprintf("bit of block %d", i), "set", "clear: not all sectors of the block are written"))
-		}
-		if typ == Differencing {
-			continue // under a clear bit there may be what was not acknowledged
-		}
-		err := hiddenData(c.r, bits, start+lay.bitmapSize, lay.blockSize, func(s int64) bool {
-			c.add(Finding{
-				ID: "bitmap-data", Severity: Warning, Offset: start + lay.bitmapSize + s*SectorSize,
-				Field: fmt.Sprintf("sector %d of block %d, and perhaps others of it", s, i), Got: "data under a clear bit", Want: "zeros",
-			})
-			return false
-		})
-		if err != nil {
-			return fmt.Errorf("block %d: %w", i, err)
-		}
-	}
-	if unaligned > 0 {
-		c.add(Finding{
-			ID: "alignment", Severity: Warning, Offset: int64(t.load(first))*SectorSize + lay.bitmapSize,
-			Field: fmt.Sprintf("data of %d blocks", unaligned), Got: "places that are not multiples of 4096", Want: "aligned places",
-		})
-	}
-	return nil
-}
-
 // checkExcess looks at the entries behind the disk's end.
-func (c *checker) checkExcess(lay *layout, blocks, entries int64) error {
-	buf := make([]byte, 1<<16)
-	first, used := int64(-1), 0
-	for i := blocks; i < entries; {
-		b := buf[:min(int64(len(buf)), (entries-i)*4)]
-		if err := readFull(c.r, b, lay.batOff+i*4); err != nil {
-			return fmt.Errorf("BAT: %w", err)
-		}
-		for ; len(b) > 0; b = b[4:] {
-			if binary.BigEndian.Uint32(b) != unused {
-				if used == 0 {
-					first = i
-				}
-				used++
-			}
-			i++
-		}
+func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
+	x, err := scanExcess(c.ctx, c.r, lay.batOff, blocks, entries, nil)
+	if err != nil || x.used == 0 {
+		return err
 	}
-	if used > 0 {
-		c.add(Finding{
-			ID: "bat-excess", Severity: Warning, Offset: lay.batOff + first*4,
-			Field: fmt.Sprintf("BAT entries behind the disk's end, from %d on", first),
-			Got:   fmt.Sprintf("%d in use", used), Want: "all unused (0xffffffff)",
-		})
-	}
-	return nil
+	return c.add(finding{Finding: Finding{
+		ID: "bat-excess", Severity: Warning, Offset: lay.batOff + x.first*4,
+		Field: fmt.Sprintf("BAT entries behind the disk's end, from %d on", x.first),
+		Got:   fmt.Sprintf("%d in use", x.used), Want: "all unused (0xffffffff)",
+	}})
 }
 
 // checkPlaces counts blocks, and the unused spaces between them.
-func (c *checker) checkPlaces(t bat, lay *layout, trailing bool) {
+func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	stored := lay.stored()
 	last := int64(-1) // place of the block before, bytes
-	for _, e := range t.used() {
+	inOrder, repeats := true, t.repeats()
+	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
-		c.n.Allocated++
+		n := int64(1)
+		if repeats {
+			n = t.alike(i)
+		}
+		c.n.Allocated += n
+		c.n.Fragmented += n - 1 // in one place
 		if last >= 0 {
 			// Blocks may be padded to 4 KiB, and stand behind a footer that moved on.
 			if gap := start - last - stored; gap < 0 || gap > dataAlign+footerSize {
 				c.n.Fragmented++
 			}
 		}
+		inOrder = inOrder && start >= last
 		last = start
 	}
 	end := int64(0)
-	unusedUpTo := func(start int64) {
+	for start, stop := range t.spansOf(lay, inOrder) {
 		if gap := min(start, lay.limit) - end; gap >= stored {
-			n := gap / stored
-			c.n.Leaked += n
-			c.found(Finding{
-				ID: "leak", Severity: Leak, Offset: end, Field: "space that nothing refers to",
-				Got: fmt.Sprintf("%d bytes, room for %d blocks", gap, n), Want: "none",
-			})
+			if err := c.leaked(end, gap, stored); err != nil {
+				return err
+			}
 		}
-	}
-	for start, stop := range t.spans(lay) {
-		unusedUpTo(start)
 		end = max(end, stop)
 	}
 	if !c.o.Device {
-		unusedUpTo(lay.limit)
+		if gap := lay.limit - end; gap >= stored {
+			if err := c.leaked(end, gap, stored); err != nil {
+				return err
+			}
+		}
 		end = max(end, lay.limit)
 	}
 	c.n.End = end
 	if trailing {
 		c.n.End = max(end, lay.limit+footerSize)
 	}
+	return nil
+}
+
+// leaked reports n bytes of the file that nothing refers to.
+func (c *Checker) leaked(off, n, stored int64) error {
+	c.n.Leaked += n / stored
+	return c.add(finding{Finding: Finding{
+		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
+		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none",
+	}})
 }

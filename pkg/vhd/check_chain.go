@@ -14,7 +14,7 @@ import (
 
 // checkParents opens the parents of the image, one after the other, and checks
 // each.
-func (c *checker) checkParents() error {
+func (c *Checker) checkParents() error {
 	o := &OpenOptions{Parents: c.o.Parents, NoLock: c.o.NoLock, IgnoreChecksums: true, tolerateBAT: true}
 	o.Parents.None = true
 	img, err := NewImage(c.r, c.size, o)
@@ -41,11 +41,15 @@ func (c *checker) checkParents() error {
 			return err // it says nothing about the image
 		}
 		if err != nil {
-			c.add(missingParent(img, child, err))
+			if err := c.add(missingParent(img, child, err)); err != nil {
+				return err
+			}
 			return c.checkTried(search, err)
 		}
 		name = img.parentPath
-		c.checkLink(img, child)
+		if err := c.add(checkLink(img, child)...); err != nil {
+			return err
+		}
 		child = name
 		parent, ok := img.parent.(*Image)
 		if !ok {
@@ -61,7 +65,7 @@ func (c *checker) checkParents() error {
 
 // missingParent is the finding of a parent that cannot be had, of the image in the
 // file child.
-func missingParent(img *Image, child string, err error) Finding {
+func missingParent(img *Image, child string, err error) finding {
 	id := "parent-missing"
 	switch {
 	case errors.Is(err, ErrParentLoop):
@@ -73,37 +77,39 @@ func missingParent(img *Image, child string, err error) Finding {
 	if img.header.ParentID == uuid.Nil {
 		want = "a raw disk"
 	}
-	return Finding{ID: id, Severity: Error, File: child, Offset: int64(img.footer.DataOffset) + 40, Field: "parent", Got: err.Error(), Want: want}
+	return finding{Finding: Finding{ID: id, Severity: Error, File: child, Offset: int64(img.footer.DataOffset) + 40, Field: "parent", Got: err.Error(), Want: want}}
 }
 
-// checkLink compares what an image, in the file child, records of its parent with
+// checkLink lists where what an image, in the file child, records of its parent is not
 // what that is.
-func (c *checker) checkLink(img *Image, child string) {
+func checkLink(img *Image, child string) []finding {
+	var fs []finding
 	name := img.parentPath
 	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
 		if changed := NearestTimestamp(st.ModTime()); changed != img.header.ParentTimestamp {
-			c.add(Finding{
+			fs = append(fs, finding{Finding: Finding{
 				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
 				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(time.RFC3339),
 				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), printable(name)),
-			})
+			}})
 		}
 	}
 	if size := img.parent.Size(); size != img.size {
-		f := Finding{
+		f := finding{Finding: Finding{
 			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
 			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, printable(name)),
-		}
+		}}
 		if img.size < size {
 			f.Severity = Error
 		}
-		c.add(f)
+		fs = append(fs, f)
 	}
+	return fs
 }
 
 // checkTried checks those files in which a parent was looked for that are damaged
 // images.
-func (c *checker) checkTried(search *parentSearch, err error) error {
+func (c *Checker) checkTried(search *parentSearch, err error) error {
 	var e *ParentError
 	if !errors.As(err, &e) {
 		return nil
@@ -131,7 +137,7 @@ func (c *checker) checkTried(search *parentSearch, err error) error {
 }
 
 // checkFile checks a parent, in a file that has this name, as an image of its own.
-func (c *checker) checkFile(f *os.File, name string) error {
+func (c *Checker) checkFile(f *os.File, name string) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
@@ -144,14 +150,15 @@ func (c *checker) checkFile(f *os.File, name string) error {
 	}
 	o := c.o
 	o.Chain, o.SizeRule, o.Device = false, SizeAuto, disk.IsDevice(f)
-	n, err := Check(f, size, &o, func(x Finding) {
+	parent := NewChecker(f, size, &o)
+	for x, err := range parent.Findings(c.ctx) {
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		x.File = name
-		c.found(x)
-	})
-	c.n.Errors += n.Errors
-	c.n.Warnings += n.Warnings
-	if err != nil {
-		err = fmt.Errorf("%s: %w", name, err)
+		if err := c.report(x); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }

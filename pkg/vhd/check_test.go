@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,13 +21,13 @@ func found(t *testing.T, b []byte, o *vhd.CheckOptions) []string {
 	t.Helper()
 	var got []string
 	n := vhd.Counts{}
-	counts, err := vhd.Check(bytes.NewReader(b), int64(len(b)), o, func(f vhd.Finding) {
+	counts, err := checkImage(bytes.NewReader(b), int64(len(b)), o, func(f vhd.Finding) {
 		got = append(got, fmt.Sprintf("%v %s", f.Severity, f.ID))
 		switch f.Severity {
 		case vhd.Error:
-			n.Errors++
+			n.Errors += f.Faults()
 		case vhd.Warning:
-			n.Warnings++
+			n.Warnings += f.Faults()
 		}
 		if f.Field == "" || f.Got == "" || f.Want == "" || f.Offset < 0 || f.Offset > int64(len(b)) {
 			t.Errorf("finding %+v does not say what is wrong where", f)
@@ -134,7 +135,7 @@ func TestCheckFindings(t *testing.T) {
 		{"too few entries", headerOf(u32(28, 1)), []string{"error bat-too-small"}},
 		{"block over the header", craft{size: 4 * kib, bat: map[int]uint32{0: 2}, end: 12 * sector}.bytes(), []string{"error bat-over-metadata"}},
 		{"block beyond the end", two(map[int]uint32{1: 14}), []string{"error bat-beyond-end"}},
-		{"two blocks beyond the end", two(map[int]uint32{0: 1000, 1: 2000}), []string{"error bat-beyond-end", "error bat-beyond-end", "leak leak"}},
+		{"two blocks beyond the end", two(map[int]uint32{0: 1000, 1: 2000}), []string{"error bat-beyond-end", "leak leak"}},
 		{"blocks over each other", two(map[int]uint32{1: 12}), []string{"error bat-overlap"}},
 		{"blocks in one place", two(map[int]uint32{1: 4}), []string{"error bat-overlap", "leak leak"}},
 		{"spare entries in use", craft{size: 8 * kib, entries: 4, bat: map[int]uint32{2: 4, 3: 0}}.bytes(), []string{"warning max-table-entries", "warning bat-excess"}},
@@ -160,6 +161,15 @@ func TestCheckFindings(t *testing.T) {
 			if isError != (err != nil) && !strings.HasPrefix(c.name, "differencing") {
 				t.Errorf("findings %q, and Open says: %v", got, err)
 			}
+			var refused *vhd.FormatError
+			if errors.As(err, &refused) { // in the words of one of the findings
+				fs, _ := findings(t, c.file)
+				if !slices.ContainsFunc(fs, func(f vhd.Finding) bool {
+					return f.Offset == refused.Offset && f.Field == refused.Field && f.Got == refused.Got && f.Want == refused.Want
+				}) {
+					t.Errorf("Open says %q, and check: %q", err, fs)
+				}
+			}
 		})
 	}
 	if got := found(t, fix(), early); !slices.Equal(got, []string{"warning timestamp"}) {
@@ -169,7 +179,7 @@ func TestCheckFindings(t *testing.T) {
 		t.Errorf("made in the past: %q", got)
 	}
 	for _, b := range [][]byte{nil, {1}, make([]byte, 4096), pattern(5000, 1)} {
-		_, err := vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) { t.Errorf("%d bytes that are no VHD: %v", len(b), f) })
+		_, err := checkImage(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) { t.Errorf("%d bytes that are no VHD: %v", len(b), f) })
 		if !errors.Is(err, vhd.ErrNotVHD) {
 			t.Errorf("%d bytes that are no VHD: %v, want ErrNotVHD", len(b), err)
 		}
@@ -212,13 +222,13 @@ func TestCheckCounts(t *testing.T) {
 	}{
 		{
 			"fixed", fixedImage(make([]byte, 12345*512)),
-			vhd.Counts{Type: vhd.Fixed, Size: 12345 * 512, End: 12346 * 512},
+			vhd.Counts{Size: 12345 * 512, End: 12346 * 512},
 			nil,
 		},
 		{
 			"dynamic", c.bytes(),
 			vhd.Counts{
-				Type: vhd.Dynamic, Size: 20 * kib, BlockSize: 4 * kib, Blocks: 5, Allocated: 4, Fragmented: 2, Leaked: 1 + 2, End: 71 * sector,
+				Size: 20 * kib, BlockSize: 4 * kib, Blocks: 5, Allocated: 4, Fragmented: 2, Leaked: 1 + 2, End: 71 * sector,
 			},
 			[]string{
 				fmt.Sprintf("%d: %d bytes, room for 1 blocks", 22*sector, stored*sector),
@@ -227,12 +237,12 @@ func TestCheckCounts(t *testing.T) {
 		},
 		{
 			"dynamic, empty", craft{size: 20*kib - 1536}.bytes(),
-			vhd.Counts{Type: vhd.Dynamic, Size: 20*kib - 1536, BlockSize: 4 * kib, Blocks: 5, End: 5 * sector},
+			vhd.Counts{Size: 20*kib - 1536, BlockSize: 4 * kib, Blocks: 5, End: 5 * sector},
 			nil,
 		},
 		{
 			"dynamic without trailing footer", craft{size: 4 * kib, blocks: []block{{0, 4, nil, nil}}}.bytes()[:13*sector],
-			vhd.Counts{Type: vhd.Dynamic, Size: 4 * kib, BlockSize: 4 * kib, Blocks: 1, Allocated: 1, End: 13 * sector, Errors: 1},
+			vhd.Counts{Size: 4 * kib, BlockSize: 4 * kib, Blocks: 1, Allocated: 1, End: 13 * sector, Errors: 1},
 			nil,
 		},
 	} {
@@ -268,7 +278,7 @@ func TestCheckReadError(t *testing.T) {
 			}
 			return bytes.NewReader(dyn).ReadAt(p, off)
 		})
-		if _, err := vhd.Check(r, int64(len(dyn)), nil, func(f vhd.Finding) { t.Errorf("sector %d: %v", at, f) }); !errors.Is(err, broken) {
+		if _, err := checkImage(r, int64(len(dyn)), nil, func(f vhd.Finding) { t.Errorf("sector %d: %v", at, f) }); !errors.Is(err, broken) {
 			t.Errorf("sector %d cannot be read: %v", at, err)
 		}
 		if _, err := vhd.NewImage(r, int64(len(dyn)), nil); !errors.Is(err, broken) {
@@ -282,3 +292,91 @@ type readerFunc func(p []byte, off int64) (int, error)
 func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
 
 var _ io.ReaderAt = readerFunc(nil)
+
+// Entries in a row with the same fault are one finding, which says how many they are.
+func TestFindingsOfEntriesInARow(t *testing.T) {
+	bat := map[int]uint32{}
+	c := craft{size: 40 * 4 * kib, bat: bat, blocks: []block{{0, 5, nil, nil}}, end: 64 * sector}
+	for i := 3; i < 10; i++ {
+		bat[i] = 0
+	}
+	bat[9] = 2
+	for i := 12; i < 15; i++ {
+		bat[i] = uint32(1000 * i)
+	}
+	bat[20], bat[21], bat[23] = 5, 6, 5
+	b := c.bytes()
+	fs, n := findings(t, b)
+	type row struct {
+		ID, Field, Got string
+		Count          int64
+	}
+	var got []row
+	for _, f := range fs {
+		if f.Severity == vhd.Error {
+			got = append(got, row{f.ID, f.Field, f.Got, f.Count})
+		}
+	}
+	want := []row{
+		{"bat-over-metadata", "BAT entries 3 to 8", "sector 0, blocks over the copy of the footer", 6},
+		{"bat-over-metadata", "BAT entry 9", "sector 2, a block over the dynamic disk header", 1},
+		{"bat-beyond-end", "BAT entries 12 to 14", "sectors 12000 to 14000, blocks that end at byte 6148608 or later", 3},
+		{"bat-overlap", "BAT entry 20", "sector 5, a block over that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 23", "sector 5, a block over that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 21", "sector 6, a block over that of entry 0 at sector 5", 1},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("findings (-want +got):\n%s", d)
+	}
+	if n.Errors != 7+3+3 {
+		t.Errorf("%d errors, want one for each entry", n.Errors)
+	}
+}
+
+// Equal entries are found to overlap, however many they are.
+func TestManyEqualEntries(t *testing.T) {
+	for _, n := range []int{64, 128, 200, 4096, 5000} {
+		c := craft{size: int64(n) * 4 * kib, bat: map[int]uint32{}}
+		at := int64(1536+n*4+511) / sector
+		c.blocks = []block{{0, at, nil, nil}}
+		for i := range n {
+			c.bat[i] = uint32(at)
+		}
+		fs, counts := findings(t, c.bytes())
+		if len(fs) != 1 || fs[0].ID != "bat-overlap" || fs[0].Count != int64(n-1) || counts.Errors != int64(n-1) {
+			t.Errorf("%d equal entries: findings %v, counts %+v", n, fs, counts)
+		}
+	}
+}
+
+// Whoever has seen enough ends the check, and nothing more is read.
+func TestCheckBrokenOff(t *testing.T) {
+	file := craft{size: 8 * kib, footer: []edit{u32(8, 0)}, bat: map[int]uint32{1: 1000}}.bytes()
+	m := newMemFile(file)
+	reads := 0
+	m.reading = func(int64, int) { reads++ }
+	c := vhd.NewChecker(m, m.size(), nil)
+	for range c.Findings(context.Background()) {
+		break
+	}
+	if n := c.Counts(); n.Warnings != 1 || n.Errors != 0 {
+		t.Errorf("counts %+v, want the first finding", n)
+	}
+	before := reads
+	if _, err := checkImage(m, m.size(), nil, func(vhd.Finding) {}); err != nil || reads-before <= before {
+		t.Errorf("%d reads for one finding, %d for all (%v)", before, reads-before, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c = vhd.NewChecker(m, m.size(), nil)
+	var last error
+	seen := 0
+	for _, err := range c.Findings(ctx) {
+		cancel()
+		last = err
+		seen++
+	}
+	if !errors.Is(last, context.Canceled) || seen != 2 {
+		t.Errorf("cancelled: %v after %d steps, want context.Canceled after the first finding", last, seen)
+	}
+}

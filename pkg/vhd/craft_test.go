@@ -307,11 +307,29 @@ func sameBytes(t tb, what string, got, want []byte) {
 func findings(t tb, b []byte) ([]vhd.Finding, vhd.Counts) {
 	t.Helper()
 	var fs []vhd.Finding
-	n, err := vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) { fs = append(fs, f) })
+	n, err := checkImage(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) { fs = append(fs, f) })
 	if err != nil {
 		t.Fatalf("Check: %v", err)
 	}
 	return fs, n
+}
+
+// checkImage calls found with all that a check finds.
+func checkImage(r io.ReaderAt, size int64, o *vhd.CheckOptions, found func(vhd.Finding)) (vhd.Counts, error) {
+	c := vhd.NewChecker(r, size, o)
+	for f, err := range c.Findings(context.Background()) {
+		if err != nil {
+			return c.Counts(), err
+		}
+		found(f)
+	}
+	return c.Counts(), nil
+}
+
+// repairFile repairs the image in a file.
+func repairFile(m *memFile, o *vhd.RepairOptions) error {
+	_, err := vhd.Repair(context.Background(), m, m.size(), o)
+	return err
 }
 
 // noErrors checks an image, in which only the given errors are allowed.

@@ -202,7 +202,7 @@ func (r *recorder) repairs(t *testing.T, k int, file []byte) {
 	t.Helper()
 	m := newMemFile(file)
 	m.mode = r.mode
-	if err := vhd.Repair(m, m.size(), &vhd.RepairOptions{All: true}, func(string) {}); err != nil {
+	if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true}); err != nil {
 		t.Fatalf("cut after change %d of %d: repair: %v", k, len(r.log), err)
 	}
 	fs, _ := findings(t, m.bytes())

@@ -56,12 +56,13 @@ func (d *onDevice) sound(what string) {
 	f, size, err := disk.OpenFile(d.dev, false, nil)
 	must(d, err)
 	defer f.Close()
-	_, err = vhd.Check(f, size, &vhd.CheckOptions{Device: true, Deep: true, Chain: true, Parents: d.parents}, func(f vhd.Finding) {
+	o := &vhd.CheckOptions{Device: true, Deep: true, Chain: true, Parents: d.parents}
+	for f, err := range vhd.NewChecker(f, size, o).Findings(context.Background()) {
+		must(d, err)
 		if f.Severity == vhd.Error {
 			d.Errorf("%s: check: %s: %v", what, f.ID, f)
 		}
-	})
-	must(d, err)
+	}
 }
 
 // sameInQEMU compares the disk that qemu-img reads with the model.
@@ -336,7 +337,8 @@ func TestDeviceRepair(t *testing.T) {
 			must(d, err)
 			_, err = f.WriteAt(make([]byte, sector), at)
 			must(d, err)
-			must(d, vhd.Repair(f, size, &vhd.RepairOptions{All: true}, func(string) {}))
+			_, err = vhd.Repair(context.Background(), f, size, &vhd.RepairOptions{All: true})
+			must(d, err)
 			must(d, f.Close())
 			d.holds("with its " + name + " repaired")
 			for _, at := range []int64{0, size - sector} {

@@ -290,8 +290,8 @@ func exampleZip() *zip.Reader {
 	return r
 }
 
-// Check goes on where Open stops, and tells all that it finds.
-func ExampleCheck() {
+// A check goes on where Open stops, and reports all that it finds.
+func ExampleChecker() {
 	dir, remove := exampleDir()
 	defer remove()
 	b, err := os.ReadFile(exampleImage(dir))
@@ -299,12 +299,14 @@ func ExampleCheck() {
 		log.Fatal(err)
 	}
 	b = b[:len(b)-512] // the footer is gone
-	n, err := vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
-		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Remedy())
-	})
-	if err != nil {
-		log.Fatal(err)
+	c := vhd.NewChecker(bytes.NewReader(b), int64(len(b)), nil)
+	for f, err := range c.Findings(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Remedy)
 	}
+	n := c.Counts()
 	fmt.Printf("%d errors, %d of %d blocks in use\n", n.Errors, n.Allocated, n.Blocks)
 	// Output:
 	// error: trailing-footer: footer at the end of the file; repair: write the footer anew from its copy

@@ -210,11 +210,15 @@ func (f *Footer) same(g *Footer) bool {
 	return a == b
 }
 
-// validate lists what is odd about a footer in itself. where names the copy.
-func (c *footerCopy) validate(where string) []Finding {
-	var fs []Finding
-	odd := func(id string, sev Severity, off int64, field, got, want string) *Finding {
-		fs = append(fs, Finding{ID: id, Severity: sev, Offset: c.off + off, Field: where + ": " + field, Got: got, Want: want})
+// validate lists what is odd about a footer in itself.
+func (c *footerCopy) validate() []finding {
+	where := "footer"
+	if c.leading {
+		where = "leading footer copy"
+	}
+	var fs []finding
+	odd := func(id string, sev Severity, off int64, field, got, want string) *finding {
+		fs = append(fs, finding{Finding: Finding{ID: id, Severity: sev, Offset: c.off + off, Field: where + ": " + field, Got: got, Want: want}})
 		return &fs[len(fs)-1]
 	}
 	if !c.marked() {

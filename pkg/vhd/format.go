@@ -23,6 +23,8 @@ var Format = disk.Format{
 	Open:         openFormat,
 	Create:       createFormat,
 	CheckOptions: func(o disk.Options) error { return parseCreateOptions(&CreateOptions{}, o) },
+	Check:        checkFormat,
+	Repair:       Repair,
 }
 
 const formatName = "vpc"
@@ -32,6 +34,17 @@ func (img *Image) FormatName() string { return formatName }
 
 // Subformat implements [disk.Describer]: it is the name of the disk type.
 func (img *Image) Subformat() string { return img.footer.Type.String() }
+
+func checkFormat(r io.ReaderAt, size int64, o *disk.CheckOptions) (disk.Checker, error) {
+	vo, err := ParseOpenOptions(&disk.OpenOptions{Options: o.Options})
+	if err != nil {
+		return nil, err
+	}
+	return NewChecker(r, size, &CheckOptions{
+		SizeRule: vo.SizeRule, Device: o.Device, Deep: o.Deep, Chain: o.Chain, Parents: o.Parents, NoLock: o.NoLock,
+		Now: o.Now, Progress: o.Progress,
+	}), nil
+}
 
 func openFormat(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, error) {
 	vo, err := ParseOpenOptions(o)

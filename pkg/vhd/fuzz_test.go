@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -70,17 +71,21 @@ func openAndCheck(t *testing.T, file []byte) {
 	for _, rule := range []vhd.SizeRule{vhd.SizeAuto, vhd.SizeFromGeometry, vhd.SizeFromCurrent} {
 		img, err := vhd.NewImage(bytes.NewReader(file), size, &vhd.OpenOptions{SizeRule: rule})
 		var wrong []string
-		counts, checkErr := vhd.Check(bytes.NewReader(file), size, &vhd.CheckOptions{SizeRule: rule}, func(f vhd.Finding) {
+		var checkErr error
+		c := vhd.NewChecker(bytes.NewReader(file), size, &vhd.CheckOptions{SizeRule: rule})
+		for f, err := range c.Findings(context.Background()) {
 			// These are told, and do not keep an image from being read.
 			if f.Severity == vhd.Error && f.ID != "trailing-footer" && f.ID != "current-size" {
 				wrong = append(wrong, f.ID)
 			}
-		})
+			checkErr = err
+		}
+		counts := c.Counts()
 		if errors.Is(err, vhd.ErrNotVHD) != errors.Is(checkErr, vhd.ErrNotVHD) {
 			t.Fatalf("Open: %v, Check: %v", err, checkErr)
 		}
 		if err != nil {
-			if checkErr == nil && counts.Errors == 0 && counts.Type != vhd.Differencing {
+			if checkErr == nil && counts.Errors == 0 && c.Type() != vhd.Differencing {
 				t.Fatalf("Open: %v, and Check finds no error", err)
 			}
 			continue

@@ -109,10 +109,10 @@ func bitmapSizeFor(blockSize int64) int64 {
 }
 
 // validate lists what is odd about a header, found at off, in itself.
-func (h *Header) validate(off int64, t DiskType) []Finding {
-	var fs []Finding
-	odd := func(id string, sev Severity, at int64, field, got, want string) *Finding {
-		fs = append(fs, Finding{ID: id, Severity: sev, Offset: off + at, Field: "dynamic disk header: " + field, Got: got, Want: want})
+func (h *Header) validate(off int64, t DiskType) []finding {
+	var fs []finding
+	odd := func(id string, sev Severity, at int64, field, got, want string) *finding {
+		fs = append(fs, finding{Finding: Finding{ID: id, Severity: sev, Offset: off + at, Field: "dynamic disk header: " + field, Got: got, Want: want}})
 		return &fs[len(fs)-1]
 	}
 	if h.Cookie != headerCookie {
@@ -144,13 +144,13 @@ func (h *Header) validate(off int64, t DiskType) []Finding {
 // readHeader reads the dynamic disk header that the footer points to in a file
 // in which metadata must end at limit. The findings say what keeps it from being
 // read, and what is odd about it.
-func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []Finding, error) {
+func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []finding, error) {
 	off := c.DataOffset
 	if off < footerSize || off%SectorSize != 0 || limit < headerSize || off > uint64(limit-headerSize) {
-		return Header{}, []Finding{{
+		return Header{}, []finding{{Finding: Finding{
 			ID: "data-offset", Severity: Error, Offset: c.off + 16, Field: "footer: data offset", Got: fmt.Sprint(off),
 			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
-		}}, nil
+		}}}, nil
 	}
 	var b [headerSize]byte
 	if err := readFull(r, b[:], int64(off)); err != nil {
@@ -162,12 +162,12 @@ func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []Finding, e
 
 // validateTable lists what keeps the BAT from being read: the header, found at
 // off, says where it stands in a file in which metadata must end at limit.
-func (h *Header) validateTable(off uint64, limit int64) []Finding {
-	odd := func(id string, at uint64, field, got, want string) []Finding {
-		return []Finding{{
+func (h *Header) validateTable(off uint64, limit int64) []finding {
+	odd := func(id string, at uint64, field, got, want string) []finding {
+		return []finding{{Finding: Finding{
 			ID: id, Severity: Error, Offset: int64(off + at),
 			Field: "dynamic disk header: " + field, Got: got, Want: want,
-		}}
+		}}}
 	}
 	t, n := h.TableOffset, int64(h.MaxTableEntries)*4
 	switch {

@@ -227,7 +227,7 @@ func TestHostileImages(t *testing.T) {
 				defer img.Close()
 			}
 			errorsFound := 0
-			_, checkErr := vhd.Check(bytes.NewReader(c.file), int64(len(c.file)), nil, func(f vhd.Finding) {
+			_, checkErr := checkImage(bytes.NewReader(c.file), int64(len(c.file)), nil, func(f vhd.Finding) {
 				if f.Severity == vhd.Error {
 					errorsFound++
 				}
@@ -290,7 +290,7 @@ func TestHostileImagesTakeLittleMemory(t *testing.T) {
 					if img, err := vhd.NewImage(bytes.NewReader(c.file), int64(len(c.file)), o); err == nil {
 						img.Close()
 					}
-					_, err := vhd.Check(bytes.NewReader(c.file), int64(len(c.file)), nil, func(vhd.Finding) {})
+					_, err := checkImage(bytes.NewReader(c.file), int64(len(c.file)), nil, func(vhd.Finding) {})
 					if err != nil && !errors.Is(err, vhd.ErrNotVHD) {
 						t.Error(err)
 					}
@@ -338,7 +338,7 @@ func TestHostileTruncationWhileOpen(t *testing.T) {
 			if _, err := vhd.NewImage(m, int64(len(file)), nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("NewImage: %v, want ErrUnexpectedEOF", err)
 			}
-			if _, err := vhd.Check(m, int64(len(file)), nil, func(vhd.Finding) {}); !errors.Is(err, io.ErrUnexpectedEOF) {
+			if _, err := checkImage(m, int64(len(file)), nil, func(vhd.Finding) {}); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("Check: %v, want ErrUnexpectedEOF", err)
 			}
 		})

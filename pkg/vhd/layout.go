@@ -127,20 +127,25 @@ func regionOver(regions []region, start, end int64) *region {
 	return nil
 }
 
-// places yields the entries that are used in the order of the file. It takes memory
-// only where the blocks have another order.
-func (t bat) places() iter.Seq[uint32] {
+// places yields the entries that are used in the order of the file. Equal ones may
+// come once only. inOrder says that they have that order anyway; if not, it takes
+// memory.
+func (t bat) places(inOrder bool) iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
-		if t.apart(0) {
-			for _, e := range t.used() {
+		if inOrder {
+			for _, e := range t.usedOnce() {
 				if !yield(e) {
 					return
 				}
 			}
 			return
 		}
-		sorted := make([]uint32, 0, t.count())
-		for _, e := range t.used() {
+		n := 0
+		for range t.usedOnce() {
+			n++
+		}
+		sorted := make([]uint32, 0, n)
+		for _, e := range t.usedOnce() {
 			sorted = append(sorted, e)
 		}
 		slices.Sort(sorted)
@@ -154,11 +159,15 @@ func (t bat) places() iter.Seq[uint32] {
 
 // spans yields what metadata and blocks take of the file, [start, end), in the
 // order of their starts. They may overlap.
-func (t bat) spans(l *layout) iter.Seq2[int64, int64] {
+func (t bat) spans(l *layout) iter.Seq2[int64, int64] { return t.spansOf(l, t.apart(0)) }
+
+// spansOf is spans of a table of which it is known whether its entries are in the
+// order of the file.
+func (t bat) spansOf(l *layout, inOrder bool) iter.Seq2[int64, int64] {
 	return func(yield func(start, end int64) bool) {
 		regions := l.metadata()
 		slices.SortFunc(regions, func(a, b region) int { return cmp.Compare(a.start, b.start) })
-		for e := range t.places() {
+		for e := range t.places(inOrder) {
 			start := int64(e) * SectorSize
 			for len(regions) > 0 && regions[0].start <= start {
 				if !yield(regions[0].start, regions[0].end) {
@@ -181,7 +190,7 @@ func (t bat) spans(l *layout) iter.Seq2[int64, int64] {
 // end is the first byte behind all blocks, given what a block takes.
 func (t bat) end(stored int64) int64 {
 	last := int64(-1)
-	for _, e := range t.used() {
+	for _, e := range t.usedOnce() {
 		last = max(last, int64(e))
 	}
 	if last < 0 {
@@ -192,7 +201,7 @@ func (t bat) end(stored int64) int64 {
 
 // over returns the first block that has bytes in [start, end) of the file, or -1.
 func (t bat) over(l *layout, start, end int64) int64 {
-	for i, e := range t.used() {
+	for i, e := range t.usedOnce() {
 		if at := int64(e) * SectorSize; at < end && at+l.stored() > start {
 			return i
 		}

@@ -12,9 +12,10 @@ import (
 // there.
 type footerCopy struct {
 	Footer
-	off   int64
-	short bool // only 511 bytes long
-	found bool // the file reaches that far
+	off     int64
+	short   bool // only 511 bytes long
+	found   bool // the file reaches that far
+	leading bool // the copy at the start of the file
 }
 
 // footers are the two places of a file where footers stand.
@@ -86,6 +87,7 @@ func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 		if err != nil {
 			return fs, err
 		}
+		c.leading = true
 		fs.leading = c
 	}
 	return fs, nil
@@ -101,16 +103,30 @@ func (fs *footers) choose() (*footerCopy, error) {
 	case l.found && l.valid() && l.Type != Fixed:
 		return l, nil
 	case t.found && t.marked():
-		return nil, refusal(t.validate("footer"), false)
+		return nil, refusal(t.validate(), false)
 	case l.found && l.marked() && l.valid():
-		return nil, Finding{
-			Field: "footer at the end of the file", Offset: t.off,
-			Got: "none, and the copy at offset 0 is of a fixed disk", Want: "a footer, of which fixed disks have no copy",
-		}.err()
+		return nil, copyOfFixed(t.off).err()
 	case l.found && l.marked():
-		return nil, refusal(l.validate("leading footer copy"), false)
+		return nil, refusal(l.validate(), false)
 	}
 	return nil, ErrNotVHD
+}
+
+// missingFooter is the finding of a file without a trailing footer, of which only
+// the copy is left.
+func missingFooter(off int64) finding {
+	return finding{Finding: Finding{
+		ID: "trailing-footer", Severity: Error, Offset: off, Field: "footer at the end of the file",
+		Got: "none that is valid", Want: "a footer",
+	}}
+}
+
+// copyOfFixed is the finding of a file in which the only footer is one of a fixed
+// disk, at the start.
+func copyOfFixed(off int64) finding {
+	f := missingFooter(off)
+	f.Got, f.Want = "none, and the copy at offset 0 is of a fixed disk", "a footer, of which fixed disks have no copy"
+	return f
 }
 
 // ignoringChecksum is choose for a caller who wants a footer with a wrong
@@ -124,7 +140,7 @@ func (fs *footers) ignoringChecksum() (*footerCopy, error) {
 		if !c.found || !c.marked() || c == &fs.leading && c.Type == Fixed {
 			continue
 		}
-		if refusal(c.validate("footer"), true) == nil {
+		if refusal(c.validate(), true) == nil {
 			return c, nil
 		}
 	}

@@ -144,10 +144,10 @@ func (h *Header) locatorRegions(size int64) []region {
 
 // validateParent lists what is odd about how a differencing image, in a file of size
 // bytes, names its parent. The parent is not opened.
-func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []Finding {
-	var fs []Finding
+func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []finding {
+	var fs []finding
 	odd := func(id string, sev Severity, at int, field, got, want string) {
-		fs = append(fs, Finding{ID: id, Severity: sev, Offset: int64(f.DataOffset) + int64(at), Field: "dynamic disk header: " + field, Got: got, Want: want})
+		fs = append(fs, finding{Finding: Finding{ID: id, Severity: sev, Offset: int64(f.DataOffset) + int64(at), Field: "dynamic disk header: " + field, Got: got, Want: want}})
 	}
 	used := h.locators()
 	usable := 0

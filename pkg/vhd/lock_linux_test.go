@@ -212,8 +212,10 @@ func TestCheckedLengthIsThatWhenLocked(t *testing.T) {
 	f, size, err := disk.OpenFile(l.child, false, vhd.Lock)
 	must(t, err)
 	defer f.Close()
-	_, err = vhd.Check(f, size, &vhd.CheckOptions{Chain: true}, func(f vhd.Finding) { t.Errorf("%s: %+v", f.File, f) })
-	must(t, err)
+	for f, err := range vhd.NewChecker(f, size, &vhd.CheckOptions{Chain: true}).Findings(context.Background()) {
+		must(t, err)
+		t.Errorf("%s: %+v", f.File, f)
+	}
 }
 
 // An image that names itself as its parent is in a loop, not locked by another process.

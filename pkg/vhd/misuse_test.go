@@ -65,11 +65,16 @@ func TestNilOptions(t *testing.T) {
 			return err
 		}, nil},
 		"Check": {func(*testing.T) error {
-			_, err := vhd.Check(bytes.NewReader(fixed), int64(len(fixed)), nil, func(vhd.Finding) {})
-			return err
+			for _, err := range vhd.NewChecker(bytes.NewReader(fixed), int64(len(fixed)), nil).Findings(ctx) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		}, nil},
 		"Repair": {func(*testing.T) error {
-			return vhd.Repair(newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil, func(string) {})
+			_, err := vhd.Repair(ctx, newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil)
+			return err
 		}, nil},
 		"disk.Open": {func(t *testing.T) error {
 			d, _, err := disk.Open(stored(t), vpc, nil)

@@ -210,7 +210,7 @@ func (m *model) finish(t *rapid.T) {
 		t.Fatal(err)
 	}
 	sameBytes(t, "contents after closing", readAll(t, openBytes(t, b, nil)), m.want)
-	_, err = vhd.Check(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
+	_, err = checkImage(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
 		// What a table leaves that has moved may be as large as a small block, and
 		// a disk may have been cut to nothing.
 		expected := f.ID == "leak" && m.resized || f.ID == "current-size" && len(m.want) == 0

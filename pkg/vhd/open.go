@@ -113,7 +113,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	}
 	img.footer, img.footerAt = c.Footer, c.off
 	img.trailer = trailerOf(r, c == &fs.trailing)
-	if err := refusal(c.validate("footer"), o.IgnoreChecksums); err != nil {
+	if err := refusal(c.validate(), o.IgnoreChecksums); err != nil {
 		return nil, err
 	}
 	if o.Write && c.SavedState != 0 && !o.Force {
@@ -198,10 +198,7 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	}
 	img.lay.addLocators(&img.footer, &h, img.bat, size)
 	if !o.tolerateBAT {
-		img.bat.validate(&img.lay, func(f Finding) bool {
-			err = f.err()
-			return false
-		})
+		err = img.bat.refusal(&img.lay)
 	}
 	img.bitmaps.init(blocks, !o.Write)
 	return err

@@ -365,7 +365,7 @@ func TestSizeRules(t *testing.T) {
 		if img.Size() != want.size*sector || img.SizedBy() != want.by {
 			t.Errorf("%v disk: %d sectors by %v, want %d by %v", img.Type(), img.Size()/sector, img.SizedBy(), want.size, want.by)
 		}
-		n, err := vhd.Check(bytes.NewReader(file), int64(len(file)), &vhd.CheckOptions{SizeRule: rule}, func(vhd.Finding) {})
+		n, err := checkImage(bytes.NewReader(file), int64(len(file)), &vhd.CheckOptions{SizeRule: rule}, func(vhd.Finding) {})
 		if err != nil || n.Size != want.size*sector {
 			t.Errorf("%v disk: Check sees %d sectors, %v; want %d", img.Type(), n.Size/sector, err, want.size)
 		}

@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -69,7 +70,7 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions) {
 		want = head(t, before)
 	}
 	m := newMemFile(file)
-	first := vhd.Repair(m, m.size(), &o, func(string) {})
+	first := repairFile(m, &o)
 	mended := m.bytes()
 	if first != nil && !slices.ContainsFunc([]error{
 		vhd.ErrNotVHD, vhd.ErrBeyondRepair, vhd.ErrSavedState, vhd.ErrOrphans, vhd.ErrTooLarge,
@@ -102,12 +103,11 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions) {
 	}
 
 	again := newMemFile(mended)
-	second := vhd.Repair(again, again.size(), &o, func(s string) {
-		if first == nil {
-			t.Errorf("the second repair: %s", s)
-		}
-	})
+	done, second := vhd.Repair(context.Background(), again, again.size(), &o)
 	if first == nil {
+		if len(done) > 0 {
+			t.Errorf("the second repair: %v", done)
+		}
 		if second != nil {
 			t.Fatalf("the second repair: %v", second)
 		}

@@ -49,17 +49,17 @@ func (r SizeRule) resolve(f *Footer) SizeRule {
 // qemu of 2012 rounded the geometry of fixed disks up, but not the file. A
 // current size that spans more means that data is missing, and is let pass
 // only for a caller who asked for the geometry.
-func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []Finding) {
+func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []finding) {
 	asked := rule == SizeFromGeometry && rule.resolve(&c.Footer) == SizeFromGeometry
 	if c.CurrentSize > uint64(room) && !asked {
-		f := Finding{
+		f := finding{Finding: Finding{
 			ID: "fixed-length", Severity: Error, Offset: c.off + 48, Field: "footer: current size",
 			Got: fmt.Sprint(c.CurrentSize), Want: fmt.Sprintf("at most %d, what stands before the footer", room),
-		}
+		}}
 		if c.Type != Fixed {
 			f.ID, f.Want = "bat-too-small", fmt.Sprintf("at most %d, what the BAT has entries for", room)
 		}
-		return 0, []Finding{f}
+		return 0, []finding{f}
 	}
 	size := c.CurrentSize
 	if rule.resolve(&c.Footer) == SizeFromGeometry {

@@ -144,12 +144,13 @@ func (s scene) sound(name string, allowed ...string) {
 	defer f.Close()
 	st, err := f.Stat()
 	must(s.t, err)
-	_, err = vhd.Check(f, st.Size(), &vhd.CheckOptions{Chain: true, Deep: true}, func(f vhd.Finding) {
+	o := &vhd.CheckOptions{Chain: true, Deep: true}
+	for f, err := range vhd.NewChecker(f, st.Size(), o).Findings(context.Background()) {
+		must(s.t, err)
 		if f.Severity == vhd.Error && !slices.Contains(allowed, f.ID) {
 			s.t.Errorf("check %s: %s: %v", name, f.ID, f)
 		}
-	})
-	must(s.t, err)
+	}
 }
 
 // cancelAfter is a context that is cancelled at the n-th time that it is asked, in

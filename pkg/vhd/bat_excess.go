@@ -1,0 +1,93 @@
+package vhd
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+)
+
+// excessPage is the unit in which BAT entries behind the disk's end are looked at,
+// and written.
+const excessPage = 4096
+
+// excess is what stands in BAT entries behind the disk's end.
+type excess struct {
+	first int64 // the first used entry
+	used  int64 // entries
+	zeros int64 // of these, those that are 0 in holes and in pages of zeros
+}
+
+// scanExcess looks at the entries [blocks, entries) of the table that starts at
+// batOff. It calls page, if not nil, with the parts of the table that have used
+// entries; zeros says that all of them are 0, and b is nil then for a hole of n bytes.
+func scanExcess(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int64, page func(off, n int64, b []byte, zeros bool) error) (excess, error) {
+	var x excess
+	holes := sparse.NewMap(r)
+	ones := bytes.Repeat([]byte{0xff}, excessPage)
+	zero := make([]byte, excessPage)
+	note := func(off, n int64, b []byte, zeros bool) error {
+		used, first := n/4, int64(0)
+		if !zeros {
+			used = 0
+			for i := int64(0); i < n; i += 4 {
+				if binary.BigEndian.Uint32(b[i:]) != unused {
+					if used == 0 {
+						first = i / 4
+					}
+					used++
+				}
+			}
+		}
+		if x.used == 0 {
+			x.first = (off-batOff)/4 + first
+		}
+		x.used += used
+		if zeros {
+			x.zeros += used
+		}
+		if page == nil {
+			return nil
+		}
+		return page(off, n, b, zeros)
+	}
+	end := batOff + entries*4
+	buf := make([]byte, min(64<<10, max(0, entries-blocks)*4))
+	for off := batOff + blocks*4; off < end; {
+		if err := ctx.Err(); err != nil {
+			return x, err
+		}
+		stop, data, err := holes.At(off, end)
+		if err != nil {
+			return x, fmt.Errorf("BAT: %w", err)
+		}
+		if n := (stop - off) / 4 * 4; !data && n > 0 {
+			// The file may have become shorter: then this is no hole.
+			if err := readFull(r, buf[:4], off+n-4); err != nil {
+				return x, fmt.Errorf("BAT: %w", err)
+			}
+			if err := note(off, n, nil, true); err != nil {
+				return x, err
+			}
+			off += n
+			continue
+		}
+		b := buf[:min(int64(len(buf)), end-off)]
+		if err := readFull(r, b, off); err != nil {
+			return x, fmt.Errorf("BAT: %w", err)
+		}
+		for len(b) > 0 {
+			n := min(int64(len(b)), excessPage-off%excessPage)
+			if !bytes.Equal(b[:n], ones[:n]) {
+				if err := note(off, n, b[:n], bytes.Equal(b[:n], zero[:n])); err != nil {
+					return x, err
+				}
+			}
+			b, off = b[n:], off+n
+		}
+	}
+	return x, nil
+}

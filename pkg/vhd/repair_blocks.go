@@ -1,0 +1,184 @@
+package vhd
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
+)
+
+// overlapping returns the blocks, in the order of the file, that share bytes with one
+// before them, so that what is left without them does not overlap.
+func (img *Image) overlapping() []int64 {
+	p := img.lay.placement()
+	var over []int64
+	img.bat.overlaps(&p, img.bat.fitting(&p), func(_, b int64) bool {
+		over = append(over, b)
+		return true
+	})
+	return over
+}
+
+// separate copies blocks that overlap others to the end of the file, one after the
+// other in the order of overlapping. Each keeps what was read of it until then.
+func (r *repairer) separate(img *Image) error {
+	move := img.overlapping()
+	if len(move) == 0 {
+		return nil
+	}
+	stored := img.lay.stored()
+	if int64(len(move)) > max(r.size/stored, 1) {
+		return nil // copies for all would be more than all that the file holds
+	}
+	if img.wouldReach(int64(len(move))) {
+		return nil
+	}
+	r.work += int64(len(move)) * stored
+	for _, block := range move {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		to, err := img.moveBlock(block)
+		if err != nil {
+			return fmt.Errorf("moving block %d: %w", block, err)
+		}
+		r.did("bat-overlap", to, stored, "block %d was copied away from the block it stood over", block)
+		r.progress(stored)
+	}
+	if err := img.retireSyncedFooter(); err != nil {
+		return err
+	}
+	img.lay.limit = img.trailingFooterAt()
+	return img.flush()
+}
+
+// wouldReach reports whether n copies at the end of the file would come under a block
+// that an entry has beyond the end: such an entry, which is wrong, would seem right.
+func (img *Image) wouldReach(n int64) bool {
+	p := img.lay.placement()
+	end := img.alloc.end + n*(p.stored+dataAlign+footerSize) + footerSize
+	for _, e := range img.bat.usedOnce() {
+		if p.end(e) > p.limit && int64(e)*SectorSize < end {
+			return true
+		}
+	}
+	return false
+}
+
+// moveBlock copies a block to the end of the file, and then has its entry point to the
+// copy, durably. It returns where that is.
+func (img *Image) moveBlock(block int64) (int64, error) {
+	x, err := img.extendForBlock(0)
+	if err != nil {
+		return 0, err
+	}
+	if err := img.copyBlock(x.start, int64(img.bat.load(block))*SectorSize); err != nil {
+		return 0, img.giveBack(x, err)
+	}
+	return x.start, img.switchBlocks([]int64{block}, []uint32{uint32(x.start / SectorSize)})
+}
+
+// maxZeroExcess is how many bytes of zeros, behind the disk's end in the BAT, are
+// overwritten. A table in a hole of the file has any number of them: overwriting
+// them would fill the hole, and nothing reads them.
+const maxZeroExcess = 1 << 20
+
+// excess marks BAT entries behind the disk's end as unused, and writes only where
+// there are used ones.
+func (r *repairer) excess(img *Image) error {
+	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
+	found, err := scanExcess(r.ctx, r.f, off, blocks, entries, nil)
+	if err != nil || found.used == 0 {
+		return err
+	}
+	ones := bytes.Repeat([]byte{0xff}, 64<<10)
+	first, end := int64(-1), int64(0)
+	zerosToo := found.zeros*4 <= maxZeroExcess
+	_, err = scanExcess(r.ctx, r.f, off, blocks, entries, func(off, n int64, _ []byte, zeros bool) error {
+		if zeros && !zerosToo {
+			return nil
+		}
+		if first < 0 {
+			first = off
+		}
+		for end = off + n; off < end; {
+			w, err := r.f.WriteAt(ones[:min(int64(len(ones)), end-off)], off)
+			if err != nil {
+				return fmt.Errorf("BAT: %w", err)
+			}
+			off += int64(w)
+		}
+		return nil
+	})
+	if first < 0 {
+		return err
+	}
+	if serr := r.f.Sync(); err == nil {
+		err = serr
+	}
+	if err != nil {
+		return err
+	}
+	if !zerosToo {
+		found.used -= found.zeros
+	}
+	r.did("bat-excess", first, end-first, "%d BAT entries behind the disk's end were marked as unused", found.used)
+	return nil
+}
+
+// batmap clears bits of XenServer's map that must not be set.
+func (r *repairer) batmap(img *Image) error {
+	bits, changed, err := img.mendedBatmap()
+	if err != nil || !changed {
+		return err
+	}
+	if err := img.batmap.write(r.f, bits); err != nil {
+		return err
+	}
+	if err := r.f.Sync(); err != nil {
+		return err
+	}
+	r.did("batmap-bit", int64(img.batmap.offset), int64(len(bits)), "the batmap was made to say what the blocks' bitmaps say")
+	return nil
+}
+
+// setBits sets the bits of sectors that hold data, so that it is read. It does nothing
+// while BAT entries are wrong.
+func (r *repairer) setBits(img *Image) error {
+	if !img.bat.sane(&img.lay) {
+		return nil
+	}
+	holes := sparse.NewMap(r.f)
+	r.work += img.bat.count() * img.lay.blockSize
+	for block, e := range img.bat.used() {
+		bm, err := img.bitmap(block, e)
+		if err != nil {
+			return err
+		}
+		if bm != nil {
+			if err := r.setBitsOf(block, bm.bits, int64(e)*SectorSize, img, holes); err != nil {
+				return err
+			}
+		}
+		r.progress(img.lay.blockSize)
+	}
+	return nil
+}
+
+// setBitsOf sets the bits of a block, which starts at byte start of the file.
+func (r *repairer) setBitsOf(block int64, bits []byte, start int64, img *Image, holes *sparse.Map) error {
+	changed := false
+	err := hiddenData(r.ctx, r.f, holes, bytes.Clone(bits), start+img.lay.bitmapSize, img.lay.blockSize, func(s int64) bool {
+		setBits(bits, s, s+1)
+		changed = true
+		return true
+	})
+	if err != nil || !changed {
+		return err
+	}
+	if err := r.write(bits, start); err != nil {
+		return err
+	}
+	r.did("bitmap-data", start, int64(len(bits)), "block %d: the bits of sectors that hold data were set", block)
+	return nil
+}

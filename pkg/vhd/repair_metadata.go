@@ -1,0 +1,234 @@
+package vhd
+
+import (
+	"fmt"
+	"math"
+)
+
+// metadata mends the footers and the header.
+func (r *repairer) metadata() error {
+	fs, err := locateFooters(r.f, r.size)
+	if err != nil {
+		return err
+	}
+	c, err := fs.ignoringChecksum()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBeyondRepair, err)
+	}
+	if c.SavedState != 0 && !r.o.Force {
+		return ErrSavedState
+	}
+	if refusal(c.validate(), true) != nil {
+		return nil // a field that only its owner knows
+	}
+	footer := c.Footer
+	if footer.Type == Fixed {
+		return r.fixedFooter(c, &fs)
+	}
+	end, moved, err := r.header(&footer, c)
+	if err != nil || end < 0 {
+		return err
+	}
+	return r.footers(&footer, &fs, end, moved)
+}
+
+// fixedFooter mends the only footer of a fixed disk, which nothing but itself
+// can tell.
+func (r *repairer) fixedFooter(c *footerCopy, fs *footers) error {
+	footer := c.Footer
+	footer.DataOffset = noOffset
+	b := footer.Encode()
+	rest := r.size % SectorSize
+	var id, text string
+	switch {
+	case c.short:
+		id, text = "file-length", "the footer of 511 bytes got its last byte"
+	case rest != 0:
+		// What is torn off is not the disk's, but whose it is nobody knows.
+		return nil
+	case footer != fs.trailing.Footer:
+		id, text = "fixed-data-offset", "the footer got all ones for its data offset"
+	case c.Checksum != c.checksumWanted():
+		id, text = "footer-checksum", "the footer got its right checksum"
+	default:
+		return nil
+	}
+	if err := r.write(b[:], c.off); err != nil {
+		return err
+	}
+	r.did(id, c.off, footerSize, "%s", text)
+	return nil
+}
+
+// header finds the dynamic disk header, mends it, and has the footer point to
+// it. It returns the end of all that the header and the BAT lay claim to in the
+// file, or -1 if there is no header to believe. moved is the finding of a footer
+// that led elsewhere, or nil.
+func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, moved *finding, err error) {
+	h, found, err := readHeader(r.f, c, r.size)
+	if err != nil {
+		return -1, nil, err
+	}
+	if refusal(found, true) != nil {
+		moved = &found[0]
+		at, err := r.scanForHeader(footer)
+		if err != nil || at < 0 {
+			return -1, nil, err
+		}
+		footer.DataOffset = uint64(at)
+		there := *c
+		there.DataOffset = uint64(at)
+		if h, found, err = readHeader(r.f, &there, r.size); err != nil || refusal(found, false) != nil {
+			return -1, nil, err
+		}
+	}
+	if len(h.validateTable(footer.DataOffset, r.size)) > 0 {
+		return -1, nil, nil
+	}
+	blockSize := int64(h.BlockSize)
+	if _, odd := c.virtualSize(SizeAuto, int64(h.MaxTableEntries)*blockSize); len(odd) > 0 {
+		return -1, nil, nil
+	}
+	lay := layoutOf(footer, &h, math.MaxInt64)
+	t, err := readBAT(r.f, lay.batOff, blocksHeld(footer, &h, 0))
+	if err != nil {
+		return -1, nil, err
+	}
+	if h.Checksum != h.checksumWanted() {
+		if !t.sane(&lay) {
+			return -1, nil, nil // then nothing says that the header is right
+		}
+		b := h.Encode()
+		if err := r.write(b[:SectorSize], int64(footer.DataOffset)); err != nil {
+			return -1, nil, err
+		}
+		r.did("header-checksum", int64(footer.DataOffset), SectorSize, "the header got its right checksum")
+	}
+	inUse := lay.regions
+	if footer.Type == Differencing {
+		inUse = append(inUse, h.locatorRegions(r.size)...)
+	}
+	m, err := readBatmap(r.f, footer, lay.batEnd(), r.size)
+	if err != nil {
+		return -1, nil, err
+	}
+	if m != nil {
+		inFile := lay
+		inFile.limit = r.size
+		inUse = append(inUse, m.regions(&inFile, t)...)
+	}
+	for _, x := range inUse {
+		end = max(end, x.end)
+	}
+	for _, e := range t.usedOnce() {
+		// A block that begins in the file may have lost its tail. One that begins
+		// behind it tells nothing.
+		if start := int64(e) * SectorSize; start+lay.bitmapSize <= r.size {
+			end = max(end, start+lay.stored())
+		}
+	}
+	return end, moved, nil
+}
+
+// headerScan is how far from the start of the file a lost header is looked for.
+const headerScan = 1 << 20
+
+// scanForHeader returns where the header must be, or -1 if there is no place, or
+// more than one, that it can be: with a right checksum, and a BAT of which all
+// entries are possible and at least one is used. A header inside a block is the
+// guest's.
+func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
+	found := int64(-1)
+	var b [headerSize]byte
+	for at := int64(footerSize); at <= min(headerScan, r.size-headerSize); at += SectorSize {
+		if err := r.ctx.Err(); err != nil {
+			return -1, err
+		}
+		if err := readFull(r.f, b[:], at); err != nil {
+			return -1, err
+		}
+		h := DecodeHeader(&b)
+		if h.Cookie != headerCookie || refusal(h.validate(at, footer.Type), false) != nil || len(h.validateTable(uint64(at), r.size)) > 0 {
+			continue
+		}
+		moved := *footer
+		moved.DataOffset = uint64(at)
+		lay := layoutOf(&moved, &h, math.MaxInt64)
+		t, err := readBAT(r.f, lay.batOff, blocksHeld(&moved, &h, 0))
+		if err != nil {
+			return -1, err
+		}
+		if t.end(lay.stored()) == 0 || !t.sane(&lay) {
+			continue
+		}
+		if found >= 0 {
+			return -1, nil
+		}
+		found = at
+	}
+	return found, nil
+}
+
+// footers writes the footer to where it belongs and is not: first at the start,
+// and then at the end, behind what is in use. moved is the finding of a footer that
+// led elsewhere than to the header, or nil.
+func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *finding) error {
+	b := footer.Encode()
+	leadingWritten := !fs.leading.valid() || !fs.leading.same(footer)
+	if leadingWritten {
+		if err := r.write(b[:], 0); err != nil {
+			return err
+		}
+		r.foundHeader(footer, moved)
+		id := "leading-footer"
+		switch {
+		case fs.leading.valid() && moved != nil:
+			id = moved.ID
+		case fs.leading.valid():
+			id = "footers-differ"
+		case fs.leading.Footer == *footer && !fs.trailing.valid():
+			id = "footer-checksum"
+		}
+		r.did(id, 0, footerSize, "the copy of the footer at the start was written anew")
+	}
+	at, id := fs.trailing.off, "trailing-footer"
+	rest := r.size % SectorSize
+	switch {
+	case rest != 0 && !(fs.trailing.short && fs.trailing.valid()):
+		// What is torn stays, in front of the footer.
+		at = max(roundUp(r.size, SectorSize), end)
+		if fs.trailing.valid() {
+			id = "file-length"
+		}
+	case fs.trailing.valid() && fs.trailing.same(footer) && !fs.trailing.short:
+		return nil
+	case fs.trailing.valid() && moved != nil:
+		id = moved.ID
+	case fs.trailing.valid():
+		id = "file-length"
+	case end > r.size-footerSize:
+		at = max(roundUp(r.size, SectorSize), end)
+	default:
+		at = lastSector(r.size)
+		if fs.trailing.Footer == *footer {
+			id = "footer-checksum"
+		}
+	}
+	if err := r.write(b[:], at); err != nil {
+		return err
+	}
+	if !leadingWritten {
+		r.foundHeader(footer, moved)
+	}
+	r.did(id, at, footerSize, "the footer at the end was written anew, at offset %d", at)
+	return nil
+}
+
+// foundHeader notes, as soon as a footer leads to it, that the header was found; moved
+// is the finding of a footer that led elsewhere, or nil.
+func (r *repairer) foundHeader(footer *Footer, moved *finding) {
+	if moved != nil {
+		r.did(moved.ID, int64(footer.DataOffset), headerSize,
+			"the header was found at offset %d, where the footer did not look for it", footer.DataOffset)
+	}
+}
