@@ -277,24 +277,29 @@ func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progr
 	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
 	if batBytes(blocks) <= img.spaceForBAT() {
-		return region{}, img.growBATInPlace(table, nil)
+		return region{}, img.growBATInPlace(table, func(err error) error { return err })
 	}
 	end := img.lay.batOff + img.tableBytes(blocks)
 	if img.metadataBehindBAT(end) {
 		former = region{"former BAT", img.lay.batOff, img.lay.batOff + img.tableBytes(img.bat.len())}
 		return former, img.moveBATUp(table)
 	}
-	if err := img.vacate(ctx, end, progress); err != nil {
-		return region{}, err
+	undo := func(err error) error { return err }
+	if end > img.alloc.end { // blocks that move go behind it
+		x, err := img.extend(img.alloc.end, end-img.alloc.end)
+		if err != nil {
+			return region{}, err
+		}
+		undo = func(err error) error { return img.giveBack(x, err) }
 	}
-	if end <= img.alloc.end {
-		return region{}, img.growBATInPlace(table, nil)
+	moved, err := img.vacate(ctx, end, progress)
+	if moved {
+		undo = func(err error) error { return err } // there are blocks behind that space now
 	}
-	x, err := img.extend(img.alloc.end, end-img.alloc.end)
 	if err != nil {
-		return region{}, err
+		return region{}, undo(err)
 	}
-	return region{}, img.growBATInPlace(table, func(err error) error { return img.giveBack(x, err) })
+	return region{}, img.growBATInPlace(table, undo)
 }
 
 // metadataBehindBAT reports whether something other than blocks, and the batmap that
@@ -312,12 +317,10 @@ func (img *Image) metadataBehindBAT(end int64) bool {
 }
 
 // growBATInPlace writes the new entries of a larger table behind those of the BAT, into
-// space that only a batmap uses, and switches to it. undo gives the space back.
+// space that only a batmap uses, and switches to it. It passes an error to undo, which
+// may give the space back.
 func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 	n, m := img.bat.len(), img.batmap
-	if undo == nil {
-		undo = func(err error) error { return err }
-	}
 	header := img.header
 	header.MaxTableEntries = max(header.MaxTableEntries, uint32(table.len()))
 	if m == nil || batBytes(table.len()) <= m.at-img.lay.batOff {
@@ -369,10 +372,11 @@ func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 	})
 }
 
-// vacate moves the blocks that start before end to the end of the file. When ctx is
+// vacate moves the blocks that start before end, which is no more than the end of
+// what is in use, to the end of the file, and reports whether it moved any. When ctx is
 // done, or after an error, those that have moved stay where they are then, and the
 // image is as usable as before.
-func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress) error {
+func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress) (any bool, err error) {
 	var blocks []placedBlock
 	for i, e := range img.bat.used() {
 		if start := int64(e) * SectorSize; start < end {
@@ -402,20 +406,21 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 			}
 			moved, entries = append(moved, b.block), append(entries, uint32(x.start/SectorSize))
 		}
+		any = any || len(moved) > 0
 		if err := img.switchBlocks(moved, entries); err != nil {
-			return err
+			return any, err
 		}
 		if err := img.trim(); err != nil {
-			return err
+			return any, err
 		}
 		if stop != nil {
-			return stop
+			return any, stop
 		}
 		if progress != nil {
 			progress(total-int64(len(blocks))*img.lay.stored(), total)
 		}
 	}
-	return nil
+	return any, nil
 }
 
 // refill moves blocks into the space that the BAT has left, where it is large

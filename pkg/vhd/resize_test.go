@@ -196,7 +196,7 @@ func TestGrownBATStaysInFront(t *testing.T) {
 		c.blocks = append(c.blocks, block{19 - 2*i, int64(4 + 9*i), nil, pattern(blockSize, byte(i))})
 	}
 	for name, start := range map[string][]byte{"dynamic": c.bytes(), "with a batmap": xenImage(c)} {
-		for _, blocks := range []int64{129, 300, 3000} {
+		for _, blocks := range []int64{129, 300, 3000, 20000} {
 			t.Run(fmt.Sprintf("%s, %d blocks", name, blocks), func(t *testing.T) {
 				m := newMemFile(start)
 				img := openMem(t, m)
