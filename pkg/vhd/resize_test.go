@@ -226,3 +226,41 @@ func TestGrownBATStaysInFront(t *testing.T) {
 		}
 	}
 }
+
+// A shrink whose context ends while blocks move leaves the new size, every byte of it,
+// and an image that can be used on.
+func TestShrinkInterrupted(t *testing.T) {
+	const blockSize, blocks = 512 * kib, 200
+	m := newMemFile(nil)
+	img, err := vhd.CreateIn(m, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize})
+	must(t, err)
+	for i := int64(blocks) - 1; i >= 0; i-- { // what stays is at the end of the file
+		write(t, img, pattern(blockSize, byte(i)), i*blockSize)
+	}
+	must(t, img.Close())
+	const kept = blocks / 2 * blockSize
+	want := readAll(t, openBytes(t, m.bytes(), nil))[:kept]
+	img = openMem(t, m)
+	ctx, cancel := context.WithCancel(context.Background())
+	calls := 0
+	err = img.Resize(ctx, kept, func(done, total int64) {
+		if calls++; calls == 3 {
+			cancel()
+		}
+		if done <= 0 || done > total || total != kept/blockSize*(blockSize+512) {
+			t.Errorf("progress: %d of %d", done, total)
+		}
+	})
+	if !errors.Is(err, context.Canceled) || calls != 3 {
+		t.Fatalf("%v after %d blocks; want that of the context after 3", err, calls)
+	}
+	if img.Size() != kept {
+		t.Fatalf("the disk has %d bytes, want %d", img.Size(), kept)
+	}
+	sameBytes(t, "contents", readAll(t, img), want)
+	write(t, img, []byte("more"), 5)
+	must(t, img.Close())
+	copy(want[5:], "more")
+	sameBytes(t, "contents when closed", readAll(t, openBytes(t, m.bytes(), nil)), want)
+	noErrors(t, m.bytes())
+}
