@@ -1,11 +1,13 @@
 package vhd
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -418,7 +420,9 @@ func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
 }
 
 // trim moves the footer of a packed file back to the end of what is in use, when
-// everything before is durable. The caller has locked the allocator or is alone.
+// everything before is durable. Where the disk is so full that the footer finds no
+// space there, it stays where it is, and the space before it unused. The caller has
+// locked the allocator or is alone.
 func (img *Image) trim() error {
 	a := &img.alloc
 	a.ahead = 0
@@ -430,14 +434,17 @@ func (img *Image) trim() error {
 		return nil
 	}
 	undo := func(err error) error { // blocks to come are zero before they are written
-		if _, zerr := img.f.WriteAt(make([]byte, footerSize), at); zerr != nil {
+		if zerr := sparse.Zero(img.f, at, footerSize); zerr != nil {
 			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, zerr))
 		}
 		return err
 	}
 	footer := img.footer.Encode()
 	if _, err := img.f.WriteAt(footer[:], at); err != nil {
-		return undo(fmt.Errorf("footer: %w", err))
+		if err = undo(fmt.Errorf("footer: %w", err)); errors.Is(err, syscall.ENOSPC) && !errors.Is(err, ErrFailed) {
+			return nil
+		}
+		return err
 	}
 	if err := img.flush(); err != nil {
 		return err

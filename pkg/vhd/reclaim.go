@@ -3,8 +3,10 @@ package vhd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -18,6 +20,7 @@ const reclaimBatch = 32 << 20
 // move into gaps before them, as does the BAT, and then the file is cut. A block's
 // old place stays as it is until its entry points to the new one durably; so a crash
 // leaves the image as it was, or leaks. When ctx is done it stops between two blocks.
+// On a full disk (a gap may be a hole) it returns what it can, without an error.
 func (img *Image) reclaim(ctx context.Context, progress disk.Progress) error {
 	if img.trailer.onDevice() {
 		return nil
@@ -52,7 +55,10 @@ func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) er
 		var moved []int64
 		var entries []uint32
 		for len(moved) < batch && ok && len(blocks) > 0 && at < blocks[0].start && ctx.Err() == nil {
-			if err := img.copyBlock(at, blocks[0].start); err != nil {
+			if err := img.copyBlock(at, blocks[0].start); errors.Is(err, syscall.ENOSPC) {
+				ok = false
+				break
+			} else if err != nil {
 				return fmt.Errorf("moving block %d: %w", blocks[0].block, err)
 			}
 			moved, entries = append(moved, blocks[0].block), append(entries, uint32(at/SectorSize))
@@ -287,7 +293,8 @@ func (img *Image) copyBlock(to, from int64) error {
 	return nil
 }
 
-// cutFile ends the file behind everything in use.
+// cutFile ends the file behind everything in use. On a full disk, where the footer
+// finds no space there, the file keeps its end.
 func (img *Image) cutFile() error {
 	a := &img.alloc
 	end := img.endOfUse()
@@ -300,7 +307,9 @@ func (img *Image) cutFile() error {
 		return nil
 	}
 	footer := img.footer.Encode()
-	if _, err := img.f.WriteAt(footer[:], at); err != nil {
+	if _, err := img.f.WriteAt(footer[:], at); errors.Is(err, syscall.ENOSPC) {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("footer: %w", err)
 	}
 	if err := img.flush(); err != nil {
