@@ -121,12 +121,14 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	}
 	img.copiesAgree = c.Type == Fixed || fs.trailing.valid() && fs.leading.valid() && fs.trailing.same(&fs.leading.Footer)
 	img.rule = o.SizeRule.resolve(&c.Footer)
-	switch c.Type {
-	case Fixed:
-		fixed, found := c.virtualSize(o.SizeRule, c.off)
-		img.size = fixed
+	if c.Type == Fixed {
+		var found []finding
+		img.size, found = c.virtualSize(o.SizeRule, c.off)
 		img.alloc.length, img.alloc.syncedFooterAt = size, -1
-		return img, refusal(found, false)
+		if err := refusal(found, false); err != nil {
+			return nil, err
+		}
+		return img, nil
 	}
 	end := size
 	if img.trailer.present() {
