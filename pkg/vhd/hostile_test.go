@@ -294,7 +294,7 @@ func TestHostileImagesTakeLittleMemory(t *testing.T) {
 					if err == nil {
 						img.Close()
 					}
-					_, err := checkImage(bytes.NewReader(c.file), int64(len(c.file)), nil, func(vhd.Finding) {})
+					_, err = checkImage(bytes.NewReader(c.file), int64(len(c.file)), nil, func(vhd.Finding) {})
 					if err != nil && !errors.Is(err, vhd.ErrNotVHD) {
 						t.Error(err)
 					}
