@@ -1,7 +1,11 @@
 // Package oracle runs, for tests, the programs that vhdtool is compared with.
 //
-// A test that needs one says so with [Need]. Where the program is missing the
+// A test that needs an installed program calls [Need]. Where the program is missing the
 // test is skipped, or fails if VHDTOOL_REQUIRE_PEERS is set, as it is in CI.
+//
+// [QEMUs], [NeedVirtualBox] and [NeedVHDIMount] do the same for programs that
+// scripts/install-peers.sh unpacks instead of installing them. Those of a Debian suite
+// that moves are never required.
 package oracle
 
 import (
@@ -21,12 +25,15 @@ func Need(t testing.TB, programs ...string) {
 		if _, err := exec.LookPath(p); err == nil {
 			continue
 		}
-		if os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" {
+		if requirePeers() {
 			t.Fatalf("%s is not installed, and VHDTOOL_REQUIRE_PEERS is set: run scripts/install-peers.sh", p)
 		}
 		t.Skipf("%s is not installed: run scripts/install-peers.sh", p)
 	}
 }
+
+// requirePeers reports whether a missing program fails the test.
+func requirePeers() bool { return os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" }
 
 // Run runs a program, which must succeed, and returns what it printed.
 func Run(t testing.TB, name string, args ...string) string {
@@ -42,11 +49,15 @@ func Run(t testing.TB, name string, args ...string) string {
 // status.
 func Try(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
-	cmd := exec.Command(name, args...)
+	return try(t, exec.Command(name, args...))
+}
+
+func try(t testing.TB, cmd *exec.Cmd) (string, int) {
+	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", cmd.Path, err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }
