@@ -10,7 +10,6 @@ package oracle
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"regexp"
@@ -62,34 +61,10 @@ func try(t testing.TB, cmd *exec.Cmd) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// QemuImg runs qemu-img, which must succeed.
+// QemuImg runs the installed qemu-img, which must succeed.
 func QemuImg(t testing.TB, args ...string) string {
 	t.Helper()
 	return Run(t, "qemu-img", args...)
-}
-
-// QemuIO runs qemu-io commands on an image of the format.
-func QemuIO(t testing.TB, format, image string, commands ...string) {
-	t.Helper()
-	args := []string{"-f", format}
-	for _, c := range commands {
-		args = append(args, "-c", c)
-	}
-	Run(t, "qemu-io", append(args, image)...)
-}
-
-// VirtualSize is the size of the disk in an image of the format, as qemu-img
-// sees it.
-func VirtualSize(t testing.TB, format, image string) int64 {
-	t.Helper()
-	var info struct {
-		VirtualSize int64 `json:"virtual-size"`
-	}
-	out := QemuImg(t, "info", "-f", format, "--output=json", image)
-	if err := json.Unmarshal([]byte(out), &info); err != nil {
-		t.Fatalf("qemu-img info: %v: %s", err, out)
-	}
-	return info.VirtualSize
 }
 
 var mediaSize = regexp.MustCompile(`Media size\s*:.*\((\d+) bytes\)|Media size\s*:\s*(\d+) bytes`)

@@ -4,22 +4,21 @@ import (
 	"encoding/json"
 	"os/exec"
 	"regexp"
-	"strconv"
+	"slices"
 	"sync"
 	"testing"
 )
 
-// QEMU is a release of qemu-img.
+// QEMU is a release of qemu-img and qemu-io.
 type QEMU struct {
-	Version string // such as "10.0.13"
-	Major   int
-	prefix  []string // of the command line, before "qemu-img"
+	Version string   // such as "10.0.13"
+	prefix  []string // of the command line, before the program
 }
 
 var (
 	qemu10   = newRoot("qemu-10", true, "qemu-img", "--version")
 	qemuSid  = newRoot("qemu-sid", false, "qemu-img", "--version")
-	versions = regexp.MustCompile(`^qemu-img version (\d+)[.\d]*`)
+	versions = regexp.MustCompile(`^qemu-img version ([.\d]*)`)
 )
 
 // qemus are the releases whose qemu-img starts: the installed one first.
@@ -32,14 +31,14 @@ var qemus = sync.OnceValue(func() []QEMU {
 	}
 	var found []QEMU
 	for _, prefix := range prefixes {
-		line := append(prefix[:len(prefix):len(prefix)], "qemu-img", "--version")
-		out, err := exec.Command(line[0], line[1:]...).Output()
+		q := QEMU{prefix: prefix}
+		out, err := q.Command("qemu-img", "--version").Output()
 		m := versions.FindSubmatch(out)
 		if err != nil || m == nil {
 			continue
 		}
-		major, _ := strconv.Atoi(string(m[1])) // digits
-		found = append(found, QEMU{Version: string(m[0][len("qemu-img version "):]), Major: major, prefix: prefix})
+		q.Version = string(m[1])
+		found = append(found, q)
 	}
 	return found
 })
@@ -49,26 +48,49 @@ var qemus = sync.OnceValue(func() []QEMU {
 // VHDTOOL_REQUIRE_PEERS is set and qemu 10 or the installed one is missing.
 func QEMUs(t testing.TB) []QEMU {
 	t.Helper()
-	Need(t, "qemu-img")
-	if !qemu10.starts() && requirePeers() {
+	Need(t, "qemu-img", "qemu-io")
+	if requirePeers() {
 		qemu10.need(t)
 	}
 	return qemus()
 }
 
-// NeedNewestQEMU skips the test unless qemu-img of Debian's sid is there, and returns it.
-func NeedNewestQEMU(t testing.TB) QEMU {
-	t.Helper()
-	qemuSid.need(t)
-	all := qemus()
-	return all[len(all)-1]
+// Command returns a command that runs a program of this release.
+func (q QEMU) Command(name string, args ...string) *exec.Cmd {
+	line := slices.Concat(q.prefix, []string{name}, args)
+	return exec.Command(line[0], line[1:]...)
 }
 
-// Img runs this release's qemu-img, which must succeed.
+// Try runs a program of this release and returns what it printed, and its exit status.
+func (q QEMU) Try(t testing.TB, name string, args ...string) (string, int) {
+	t.Helper()
+	return try(t, q.Command(name, args...))
+}
+
+// Run runs a program of this release, which must succeed, and returns what it printed.
+func (q QEMU) Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, code := q.Try(t, name, args...)
+	if code != 0 {
+		t.Fatalf("%s %s %q: exit status %d: %s", name, q.Version, args, code, out)
+	}
+	return out
+}
+
+// Img runs qemu-img, which must succeed.
 func (q QEMU) Img(t testing.TB, args ...string) string {
 	t.Helper()
-	line := append(append(q.prefix[:len(q.prefix):len(q.prefix)], "qemu-img"), args...)
-	return Run(t, line[0], line[1:]...)
+	return q.Run(t, "qemu-img", args...)
+}
+
+// IO runs qemu-io commands on an image of the format.
+func (q QEMU) IO(t testing.TB, format, image string, commands ...string) {
+	t.Helper()
+	args := []string{"-f", format}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	q.Run(t, "qemu-io", append(args, image)...)
 }
 
 // VirtualSize is the size in bytes of the disk in an image of the format, as this
