@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -53,6 +55,13 @@ func QEMUs(t testing.TB) []QEMU {
 		qemu10.need(t)
 	}
 	return qemus()
+}
+
+// Major is the first number of the version.
+func (q QEMU) Major() int {
+	n, _, _ := strings.Cut(q.Version, ".")
+	major, _ := strconv.Atoi(n) // the version is digits and dots
+	return major
 }
 
 // Command returns a command that runs a program of this release.
