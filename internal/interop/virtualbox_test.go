@@ -111,7 +111,7 @@ func createChild(t *testing.T, image, parent string, size int64, m model, ws []w
 		t.Fatal(err)
 	}
 	o := optionsFor(t, "virtualbox", size)
-	o.Parent = p
+	o.Parent, o.DataAlign = p, 512
 	if o.ParentRecord, err = vhd.ParentRecordOf(image, parent, p, vhd.PathsAll); err != nil {
 		t.Fatal(err)
 	}
@@ -492,6 +492,31 @@ func TestPackedImagesStayPacked(t *testing.T) {
 			}
 			return m
 		}},
+		{"child of another parent, then without one", func(t *testing.T, image string, m model) model {
+			dir := filepath.Dir(image)
+			// The locators of a long path need more space than those of a short one.
+			base, other := filepath.Join(dir, "base.vhd"), filepath.Join(dir, strings.Repeat("long", 50), strings.Repeat("name", 50)+".vhd")
+			if err := os.Rename(image, base); err != nil {
+				t.Fatal(err)
+			}
+			m = createChild(t, image, base, 0, m, []write{{off: 11 * mib, n: 4 * mib, value: 31}})
+			if err := os.Mkdir(filepath.Dir(other), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			copyFile(t, other, base)
+			ours(t, other, []write{{off: 37 * mib, n: mib, value: 32}, {off: 0, n: mib, value: 33}})
+			if err := chain.Rebase(context.Background(), image, &chain.RebaseOptions{Parent: other}); err != nil {
+				t.Fatal(err)
+			}
+			same(t, "read by us, with the other parent", readOurs(t, image), m)
+			ws := []write{{off: 5 * mib, n: 2 * mib, value: 34}, {off: 22 * mib, n: 700, value: 35}}
+			writeSessions(t, image, ws)
+			m.apply(ws)
+			if err := chain.Rebase(context.Background(), image, nil); err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}},
 	}
 	for _, k := range makers {
 		for _, c := range changes {
@@ -528,6 +553,107 @@ func TestPackedImagesStayPacked(t *testing.T) {
 				same(t, "read by VirtualBox", readVirtualBox(t, v, image), m)
 			})
 		}
+	}
+}
+
+// TestRepairAfterCompact reclaims what VirtualBox's compact leaves behind, in an image
+// that VirtualBox compacts again afterwards.
+func TestRepairAfterCompact(t *testing.T) {
+	v := oracle.NeedVirtualBox(t)
+	image := filepath.Join(t.TempDir(), "image.vhd")
+	m := createWritten(t, image, vhd.CreateOptions{Size: vboxSize, DataAlign: 512, Exact: true}, scattered)
+	for range 3 {
+		compact(t, v, image)
+		f, size, err := disk.OpenFile(image, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := vhd.Repair(f, size, nil, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "after the repair, read by us", readOurs(t, image), m)
+		checkClean(t, image)
+		// Blocks of zeros and others, for the next time.
+		ws := []write{{off: 4 * mib, n: 2 * mib, value: 0}, {off: 20 * mib, n: 2 * mib, value: 9}, {off: 32 * mib, n: 2 * mib, value: 0}, {off: 28 * mib, n: 2 * mib, value: 9}, {off: 20 * mib, n: 2 * mib, value: 0}}
+		img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeData(t, img, ws)
+		if err := img.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m.apply(ws)
+	}
+	sameEverywhere(t, v, image, m)
+}
+
+// TestCompactStreams has VirtualBox compact packed images that were made from a pipe, and
+// into one.
+func TestCompactStreams(t *testing.T) {
+	v := oracle.NeedVirtualBox(t)
+	for name, source := range sources(t) {
+		for way, make := range map[string]func(*testing.T, string, string, vhd.CreateOptions){"in": streamIn, "out": streamOut} {
+			t.Run(way+"/"+name, func(t *testing.T) {
+				image := filepath.Join(t.TempDir(), "image.vhd")
+				make(t, image, source, vhd.CreateOptions{DataAlign: 512, Exact: true})
+				m := model(readOurs(t, image))
+				ws := []write{{off: 2 * mib, n: mib, value: 1}, {off: 0, n: 512, value: 2}}
+				writeSessions(t, image, ws)
+				m.apply(ws)
+				compact(t, v, image)
+				sameEverywhere(t, v, image, m)
+			})
+		}
+	}
+}
+
+// TestCompactGrowing has VirtualBox compact a packed image that became larger, while it
+// was made, than the BAT has space for.
+func TestCompactGrowing(t *testing.T) {
+	v := oracle.NeedVirtualBox(t)
+	image := filepath.Join(t.TempDir(), "image.vhd")
+	img, err := vhd.Create(image, &vhd.CreateOptions{DataAlign: 512, Exact: true, Growing: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Discard()
+	var written []write
+	for i, size := range []int64{6 * mib, 200 << 30, 300 << 30} {
+		if err := img.Resize(context.Background(), size, nil); err != nil {
+			t.Fatal(err)
+		}
+		ws := []write{{off: size - 2*mib, n: 2 * mib, value: 0}, {off: size - 6*mib, n: 4 * mib, value: byte(i + 1)}}
+		writeData(t, img, ws)
+		written = append(written, ws...)
+	}
+	if err := img.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkClean(t, image)
+	before := layout(t, image)
+	compact(t, v, image)
+	checkReadable(t, image)
+	defer func() {
+		if t.Failed() {
+			t.Logf("layout before VirtualBox changed it:\n%s\nand after:\n%s", before, layout(t, image))
+		}
+	}()
+	img, err = vhd.Open(image, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	for _, w := range written {
+		b, want := make([]byte, w.n), make(model, w.n)
+		want.apply([]write{{n: w.n, value: w.value}})
+		if n, _ := img.ReadAt(b, w.off); n != len(b) {
+			t.Fatalf("read of %d bytes at %d: %d", w.n, w.off, n)
+		}
+		same(t, fmt.Sprintf("read at %d", w.off), b, want)
 	}
 }
 
