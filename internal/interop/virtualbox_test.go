@@ -191,12 +191,13 @@ func checkReadable(t *testing.T, image string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := vhd.Check(f, size, nil, func(x vhd.Finding) {
+	for x, err := range vhd.NewChecker(f, size, nil).Findings(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if x.Severity == vhd.Error {
 			t.Errorf("%s: %v", image, x)
 		}
-	}); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -568,7 +569,7 @@ func TestRepairAfterCompact(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := vhd.Repair(f, size, nil, func(string) {}); err != nil {
+		if _, err := vhd.Repair(t.Context(), f, size, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.Close(); err != nil {

@@ -1,8 +1,10 @@
 package vhd
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -156,6 +158,9 @@ func (img *Image) resizeNew(size int64) error {
 		case img.dynamic():
 			img.bat = img.bat.resized(blocks)
 			img.bitmaps.grow(blocks)
+			if err := img.growBATRoom(batBytes(blocks)); err != nil {
+				return err
+			}
 		case img.trailer.onDevice():
 			if err := sparse.Zero(img.f, img.size, end-img.size); err != nil {
 				return err
@@ -170,6 +175,59 @@ func (img *Image) resizeNew(size int64) error {
 		img.footer, img.header, img.size = footer, header, end
 		return nil
 	})
+}
+
+// growBATRoom makes the space for the BAT of a new image at least n bytes: the blocks
+// that are in the way go behind all others.
+func (img *Image) growBATRoom(n int64) error {
+	a := &img.alloc
+	if n <= a.batRoom {
+		return nil
+	}
+	if img.bat.count() == 0 {
+		a.batRoom = n
+		a.end = img.lay.batOff + n
+		return nil
+	}
+	end := img.lay.batOff + n
+	if _, err := img.extend(a.end, max(0, end-a.end)); err != nil {
+		return err
+	}
+	if !img.trailer.onDevice() { // the last block may not be all in the file yet
+		if size, err := disk.FileSize(img.f); err != nil {
+			return err
+		} else if size < a.end {
+			if err := img.f.Truncate(a.end); err != nil {
+				return err
+			}
+		}
+	}
+	var move []placedBlock
+	first := a.end // of the blocks that stay
+	for i, e := range img.bat.used() {
+		if start := int64(e) * SectorSize; start < end {
+			move = append(move, placedBlock{i, start})
+		} else {
+			first = min(first, start)
+		}
+	}
+	slices.SortFunc(move, func(a, b placedBlock) int { return cmp.Compare(a.start, b.start) })
+	for _, b := range move {
+		x, err := img.extendForBlock(0)
+		if err == nil {
+			err = img.copyBlock(x.start, b.start)
+		}
+		if err == nil {
+			err = sparse.Zero(img.f, b.start, img.lay.stored())
+		}
+		if err != nil {
+			return fmt.Errorf("moving block %d: %w", b.block, err)
+		}
+		img.bat.store(b.block, uint32(x.start/SectorSize))
+		first = min(first, x.start)
+	}
+	a.batRoom = first - img.lay.batOff
+	return nil
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not

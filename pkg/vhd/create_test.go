@@ -2,6 +2,7 @@ package vhd_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,6 +96,34 @@ func TestCreateFlushesDirectory(t *testing.T) {
 		must(t, img.Close())
 		if want := map[bool][]string{true: {dir}}[synced]; !slices.Equal(flushed, want) {
 			t.Errorf("synced %t: directories flushed: %q, want %q", synced, flushed, want)
+		}
+	}
+}
+
+// The BAT of a new image that grows as it is written stays in front of the blocks, and
+// the disk is what was written.
+func TestGrowingBATInFront(t *testing.T) {
+	const blockSize = 4 * kib
+	for _, align := range []int64{512, 4096} {
+		m := newMemFile(nil)
+		img, err := vhd.CreateIn(m, &vhd.CreateOptions{Exact: true, BlockSize: blockSize, Growing: true, DataAlign: align})
+		must(t, err)
+		var want []byte
+		for i := range 40 {
+			must(t, img.Resize(context.Background(), int64(len(want))+100*blockSize, nil))
+			want = append(want, make([]byte, 100*blockSize)...)
+			for _, off := range []int{len(want) - 90*blockSize + 300, len(want) - 20*blockSize - 1000} {
+				copy(want[off:], pattern(2*blockSize, byte(i)))
+				write(t, img, want[off:off+2*blockSize], int64(off))
+			}
+		}
+		sameBytes(t, "contents", readAll(t, img), want)
+		must(t, img.Close())
+		b := m.bytes()
+		sameBytes(t, "contents when closed", readAll(t, openBytes(t, b, nil)), want)
+		fs, n := findings(t, b)
+		if at := be.Uint64(b[512+16:]); at != 1536 || n.Errors > 0 {
+			t.Errorf("alignment %d: the BAT is at %d, want 1536; %v", align, at, fs)
 		}
 	}
 }

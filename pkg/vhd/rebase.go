@@ -115,7 +115,10 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 		if err := img.retireSyncedFooter(); err != nil {
 			return err
 		}
-		return img.replaceHeader(h, f, x.start)
+		if err := img.replaceHeader(h, f, x.start); err != nil || !img.lay.packed() {
+			return err
+		}
+		return img.reclaim(context.Background(), nil) // blocks had made space for the locators
 	})
 	if err != nil {
 		return err

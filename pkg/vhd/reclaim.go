@@ -178,7 +178,8 @@ func (img *Image) gaps() [][2]int64 {
 }
 
 // freeSpace yields where blocks fit into the gaps, from the start of the file on:
-// aligned, unless the gap is too tight for that.
+// aligned, unless the gap is too tight for that. In a packed file they come right before
+// the block that follows the gap.
 type freeSpace struct {
 	gaps [][2]int64
 	lay  *layout
@@ -190,7 +191,11 @@ func (img *Image) freeSpace() freeSpace { return freeSpace{img.gaps(), &img.lay}
 func (s *freeSpace) next() (at int64, ok bool) {
 	for ; len(s.gaps) > 0; s.gaps = s.gaps[1:] {
 		g := &s.gaps[0]
-		at, stored := s.lay.nextBlockOffset(g[0]), s.lay.stored()
+		stored := s.lay.stored()
+		if s.lay.packed() {
+			g[0] += (g[1] - g[0]) % stored
+		}
+		at := s.lay.nextBlockOffset(g[0])
 		if at+stored > g[1] {
 			at = g[0]
 		}

@@ -284,13 +284,9 @@ func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progr
 		former = region{"former BAT", img.lay.batOff, img.lay.batOff + img.tableBytes(img.bat.len())}
 		return former, img.moveBATUp(table)
 	}
-	undo := func(err error) error { return err }
-	if end > img.alloc.end { // blocks that move go behind it
-		x, err := img.extend(img.alloc.end, end-img.alloc.end)
-		if err != nil {
-			return region{}, err
-		}
-		undo = func(err error) error { return img.giveBack(x, err) }
+	undo, err := img.reach(end)
+	if err != nil {
+		return region{}, err
 	}
 	moved, err := img.vacate(ctx, end, progress)
 	if moved {
@@ -314,6 +310,48 @@ func (img *Image) metadataBehindBAT(end int64) bool {
 		return false
 	}
 	return img.batmap.at != img.lay.batEnd() || int64(img.batmap.offset) != img.batmap.at+SectorSize
+}
+
+// makeSpaceInFront makes n bytes of space between metadata and the first block, if
+// there are blocks.
+func (img *Image) makeSpaceInFront(n int64) error {
+	first := int64(math.MaxInt64)
+	for _, e := range img.bat.used() {
+		first = min(first, int64(e)*SectorSize)
+	}
+	if first == math.MaxInt64 {
+		return nil
+	}
+	front := int64(0)
+	for _, r := range img.lay.metadata() {
+		if r.start < first {
+			front = max(front, r.end)
+		}
+	}
+	end := roundUp(front, SectorSize) + n
+	if end <= first {
+		return nil
+	}
+	undo, err := img.reach(end)
+	if err != nil {
+		return err
+	}
+	if moved, err := img.vacate(context.Background(), end, nil); err != nil && !moved {
+		return undo(err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// reach makes end a part of what is in use, so that blocks that move to the end of the
+// file go behind it. undo gives that space back because of an error, which it returns.
+func (img *Image) reach(end int64) (undo func(error) error, err error) {
+	if end <= img.alloc.end {
+		return func(err error) error { return err }, nil
+	}
+	x, err := img.extend(img.alloc.end, end-img.alloc.end)
+	return func(err error) error { return img.giveBack(x, err) }, err
 }
 
 // growBATInPlace writes the new entries of a larger table behind those of the BAT, into

@@ -176,8 +176,8 @@ func (img *Image) complete(flush bool) error {
 			return err
 		}
 	}
-	header, end := img.finalHeader()
-	lay := img.plan.layout(&img.footer, &header)
+	end := img.usedEnd()
+	lay := img.plan.layout(&img.footer, &img.header)
 	lay.locators = img.lay.locators
 	footerAt := end
 	if img.dynamic() {
@@ -188,46 +188,37 @@ func (img *Image) complete(flush bool) error {
 			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
 		}
 	}
-	if err := img.writeMetadata(&header, &lay, footerAt, flush); err != nil {
+	if err := img.writeMetadata(&lay, footerAt, flush); err != nil {
 		return img.uncomplete(err, footerAt)
 	}
 	if err := img.writeLeadingFooter(flush); err != nil {
 		return img.state.fail(err) // a reader may recognise the file already
 	}
-	img.header, img.footerAt = header, footerAt
+	img.footerAt = footerAt
 	img.lay.relocate(&lay)
 	a.end, a.footerAt, a.length = end, footerAt, footerAt+footerSize
 	img.state.set(phaseWriting)
 	return nil
 }
 
-// finalHeader is the header of a new image, with the final offset of the BAT, and
-// the end of everything in use: the BAT is before the blocks if it fits there, else
-// behind them.
-func (img *Image) finalHeader() (h Header, end int64) {
-	h, end = img.header, img.alloc.end
-	if !img.dynamic() || img.differencing() { // the size of the latter was known, and locators follow its BAT
-		return h, end
+// usedEnd is the end of everything in use of a new image: of the space for its BAT only
+// the BAT itself, if there are no blocks.
+func (img *Image) usedEnd() int64 {
+	if img.dynamic() && !img.differencing() && img.alloc.end == img.lay.batOff+img.alloc.batRoom {
+		return img.lay.batOff + batBytes(img.bat.len())
 	}
-	switch n := batBytes(img.bat.len()); {
-	case end == img.lay.batOff+img.alloc.batRoom: // there are no blocks
-		end = img.lay.batOff + n
-	case n > img.alloc.batRoom:
-		h.TableOffset = uint64(end)
-		end += n
-	}
-	return h, end
+	return img.alloc.end
 }
 
 // writeMetadata writes header, BAT and trailing footer of a new image.
-func (img *Image) writeMetadata(h *Header, lay *layout, footerAt int64, flush bool) error {
+func (img *Image) writeMetadata(lay *layout, footerAt int64, flush bool) error {
 	if !img.trailer.onDevice() {
 		if err := cutTo(img.f, footerAt+footerSize); err != nil {
 			return err
 		}
 	}
 	if img.dynamic() {
-		header := h.Encode()
+		header := img.header.Encode()
 		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
 			return fmt.Errorf("dynamic disk header: %w", err)
 		}
