@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
@@ -147,7 +148,7 @@ func readOurs(t *testing.T, image string) []byte {
 }
 
 // checkClean demands that Check finds nothing, not even something to warn of.
-func checkClean(t *testing.T, image string) vhd.Counts {
+func checkClean(t *testing.T, image string, allowed ...string) vhd.Counts {
 	t.Helper()
 	f, size, err := disk.OpenFile(image, false, nil)
 	if err != nil {
@@ -159,7 +160,9 @@ func checkClean(t *testing.T, image string) vhd.Counts {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Errorf("%s: %v: %v", image, x.Severity, x)
+		if !slices.Contains(allowed, x.ID) {
+			t.Errorf("%s: %v: %v", image, x.Severity, x)
+		}
 	}
 	return c.Counts()
 }

@@ -145,12 +145,12 @@ func TestVirtualBoxBeyond2040GiB(t *testing.T) {
 			v := oracle.NeedVirtualBox(t)
 			image := filepath.Join(t.TempDir(), "image.vhd")
 			vboxCreate(t, v, image, c.size, "Standard")
-			if n := checkClean(t, image); n.Size != c.size {
+			if n := checkClean(t, image, "large-disk"); n.Size != c.size {
 				t.Errorf("check: a disk of %d bytes, want %d", n.Size, c.size)
 			}
 			ws := []write{{off: c.size - 700, n: 700, value: 3}, {off: 1 << 40, n: 5000, value: 2}, {off: 0, n: 2 * mib, value: 1}, {off: 0, n: 2 * mib, value: 0}}
 			writeSessions(t, image, ws)
-			checkClean(t, image)
+			checkClean(t, image, "large-disk")
 			if c.opens {
 				compact(t, v, image)
 				checkReadable(t, image)

@@ -197,9 +197,10 @@ func TestDriver2013Correct(t *testing.T) {
 				t.Errorf("a %v disk one byte too large: %v, want ErrTooLarge", typ, err)
 			}
 		}
+		// VirtualBox makes larger ones, which are read.
 		b := craft{size: 2040*gib + 512, blockSize: 256 * mib}.bytes()
-		if _, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil); !errors.Is(err, vhd.ErrCorrupt) {
-			t.Errorf("a dynamic disk one sector too large: %v, want ErrCorrupt", err)
+		if n := openBytes(t, b, nil).Size(); n != 2040*gib+512 {
+			t.Errorf("a dynamic disk one sector larger has %d bytes", n)
 		}
 	})
 	t.Run("correct 05 sizes are rounded up to sectors", func(t *testing.T) {

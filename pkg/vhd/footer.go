@@ -256,8 +256,11 @@ func (c *footerCopy) validate() []finding {
 	switch {
 	case c.CurrentSize == 0:
 		odd("current-size", Error, 48, "current size", "0", "the disk's size").harmless = true
-	case c.CurrentSize > MaxSectors*SectorSize && c.Type != Fixed, c.CurrentSize > 1<<62:
+	case c.CurrentSize > 1<<62:
 		odd("current-size", Error, 48, "current size", fmt.Sprint(c.CurrentSize), fmt.Sprintf("at most %d (2040 GiB)", uint64(MaxSectors)*SectorSize))
+	case c.CurrentSize > MaxSectors*SectorSize && c.Type != Fixed: // VirtualBox makes such
+		odd("large-disk", Warning, 48, "current size", fmt.Sprint(c.CurrentSize),
+			fmt.Sprintf("at most %d (2040 GiB): qemu and Windows refuse larger ones", uint64(MaxSectors)*SectorSize))
 	case c.CurrentSize%SectorSize != 0:
 		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512")
 	}
