@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/internal/picture"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -113,17 +115,9 @@ func drawFile(ctx context.Context, d disk.Disk, f *format, length int64) (*pictu
 		}
 	}
 	if runs > 0 {
-		strip.Note = fmt.Sprintf("data in %s", count(runs, "run"))
+		strip.Note = "data in " + english.Plural(runs, "run", "")
 	}
 	return strip, nil
-}
-
-// count is a number of things.
-func count(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // plainParts are the parts of a file of which the disk's bytes are the start.

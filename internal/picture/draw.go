@@ -15,8 +15,6 @@ import (
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/gofont/goregular"
 	"golang.org/x/image/math/fixed"
-
-	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
 // The measures of a drawing, in pixels.
@@ -110,7 +108,7 @@ func (s *Strip) draw(c canvas, y int) {
 	y += 2 * lineHeight
 	c.text(margin, y-8, headSize, ink, false, s.heading())
 	for i := range s.rows() {
-		c.text(gridLeft-6, y+cellHeight-3, labelSize, faint, true, sizearg.Format(int64(i)*columns*s.cellSize))
+		c.text(gridLeft-6, y+cellHeight-3, labelSize, faint, true, size(int64(i)*columns*s.cellSize))
 		s.drawRow(c, s.row(i), y)
 		y += cellHeight
 	}

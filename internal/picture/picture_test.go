@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/dustin/go-humanize"
 )
 
 const mib = 1 << 20
@@ -40,10 +42,10 @@ func TestText(t *testing.T) {
 	dots := strings.Repeat(".", 64)
 	want := "x & y\n\nDisk: 64 MiB, 64 KiB in a cell\n" + line("0 B", strings.Repeat(".", 16)+strings.Repeat("#", 16)+strings.Repeat(".", 32))
 	for i := 4; i <= 56; i += 4 {
-		want += line(strconv.Itoa(i)+" MiB", dots)
+		want += line(humanize.IBytes(uint64(i)<<20), dots)
 	}
 	want += line("60 MiB", dots[1:]+"#") +
-		"              #+   data: 1.03 MiB, 1.6 %\n              .    holes: 63 MiB, 98.4 %\n" +
+		"              #+   data: 1.0 MiB, 1.6 %\n              .    holes: 63 MiB, 98.4 %\n" +
 		"\nFile: 128 KiB, 512 B in a cell; a <note>\n" +
 		line("0 B", strings.Repeat("M", 32)+strings.Repeat("b", 32)) +
 		line("32 KiB", strings.Repeat("6", 32)+strings.Repeat("9", 32)) +

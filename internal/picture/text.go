@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/dustin/go-humanize"
 )
 
 // letters stand for the kinds; Data has others.
@@ -22,7 +22,7 @@ func (p *Picture) Text(w io.Writer) error {
 	for _, s := range p.Strips {
 		fmt.Fprintf(&b, "\n%s\n", s.heading())
 		for i := range s.rows() {
-			fmt.Fprintf(&b, "%12s  ", sizearg.Format(int64(i)*columns*s.cellSize))
+			fmt.Fprintf(&b, "%12s  ", size(int64(i)*columns*s.cellSize))
 			for _, c := range s.row(i) {
 				b.WriteByte(s.letter(&c))
 			}
@@ -65,7 +65,7 @@ func (s *Strip) letterOf(k Kind) string {
 
 // heading is the line above a strip.
 func (s *Strip) heading() string {
-	h := fmt.Sprintf("%s: %s, %s in a cell", s.Name, sizearg.Format(s.size), sizearg.Format(s.cellSize))
+	h := fmt.Sprintf("%s: %s, %s in a cell", s.Name, size(s.size), size(s.cellSize))
 	if s.Note != "" {
 		h += "; " + s.Note
 	}
@@ -74,8 +74,11 @@ func (s *Strip) heading() string {
 
 // describe is a line of the legend.
 func (s *Strip) describe(k Kind) string {
-	return fmt.Sprintf("%s: %s, %s", kindNames[k], sizearg.Format(s.total[k]), perCent(s.total[k], s.size))
+	return fmt.Sprintf("%s: %s, %s", kindNames[k], size(s.total[k]), perCent(s.total[k], s.size))
 }
+
+// size is n bytes, scaled.
+func size(n int64) string { return humanize.IBytes(uint64(n)) }
 
 // perCent is a part of a whole. What is there is never 0 %, and what is not all
 // never 100 %.
