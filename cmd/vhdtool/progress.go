@@ -4,15 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
-
-	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
 // progress shows how far a long command is.
@@ -100,7 +100,7 @@ func (p *askedProgress) print(w io.Writer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.total <= 0 {
-		fmt.Fprintf(w, "    (%s)\n", sizearg.Format(p.done))
+		fmt.Fprintf(w, "    (%s)\n", humanize.IBytes(uint64(p.done)))
 		return
 	}
 	fmt.Fprintf(w, "    (%3.2f/100%%)\n", 100*float64(p.done)/float64(p.total))
@@ -126,9 +126,9 @@ const (
 	barPause = 100 * time.Millisecond
 )
 
-// barProgress shows a bar with the rate and the time left. It is drawn by hand
-// because the libraries for it cost every command, at its start, more than all
-// other packages: they bring regular expressions and tables of Unicode.
+// barProgress shows a bar with the rate and the time left. The bar is drawn by
+// hand because the libraries that draw one slow down the start of every command
+// more than all other packages together.
 type barProgress struct {
 	w     io.Writer
 	start time.Time
@@ -164,9 +164,9 @@ func (p *barProgress) draw(now time.Time, end string) {
 // then it is only how much is done.
 func barLine(done, total int64, elapsed time.Duration) string {
 	rate := float64(done) / max(elapsed.Seconds(), 1e-9)
-	speed := sizearg.Format(int64(rate)) + "/s"
+	speed := humanize.IBytes(uint64(rate)) + "/s"
 	if total <= 0 {
-		return sizearg.Format(done) + " " + speed
+		return humanize.IBytes(uint64(done)) + " " + speed
 	}
 	const width = 40
 	share := float64(done) / float64(total)
@@ -176,10 +176,29 @@ func barLine(done, total int64, elapsed time.Duration) string {
 	}
 	line := fmt.Sprintf("%-4s [%s%s] %s ", fmt.Sprintf("%d%%", int(100*share)), full, strings.Repeat("-", width-len(full)), speed)
 	if rate > 0 {
-		left := time.Duration(float64(total-done) / rate * float64(time.Second))
-		line += left.Round(time.Second).String() + " left"
+		line += timeLeft(time.Duration(float64(total-done) / rate * float64(time.Second)))
 	}
 	return line
+}
+
+// leftMagnitudes are the units of the time left. Each is used up to two of the
+// next one, so that a long copy counts down more often than once an hour.
+var leftMagnitudes = []humanize.RelTimeMagnitude{
+	{D: 2 * time.Second, Format: "%d second %s", DivBy: time.Second},
+	{D: 2 * time.Minute, Format: "%d seconds %s", DivBy: time.Second},
+	{D: 2 * time.Hour, Format: "%d minutes %s", DivBy: time.Minute},
+	{D: 2 * humanize.Day, Format: "%d hours %s", DivBy: time.Hour},
+	{D: math.MaxInt64, Format: "%d days %s", DivBy: humanize.Day},
+}
+
+// timeLeft returns "6 seconds left" or the like.
+func timeLeft(d time.Duration) string {
+	d = d.Round(time.Second)
+	if d == 0 {
+		return "0 seconds left"
+	}
+	now := time.Time{}
+	return humanize.CustomRelTime(now, now.Add(d), "left", "", leftMagnitudes)
 }
 
 func (p *barProgress) finish(complete bool) {
