@@ -10,7 +10,9 @@ import (
 	"math"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
@@ -59,6 +61,8 @@ type ddOperands struct {
 	count, skip, seek int64
 	hasCount          bool
 	notrunc           bool
+
+	copied int64 // bytes, once the copy is complete
 }
 
 func parseDDOperands(args []string) (o ddOperands, err error) {
@@ -108,17 +112,23 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 	o.count = min(o.count, math.MaxInt64/o.bs)
 	for _, n := range []int64{o.skip, o.seek} {
 		if n > math.MaxInt64/o.bs {
-			return o, fmt.Errorf("%d blocks of %d bytes are more than a disk can have", n, o.bs)
+			return o, fmt.Errorf("%s blocks of %s are more than a disk can have", humanize.Comma(n), humanSize(o.bs))
 		}
 	}
 	return o, nil
 }
 
-func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
+func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	args, err := parseDDOperands(o.args)
 	if err != nil {
 		return err
 	}
+	start := time.Now()
+	defer func() {
+		if err == nil && !c.likeQEMU {
+			fmt.Fprintln(c.stderr, copiedLine(args.copied, time.Since(start)))
+		}
+	}()
 	if err := c.ddPipes(&args); err != nil {
 		return err
 	}
@@ -153,6 +163,12 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) error {
 	return c.ddFromDisk(ctx, o, &args, f, src, ref.name)
 }
 
+// copiedLine is the last line of dd(1) for n bytes that took so long.
+func copiedLine(n int64, elapsed time.Duration) string {
+	rate := float64(n) / max(elapsed.Seconds(), 1e-9)
+	return fmt.Sprintf("%s copied, %.3g s, %s/s", humanSize(n), elapsed.Seconds(), humanize.IBytes(uint64(rate)))
+}
+
 // ddFromDisk copies the part of a disk that the operands name.
 func (c *cli) ddFromDisk(ctx context.Context, o *ddOptions, args *ddOperands, f *format, src disk.Disk, name string) error {
 	skip := args.skip * args.bs
@@ -167,6 +183,7 @@ func (c *cli) ddFromDisk(ctx context.Context, o *ddOptions, args *ddOperands, f 
 	if args.hasCount {
 		n = min(n, args.count*args.bs)
 	}
+	args.copied = n
 	part, err := disk.NewSection(src, skip, n)
 	if err != nil {
 		return err
@@ -199,7 +216,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 			}
 			if seek > d.Size() || part.Size() > d.Size()-seek {
 				d.Close()
-				return fmt.Errorf("%s: %d bytes at offset %d do not fit a disk of %d bytes; nothing was written", args.output, part.Size(), seek, d.Size())
+				return fmt.Errorf("%s: %s at offset %d do not fit a disk of %s; nothing was written", args.output, humanSize(part.Size()), seek, humanSize(d.Size()))
 			}
 			err := c.copyTo(ctx, d.(convert.Target), seek, part, args)
 			if err == nil {
@@ -212,7 +229,7 @@ func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *for
 		}
 	}
 	if part.Size() > math.MaxInt64-seek {
-		return fmt.Errorf("%s: %d bytes behind %d are more than a disk can have", args.output, part.Size(), seek)
+		return fmt.Errorf("%s: %s after offset %d are more than a disk can have", args.output, humanSize(part.Size()), seek)
 	}
 	out, err := c.createOutput(args.output, f, seek+part.Size(), newImageOptions(f, "", nil))
 	if err != nil {
@@ -268,6 +285,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
 		return fmt.Errorf("%s: %w", stdinName, err)
 	}
+	in.stream = &countedReader{in.stream, &args.copied}
 	v := conversion{
 		cli: c, target: args.output, format: f, named: o.format, options: newImageOptions(f, "", nil), exact: true, quiet: true,
 	}
@@ -296,6 +314,18 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	}
 	in.stream = io.MultiReader(io.LimitReader(zeroReader{}, seek), in.stream)
 	return v.toFile(ctx, in)
+}
+
+// countedReader adds the bytes read from a stream to n.
+type countedReader struct {
+	io.Reader
+	n *int64
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	*r.n += int64(n)
+	return n, err
 }
 
 // zeroReader is zeros without end.
