@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 
+	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
@@ -55,7 +57,8 @@ type checkCounts struct {
 	Findings    []checkFinding `json:"findings,omitempty"`
 	Repairs     []string       `json:"repairs,omitempty"`
 
-	warnings int64
+	warnings  int64
+	blockSize int64
 }
 
 type checkCmdOptions struct {
@@ -237,7 +240,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	n := checker.Counts()
 	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
-		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings,
+		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings, blockSize: n.BlockSize,
 	}
 	if k.o.target != "" && k.format.examine != nil {
 		found, err := k.format.examine(k.file, size, k.ref.options.Options, k.o.target)
@@ -296,7 +299,7 @@ func (p *findingPrinter) print(f disk.Finding) {
 func (p *findingPrinter) printRest() {
 	for _, id := range slices.Sorted(maps.Keys(p.shown)) {
 		if n := p.shown[id] - shownFindings; p.talks() && n > 0 {
-			fmt.Fprintf(p.stdout, "%d more of %s\n", n, id)
+			fmt.Fprintf(p.stdout, "%s more of %s\n", humanize.Comma(int64(n)), id)
 		}
 	}
 }
@@ -360,6 +363,9 @@ func (k *checking) report(counts checkCounts) error {
 		err = printJSON(k.stdout, counts)
 	case !k.o.quiet:
 		err = counts.print(k.stdout)
+		if err == nil && counts.Leaks > 0 && !k.likeQEMU {
+			_, err = fmt.Fprintln(k.stdout, counts.leaked())
+		}
 	}
 	switch {
 	case err != nil:
@@ -396,6 +402,11 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 		return nil, c.openError(ref, err)
 	}
 	return formatOf(f), nil
+}
+
+// leaked says how much space leaks.
+func (n *checkCounts) leaked() string {
+	return fmt.Sprintf("%s (%s)", english.Plural(int(n.Leaks), "leaked block", ""), humanize.IBytes(uint64(n.Leaks*n.blockSize)))
 }
 
 // print writes qemu-img's summary.
