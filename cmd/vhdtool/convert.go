@@ -249,7 +249,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	if o.salvage {
 		v.copy.Salvage = func(off, n int64, err error) {
-			c.message("warning: error while reading at byte %d, %d bytes become zeros: %v", off, n, err)
+			c.message("warning: error while reading at byte %d, %s replaced with zeros: %v", off, humanSize(n), err)
 		}
 	}
 	v.copy.Workers = workers(v.copy.Workers)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/vhdtool/vhdtool/internal/loopdevice"
 )
 
@@ -209,7 +211,7 @@ func TestDeviceTooSmallForTheBAT(t *testing.T) {
 		d.run(1, "create", "-f", "vpc", "-o", options, d.dev, fmt.Sprint(n<<12))
 	}
 	d.run(0, "create", "-f", "vpc", "-o", options, d.dev, fmt.Sprint(entries<<12))
-	if out := d.run(0, "info", "-f", "vpc", d.dev); !strings.Contains(out, fmt.Sprintf("blocks in use: 0 of %d\n", entries)) {
+	if out := d.run(0, "info", "-f", "vpc", d.dev); !strings.Contains(out, fmt.Sprintf("blocks in use: 0 of %s\n", humanize.Comma(int64(entries)))) {
 		t.Errorf("info prints\n%s", out)
 	}
 	d.run(0, "check", "-f", "vpc", d.dev)

@@ -109,7 +109,7 @@ func TestUnreadableSource(t *testing.T) {
 			_, stderr = command(t, 0, append(line, "--salvage", source, target)...)
 			warnings := ""
 			for at := from; at < to; at += 512 {
-				warnings += fmt.Sprintf("vhdtool: warning: error while reading at byte %d, 512 bytes become zeros: bad sector\n", at)
+				warnings += fmt.Sprintf("vhdtool: warning: error while reading at byte %d, 512 bytes replaced with zeros: bad sector\n", at)
 			}
 			if stderr != warnings {
 				t.Errorf("stderr %q, want %q", stderr, warnings)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/google/uuid"
 
 	"github.com/vhdtool/vhdtool/internal/picture"
@@ -157,6 +158,8 @@ type vpcDetails struct {
 	BlocksInUse *int64 `json:"blocks-in-use,omitempty"`
 
 	Consumers []readiness `json:"consumers"`
+
+	created time.Time
 }
 
 // vpcParent is what a differencing image records of its parent.
@@ -165,6 +168,8 @@ type vpcParent struct {
 	Name     string       `json:"name"`
 	Changed  string       `json:"changed,omitempty"` // when it was last
 	Locators []vpcLocator `json:"locators"`
+
+	changed time.Time
 }
 
 // vpcLocator is a path to the parent.
@@ -197,6 +202,7 @@ func describeVPC(d disk.Disk, length int64) description {
 		SizedBy:        img.SizedBy().String(),
 		SavedState:     f.SavedState != 0,
 		Hidden:         f.Hidden(),
+		created:        f.Timestamp.Time(),
 	}
 	if f.Type == vhd.Differencing {
 		v.Parent = describeParent(img.ParentRecord())
@@ -222,7 +228,8 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 		v.UUID = p.ID.String()
 	}
 	if p.Time != 0 {
-		v.Changed = p.Time.Time().Format(time.RFC3339)
+		v.changed = p.Time.Time()
+		v.Changed = v.changed.Format(time.RFC3339)
 	}
 	for _, l := range p.Locators {
 		v.Locators = append(v.Locators, vpcLocator(l))
@@ -241,15 +248,15 @@ func (v *vpcDetails) lines() []string {
 	out := []string{
 		"subformat: " + v.Subformat,
 		fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
-		"created: " + v.Created,
-		fmt.Sprintf("geometry: %s (%d bytes)", v.Geometry, v.GeometrySize),
+		fmt.Sprintf("created: %s (%s)", v.Created, humanize.Time(v.created)),
+		fmt.Sprintf("geometry: %s, %s", v.Geometry, humanSize(v.GeometrySize)),
 		"uuid: " + v.UUID,
 	}
 	if uint64(v.GeometrySize) != v.CurrentSize {
-		out = append(out, fmt.Sprintf("size taken from: %s (current size is %d)", v.SizedBy, v.CurrentSize))
+		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
 	}
 	if v.Blocks != nil {
-		out = append(out, fmt.Sprintf("blocks in use: %d of %d", *v.BlocksInUse, *v.Blocks))
+		out = append(out, fmt.Sprintf("blocks in use: %s of %s", humanize.Comma(*v.BlocksInUse), humanize.Comma(*v.Blocks)))
 	}
 	if p := v.Parent; p != nil {
 		out = append(out, fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk")))
@@ -257,7 +264,7 @@ func (v *vpcDetails) lines() []string {
 			out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
 		}
 		if p.Changed != "" {
-			out = append(out, "parent last changed: "+p.Changed)
+			out = append(out, fmt.Sprintf("parent last changed: %s (%s)", p.Changed, humanize.Time(p.changed)))
 		}
 	}
 	if v.Hidden {

@@ -156,7 +156,7 @@ func (i *imageInfo) print(w io.Writer) error {
 		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
 	}
 	if i.FileLength != nil {
-		s += fmt.Sprintf("file length: %d\n", *i.FileLength)
+		s += fmt.Sprintf("file length: %s\n", humanSize(*i.FileLength))
 	}
 	if i.FormatSpecific != nil {
 		for _, line := range i.FormatSpecific.Data.lines() {

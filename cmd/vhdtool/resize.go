@@ -119,7 +119,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	}
 	fmt.Fprintln(c.stdout, "Image resized.")
 	if got := d.Size(); got != size && !c.likeQEMU {
-		fmt.Fprintf(c.stdout, "The size is now %d bytes, the next that the image can have.\n", got)
+		fmt.Fprintf(c.stdout, "The disk is now %s, the next size that the image can have.\n", humanSize(got))
 	}
 	return nil
 }

@@ -197,15 +197,23 @@ func outputIs(ts *testscript.TestScript, neg bool, stream string, lines []string
 	}
 }
 
-// storage is what depends on the file system.
-var storage = regexp.MustCompile(`(disk size: |"actual-size": ).*`)
+// storage depends on the file system, and age on the day.
+var (
+	storage = regexp.MustCompile(`(disk size: |"actual-size": ).*`)
+	age     = regexp.MustCompile(`(?m)^((?:created|parent last changed): .*)\(.* ago\)$`)
+)
 
-// likeCmd compares a file or stdout with a golden file, the storage used aside.
+// stable is a text without what is different on another machine or day.
+func stable(text string) string {
+	return age.ReplaceAllString(storage.ReplaceAllString(text, "${1}N"), "${1}(N ago)")
+}
+
+// likeCmd compares a file or stdout with a golden file, the storage used and ages aside.
 // A line "..." in the golden file stands for any lines.
 func likeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "like file golden")
-	got := storage.ReplaceAllString(ts.ReadFile(args[0]), "${1}N")
-	want := storage.ReplaceAllString(ts.ReadFile(args[1]), "${1}N")
+	got := stable(ts.ReadFile(args[0]))
+	want := stable(ts.ReadFile(args[1]))
 	head, tail, gap := strings.Cut(want, "...\n")
 	if got == want || gap && len(got) >= len(head)+len(tail) && strings.HasPrefix(got, head) && strings.HasSuffix(got, tail) {
 		return
