@@ -12,7 +12,7 @@ import (
 
 var (
 	docLink = regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`) // not to the web
-	docPath = regexp.MustCompile("`((?:cmd|pkg|internal|docs|scripts|tools|api|examples)/[\\w./*-]+)`")
+	docPath = regexp.MustCompile("`((?:cmd|pkg|internal|docs|scripts|tools|api|examples|testdata)/[\\w./*-]+)`")
 )
 
 // TestDocs: what the documents link to, and the files that they name, exist.

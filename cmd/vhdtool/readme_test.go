@@ -83,7 +83,7 @@ func comparePicture(t *testing.T, made, shown string) {
 func TestREADMELibrary(t *testing.T) {
 	for _, program := range readmeBlocks(t, "go") {
 		// The folder must be in the module for the import to be found.
-		dir, err := os.MkdirTemp("testdata", "readme-*")
+		dir, err := os.MkdirTemp("../../testdata", "readme-*")
 		if err != nil {
 			t.Fatal(err)
 		}
