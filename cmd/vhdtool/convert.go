@@ -356,7 +356,7 @@ func (v *conversion) warnGPT(name string, backup, size, now int64) {
 	if v.likeQEMU || end >= now || size >= 0 && end != size {
 		return
 	}
-	v.message("warning: %s: the disk ends %d sectors behind the backup of its GPT, which belongs in the last sector", name, (now-end)/disk.SectorSize)
+	v.message("warning: %s: the disk ends %s after the backup of its GPT, which belongs in the last sector", name, humanSize(now-end))
 	fmt.Fprintln(v.stderr, "hint: in the running system, or on the raw disk made as large before, 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there")
 }
 
