@@ -19,7 +19,7 @@ var (
 func TestDocs(t *testing.T) {
 	root := os.DirFS("../..")
 	var docs []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "testdata/*.md"} {
 		found, err := fs.Glob(root, pattern)
 		if err != nil {
 			t.Fatal(err)
