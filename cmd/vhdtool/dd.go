@@ -39,7 +39,9 @@ blocks of the output.
 
 With conv=notrunc an existing output is written in place and keeps the rest of
 its contents; otherwise of= is a new image, as large as what is copied needs. Without
-if= or of= it reads standard input or writes standard output.`,
+if= or of= it reads standard input or writes standard output.
+
+The last line on standard error says how much was copied, and how fast.`,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
