@@ -113,11 +113,12 @@ vhdtool() {
 	for product in azure hyperv xen virtualbox virtualpc aws; do
 		ours "$product.vhd" large.raw "" convert --for "$product" large.raw "$product.vhd"
 	done
-	# Chains: each child overwrites 64 KiB at the start of block 1.
+	# Chains: each child overwrites 64 KiB at the start of block 1. None of it is zeros, which
+	# a child keeps or not, as the file system has holes there.
 	cp disk.raw one.raw
-	text one.raw $((2 * 1024 * 1024)) 40000
-	cp disk.raw two.raw
-	text two.raw $((2 * 1024 * 1024)) 60000
+	text one.raw $((2 * 1024 * 1024)) 65536
+	cp one.raw two.raw
+	text two.raw $((2 * 1024 * 1024 + 100)) 65436
 	ours child.vhd one.raw dynamic-exact.vhd create -b dynamic-exact.vhd child.vhd
 	ours grandchild.vhd two.raw "child.vhd dynamic-exact.vhd" create -b child.vhd grandchild.vhd
 	cp disk.raw base.raw

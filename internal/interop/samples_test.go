@@ -12,10 +12,10 @@ import (
 	"github.com/vhdtool/vhdtool/internal/samples"
 )
 
-// TestSamples: qemu-img reads the sample images as the manifest has them. It knows no
-// parents, and does not take the size of all creators from the same field.
+// TestSamples: each release of qemu-img reads the sample images as the manifest has them.
+// It knows no parents, and does not take the size of all creators from the same field.
 func TestSamples(t *testing.T) {
-	oracle.Need(t, "qemu-img")
+	releases := oracle.QEMUs(t)
 	for _, s := range samples.Images(t) {
 		if len(s.Parents) > 0 || filepath.Ext(s.Name) != ".vhd" {
 			continue
@@ -25,14 +25,16 @@ func TestSamples(t *testing.T) {
 			image := samples.Unpack(t, s.Name)
 			out := image + ".raw"
 			options := "driver=vpc,force_size_calc=current_size,file.filename=" + image
-			oracle.QemuImg(t, "convert", "--image-opts", options, "-O", "raw", out)
-			b, err := os.ReadFile(out)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum := sha256.Sum256(b)
-			if got := hex.EncodeToString(sum[:]); int64(len(b)) != s.Size || got != s.SHA256 {
-				t.Errorf("%d bytes with the SHA-256 %s, want %d with %s", len(b), got, s.Size, s.SHA256)
+			for _, q := range releases {
+				q.Img(t, "convert", "--image-opts", options, "-O", "raw", out)
+				b, err := os.ReadFile(out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sum := sha256.Sum256(b)
+				if got := hex.EncodeToString(sum[:]); int64(len(b)) != s.Size || got != s.SHA256 {
+					t.Errorf("qemu-img %s: %d bytes with the SHA-256 %s, want %d with %s", q.Version, len(b), got, s.Size, s.SHA256)
+				}
 			}
 		})
 	}
