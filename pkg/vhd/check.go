@@ -305,7 +305,7 @@ func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	stored := lay.stored()
 	last := int64(-1) // place of the block before, bytes
-	inOrder, repeats := true, t.repeats()
+	inOrder, repeats, aligned := true, t.repeats(), true
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
 		n := int64(1)
@@ -321,11 +321,18 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 			}
 		}
 		inOrder = inOrder && start >= last
+		aligned = aligned && (start+lay.bitmapSize)%dataAlign == 0
 		last = start
 	}
 	end := int64(0)
 	for start, stop := range t.spansOf(lay, inOrder) {
-		if gap := min(start, lay.limit) - end; gap >= stored {
+		gap := min(start, lay.limit) - end
+		// Where the data of all blocks is aligned, a little more than a block may be left
+		// behind a BAT.
+		if aligned && last >= 0 && gap < lay.nextBlockOffset(end)-end+stored {
+			gap = 0
+		}
+		if gap >= stored {
 			if err := c.leaked(end, gap, stored); err != nil {
 				return err
 			}

@@ -212,18 +212,30 @@ func (img *Image) growBATRoom(n int64) error {
 		}
 	}
 	slices.SortFunc(move, func(a, b placedBlock) int { return cmp.Compare(a.start, b.start) })
-	for _, b := range move {
-		x, err := img.extendForBlock(0)
-		if err == nil {
-			err = img.copyBlock(x.start, b.start)
-		}
-		if err == nil {
-			err = sparse.Zero(img.f, b.start, img.lay.stored())
-		}
-		if err != nil {
+	stored := img.lay.stored()
+	moveTo := func(b placedBlock, at int64) error {
+		if err := img.copyBlock(at, b.start); err != nil {
 			return fmt.Errorf("moving block %d: %w", b.block, err)
 		}
-		img.bat.store(b.block, uint32(x.start/SectorSize))
+		img.bat.store(b.block, uint32(at/SectorSize))
+		return sparse.Zero(img.f, b.start, stored)
+	}
+	for i, b := range move {
+		x, err := img.extendForBlock(0)
+		if err == nil {
+			err = moveTo(b, x.start)
+		}
+		if err != nil {
+			return err
+		}
+		// Space for a block in front of those that stay would be a leak.
+		if at := first - stored; i == len(move)-1 && at >= end {
+			if err := moveTo(placedBlock{b.block, x.start}, at); err != nil {
+				return err
+			}
+			a.end, first = x.endBefore, at
+			break
+		}
 		first = min(first, x.start)
 	}
 	a.batRoom = first - img.lay.batOff
