@@ -186,8 +186,8 @@ func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) er
 	switch {
 	case v.likeQEMU || v.format.createChild == nil:
 		return fail(qemuErrorf("Backing file not supported for file format '%s'", v.format.Name))
-	case in.disk == nil || v.isPipe(v.target):
-		return fail(errors.New("-B takes neither standard input nor standard output"))
+	case in.disk == nil || v.isStream(v.target):
+		return fail(errors.New("a differencing image is neither made from a stream nor written to one"))
 	}
 	if err := checkOptions(v.format, v.given); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
@@ -253,17 +254,17 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		}
 	}
 	v.copy.Workers = workers(v.copy.Workers)
-	toStdout := c.isPipe(target)
-	progress := c.newProgress(o.progress, o.quiet, toStdout, 1)
+	toStream := c.isStream(target)
+	progress := c.newProgress(o.progress, o.quiet, c.isStdout(target), 1)
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {
 	case o.backing.file != "":
 		return v.toChild(ctx, in, &o.backing)
+	case toStream:
+		return v.toStream(ctx, in)
 	case o.noCreate:
 		return v.inPlace(ctx, in)
-	case toStdout:
-		return v.toStdout(ctx, in)
 	}
 	return v.toFile(ctx, in)
 }
@@ -322,10 +323,14 @@ func (v *conversion) inPlace(ctx context.Context, in *input) error {
 		d.Close()
 		return qemuErrorf("output file is smaller than input file")
 	}
+	n := in.size()
 	if in.stream != nil {
-		_, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
+		n, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
 	} else {
 		err = convert.Copy(ctx, d.(convert.Target), in.disk, &v.copy)
+	}
+	if r, ok := d.(*raw.Disk); ok && err == nil {
+		err = r.ClearTrailingFooter(n)
 	}
 	if err == nil && v.flush {
 		err = makeDurable(d)

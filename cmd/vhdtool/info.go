@@ -128,7 +128,10 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
 	} else {
-		length := fileLength(st, d)
+		length, err := fileLength(ref.name, st)
+		if err != nil {
+			return imageInfo{}, err
+		}
 		info.FileLength = &length
 		if child, ok := d.(disk.Child); ok {
 			info.Backing, _ = child.RecordedParent()
@@ -140,12 +143,16 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	return info, nil
 }
 
-// fileLength is the length of a disk's file; a device is as long as its disk.
-func fileLength(st fs.FileInfo, d disk.Disk) int64 {
-	if !st.Mode().IsRegular() {
-		return d.Size()
+// fileLength is the length of a regular file or a block device.
+func fileLength(name string, st fs.FileInfo) (int64, error) {
+	if st.Mode().IsRegular() {
+		return st.Size(), nil
 	}
-	return st.Size()
+	f, size, err := disk.OpenFile(name, false, nil)
+	if err != nil {
+		return 0, err
+	}
+	return size, f.Close()
 }
 
 // print writes the lines for people.

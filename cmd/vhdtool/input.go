@@ -106,7 +106,7 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 	}
 	st, err := os.Stat(ref.name)
 	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		f, err := openFIFO(ctx, ref.name)
+		f, err := openFIFO(ctx, ref.name, os.O_RDONLY)
 		if err != nil {
 			return nil, c.openError(ref, err)
 		}

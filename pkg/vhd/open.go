@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -126,6 +127,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		fixed, found := c.virtualSize(o.SizeRule, c.off)
 		img.size = fixed
 		img.alloc.length, img.alloc.syncedFooterAt = size, -1
+		img.reserved = o.Write && sparse.Reserved(img.f)
 		return img, refusal(found, false)
 	}
 	end := size
