@@ -185,7 +185,7 @@ func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) er
 	fail := func(err error) error { return conversionError(v.target, v.format, err) }
 	switch {
 	case v.likeQEMU || v.format.createChild == nil:
-		return fail(qemuErrorf("Backing file not supported for file format '%s'", v.format.Name))
+		return qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
 	case in.disk == nil || v.isStream(v.target):
 		return fail(errors.New("a differencing image is neither made from a stream nor written to one"))
 	}

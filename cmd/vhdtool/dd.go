@@ -71,7 +71,7 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 		number := func(to *int64) error {
 			n, err := sizearg.Parse(value)
 			if err != nil {
-				return sizeError(key, err)
+				return sizeError(key, value, err)
 			}
 			*to = n
 			return nil

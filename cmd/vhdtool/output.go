@@ -22,6 +22,8 @@ type output struct {
 	file *atomicfile.File // nil for a device
 	dev  *os.File         // nil for a file
 	old  *os.File         // the file that will be replaced, locked; nil if there is none
+
+	preallocation preallocation // of the file when it is complete
 }
 
 // createOutput starts a new disk of size bytes.
@@ -185,6 +187,10 @@ func (o *output) commit(flush bool) error {
 	}
 	if o.file == nil {
 		return o.dev.Close()
+	}
+	if err := o.fill(o.preallocation); err != nil {
+		o.discard()
+		return err
 	}
 	return o.file.Commit(flush)
 }

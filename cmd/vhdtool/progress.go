@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // progress shows how far a long command is.
@@ -39,6 +40,13 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 		shown = &barProgress{w: c.stderr, start: time.Now()}
 	}
 	return newAskedProgress(shown, c.stderr)
+}
+
+// setMarks has a percentage printed where qemu-img prints it, if p is one.
+func setMarks(p progress, src disk.Disk, all bool) {
+	if p, ok := p.(*percentProgress); ok && src != nil {
+		p.marks = progressMarks(src, all, p.step)
+	}
 }
 
 // limitRate returns next as a function that makes who calls it wait until so
@@ -192,12 +200,13 @@ func (p *barProgress) finish(complete bool) {
 	p.draw(time.Now(), "\n")
 }
 
-// percentProgress prints qemu-img's -p: a percentage that is written over,
-// whenever it grew by a step.
+// percentProgress prints qemu-img's -p: a percentage that is written over, whenever it grew
+// by a step.
 type percentProgress struct {
-	w    io.Writer
-	step float64
-	next float64
+	w     io.Writer
+	step  float64
+	next  float64
+	marks []progressMark // where the percentage is printed; nil: wherever it grew by a step
 }
 
 func newPercentProgress(w io.Writer, step float64) *percentProgress {
@@ -215,6 +224,13 @@ func (p *percentProgress) print(percent float64) {
 }
 
 func (p *percentProgress) update(done, total int64) {
+	if p.marks != nil {
+		for len(p.marks) > 0 && p.marks[0].off <= done {
+			p.print(p.marks[0].percent)
+			p.marks = p.marks[1:]
+		}
+		return
+	}
 	if total <= 0 {
 		return
 	}
@@ -223,10 +239,55 @@ func (p *percentProgress) update(done, total int64) {
 	}
 }
 
-// finish ends the line. An interrupted one keeps its last percentage.
+// finish ends the line. An interrupted one keeps its last percentage. With marks it prints
+// the end in any case, as qemu-img does.
 func (p *percentProgress) finish(complete bool) {
-	if complete && p.next <= 100 {
+	if complete && (p.next <= 100 || p.marks != nil) {
 		p.print(100)
 	}
 	fmt.Fprintln(p.w)
+}
+
+// progressMark is an offset of the source, and the percentage printed when all before it is
+// copied.
+type progressMark struct {
+	off     int64
+	percent float64
+}
+
+// progressChunk is how much qemu-img copies at a time.
+const progressChunk = 2 << 20
+
+// progressMarks are the marks of a copy of src: of the data in it, or with all, of the holes
+// too. They do not depend on how many workers copy it. If it cannot be told where the data
+// is, there are none.
+func progressMarks(src disk.Disk, all bool, step float64) []progressMark {
+	marks := []progressMark{}
+	total := int64(0)
+	for e, err := range src.Extents(0, src.Size()) {
+		if err != nil {
+			return nil
+		}
+		if all || e.State == disk.Data {
+			total += e.Len
+		}
+	}
+	done, printed := int64(0), 0.0
+	for e, err := range src.Extents(0, src.Size()) {
+		if err != nil {
+			return nil
+		}
+		if !all && e.State != disk.Data {
+			continue
+		}
+		for off := e.Off; off < e.End(); {
+			n := min(progressChunk, e.End()-off)
+			off, done = off+n, done+n
+			if percent := 100 * float64(done) / float64(total); percent-printed > step || done == total {
+				marks = append(marks, progressMark{off, percent})
+				printed = percent
+			}
+		}
+	}
+	return marks
 }
