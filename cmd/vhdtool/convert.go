@@ -283,7 +283,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	v.copy.Workers = workers(v.copy.Workers)
 	toStream := c.isStream(target)
 	progress := c.newProgress(o.progress, o.quiet, c.isStdout(target), 1)
-	setMarks(progress, in.disk, v.copy.Allocate)
+	asCopied(progress, in.disk, v.copy.Allocate)
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {

@@ -131,15 +131,12 @@ func (o *output) fill(p preallocation) error {
 	return withoutPath(p.fill(o.file.File, 0, st.Size()))
 }
 
-// growReserved resizes a disk in the named file, and gives what it gains storage. Only disks
-// that stand plainly in their file can have it reserved.
+// growReserved resizes a raw or fixed disk in the named file, and gives what it gains storage.
+// If there is no space for that, the disk gets its old size back.
 func growReserved(d disk.Disk, name string, p preallocation, resize func(size int64) error, size int64) error {
 	old := d.Size()
 	if err := resize(size); err != nil || p == preallocateOff {
 		return err
-	}
-	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 {
-		return nil
 	}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err == nil {

@@ -42,10 +42,19 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 	return newAskedProgress(shown, c.stderr)
 }
 
-// setMarks has a percentage printed where qemu-img prints it, if p is one.
-func setMarks(p progress, src disk.Disk, all bool) {
+// asCopied has a percentage printed where qemu-img convert prints it, if p is one. src is nil
+// for a stream; all says that holes are copied, too.
+func asCopied(p progress, src disk.Disk, all bool) {
 	if p, ok := p.(*percentProgress); ok && src != nil {
-		p.marks = progressMarks(src, all, p.step)
+		p.marks = progressMarks(src, all, disk.SectorSize, p.step)
+		p.again = true
+	}
+}
+
+// asCompared has a percentage printed where qemu-img compare prints it, if p is one.
+func asCompared(p progress, d disk.Disk) {
+	if p, ok := p.(*percentProgress); ok {
+		p.marks = progressMarks(d, true, 1, p.step)
 	}
 }
 
@@ -207,6 +216,7 @@ type percentProgress struct {
 	step  float64
 	next  float64
 	marks []progressMark // where the percentage is printed; nil: wherever it grew by a step
+	again bool           // the end is printed twice
 }
 
 func newPercentProgress(w io.Writer, step float64) *percentProgress {
@@ -239,10 +249,9 @@ func (p *percentProgress) update(done, total int64) {
 	}
 }
 
-// finish ends the line. An interrupted one keeps its last percentage. With marks it prints
-// the end in any case, as qemu-img does.
+// finish ends the line. An interrupted one keeps its last percentage.
 func (p *percentProgress) finish(complete bool) {
-	if complete && (p.next <= 100 || p.marks != nil) {
+	if complete && (p.next <= 100 || p.again) {
 		p.print(100)
 	}
 	fmt.Fprintln(p.w)
@@ -258,36 +267,39 @@ type progressMark struct {
 // progressChunk is how much qemu-img copies at a time.
 const progressChunk = 2 << 20
 
-// progressMarks are the marks of a copy of src: of the data in it, or with all, of the holes
-// too. They do not depend on how many workers copy it. If it cannot be told where the data
-// is, there are none.
-func progressMarks(src disk.Disk, all bool, step float64) []progressMark {
-	marks := []progressMark{}
-	total := int64(0)
-	for e, err := range src.Extents(0, src.Size()) {
-		if err != nil {
-			return nil
+// progressMarks are the marks of a pass over the data in src, or with all over all of it. They
+// do not depend on how many workers there are. Data is counted in whole units of bytes. If it
+// cannot be told where the data is, there are no marks.
+func progressMarks(src disk.Disk, all bool, unit int64, step float64) []progressMark {
+	// runs calls f for each run that is counted, and reports whether all are known.
+	runs := func(f func(off, end int64)) bool {
+		for e, err := range src.Extents(0, src.Size()) {
+			if err != nil {
+				return false
+			}
+			if all || e.State == disk.Data {
+				f(e.Off/unit*unit, (e.End()+unit-1)/unit*unit)
+			}
 		}
-		if all || e.State == disk.Data {
-			total += e.Len
-		}
+		return true
 	}
+	total := int64(0)
+	if !runs(func(off, end int64) { total += end - off }) {
+		return nil
+	}
+	marks := []progressMark{}
 	done, printed := int64(0), 0.0
-	for e, err := range src.Extents(0, src.Size()) {
-		if err != nil {
-			return nil
-		}
-		if !all && e.State != disk.Data {
-			continue
-		}
-		for off := e.Off; off < e.End(); {
-			n := min(progressChunk, e.End()-off)
+	if !runs(func(off, end int64) {
+		for off < end {
+			n := min(progressChunk, end-off)
 			off, done = off+n, done+n
 			if percent := 100 * float64(done) / float64(total); percent-printed > step || done == total {
 				marks = append(marks, progressMark{off, percent})
 				printed = percent
 			}
 		}
+	}) {
+		return nil
 	}
 	return marks
 }

@@ -71,6 +71,9 @@ same disk with both.`,
 }
 
 func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
+	if !o.given && !c.likeQEMU {
+		return usagef("-b says which image is to be the parent")
+	}
 	if !o.given {
 		return usagef("Must specify backing file (-b) or use unsafe mode (-u)")
 	}

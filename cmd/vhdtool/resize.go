@@ -118,6 +118,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if mode != preallocateOff && size <= d.Size() {
 		return qemuErrorf("Preallocation can only be used for growing images")
 	}
+	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != preallocateOff {
+		return fmt.Errorf("%s: --preallocation=%s needs a raw or fixed disk", ref.name, o.preallocation)
+	}
 	resize := func(size int64) error { return r.Resize(ctx, size, nil) }
 	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
