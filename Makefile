@@ -22,7 +22,7 @@ test: ## run the tests; needs nothing but Go (those that need a peer say so)
 race: ## run the tests of the library under the race detector (needs a C compiler)
 	$(GO) test -race ./pkg/...
 
-interop: ## compare with qemu-img, qemu-io and vhdiinfo, which must be there
+interop: ## compare with qemu 7.2 and 10 and libvhdi, which must be there, and newer qemu and VirtualBox
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
 
 portable: ## run the tests of library and command without the fast paths of Linux

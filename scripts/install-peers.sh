@@ -1,25 +1,44 @@
 #!/usr/bin/env bash
-# Installs the programs that the tests compare vhdtool with: qemu-img and
-# qemu-io, vhdiinfo, and shellcheck for the lint. For Debian and Ubuntu, as
+# Brings the programs that the tests compare vhdtool with. For Debian and Ubuntu, as
 # root or with sudo. Does nothing if they are there.
+#
+# Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, shellcheck for the lint, a C
+# compiler for the race detector.
+#
+# Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of
+# Debian's trixie, and the newest qemu-img, VirtualBox and libvhdi of its sid. sid moves:
+# what cannot be had of it is left out, and the tests with it are skipped.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 missing=()
 command -v qemu-img >/dev/null && command -v qemu-io >/dev/null || missing+=(qemu-utils)
 command -v vhdiinfo >/dev/null || missing+=(libvhdi-utils)
 command -v shellcheck >/dev/null || missing+=(shellcheck)
-# The race detector needs a C compiler.
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-if [ ${#missing[@]} -eq 0 ]; then
-	echo "peers: all there"
-	exit 0
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+if [ ${#missing[@]} -ne 0 ]; then
+	sudo=()
+	if [ "$(id -u)" -ne 0 ]; then
+		sudo=(sudo)
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	"${sudo[@]}" apt-get update -qq
+	"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+	echo "peers: installed ${missing[*]}"
 fi
 
-sudo=()
-if [ "$(id -u)" -ne 0 ]; then
-	sudo=(sudo)
-fi
-export DEBIAN_FRONTEND=noninteractive
-"${sudo[@]}" apt-get update -qq
-"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
-echo "peers: installed ${missing[*]}"
+roots=${XDG_CACHE_HOME:-$HOME/.cache}/vhdtool/peers
+./peer-root.sh make "$roots/qemu-10" trixie qemu-utils
+
+# newest NAME PACKAGE...: from sid, if it can be had.
+newest() {
+	timeout 180 ./peer-root.sh make "$roots/$1" sid "${@:2}" ||
+		echo "peers: $1 cannot be had; tests with it will be skipped" >&2
+}
+newest qemu-sid qemu-utils
+# The packages after -- are needed only to run guests, and are three times as large.
+newest virtualbox virtualbox -- virtualbox-dkms python3-packaging systemd iproute2 procps libsdl2-2.0-0 libgl1
+# trixie's vhdimount cannot mount.
+newest libvhdi libvhdi-utils dash coreutils
+echo "peers: ready"

@@ -57,6 +57,16 @@ func TestChainReadByLibvhdi(t *testing.T) {
 				same(t, fmt.Sprintf("level %d read by us", level), readOurs(t, name), m)
 			}
 			same(t, "the chain read by libvhdi", readMounted(t, name), m)
+			t.Run("newest", func(t *testing.T) {
+				oracle.NeedVHDIMount(t)
+				out := filepath.Join(t.TempDir(), "libvhdi.raw")
+				oracle.VHDIMount(t, name, t.TempDir(), out)
+				b, err := os.ReadFile(out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				same(t, "the chain read by the newest libvhdi", b, m)
+			})
 		})
 	}
 }

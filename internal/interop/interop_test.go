@@ -8,10 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/vhdtool/vhdtool/internal/oracle"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -119,16 +117,6 @@ func ours(t *testing.T, image string, ws []write) {
 	}
 }
 
-// theirs writes through qemu-io.
-func theirs(t *testing.T, image string, ws []write) {
-	t.Helper()
-	var commands []string
-	for _, w := range ws {
-		commands = append(commands, w.command())
-	}
-	oracle.QemuIO(t, "vpc", image, commands...)
-}
-
 // same compares bytes and says where they differ.
 func same(t *testing.T, what string, got, want []byte) {
 	t.Helper()
@@ -154,18 +142,6 @@ func readOurs(t *testing.T, image string) []byte {
 	b := make([]byte, img.Size())
 	if n, err := img.ReadAt(b, 0); n != len(b) || err != nil && err != io.EOF {
 		t.Fatalf("%s: read of %d bytes: %d, %v", image, len(b), n, err)
-	}
-	return b
-}
-
-// readTheirs is all of the disk, as qemu reads it.
-func readTheirs(t *testing.T, image string) []byte {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "qemu.raw")
-	oracle.QemuImg(t, "convert", "-f", "vpc", "-O", "raw", image, out)
-	b, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
 	}
 	return b
 }

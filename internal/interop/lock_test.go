@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -20,12 +19,17 @@ func TestLocks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("images are locked on Linux only")
 	}
-	oracle.Need(t, "qemu-img", "qemu-io")
+	for _, q := range oracle.QEMUs(t) {
+		t.Run("qemu "+q.Version, func(t *testing.T) { locks(t, q) })
+	}
+}
+
+func locks(t *testing.T, q oracle.QEMU) {
 	image := filepath.Join(t.TempDir(), "x.vhd")
-	oracle.QemuImg(t, "create", "-q", "-f", "vpc", image, "10M")
+	q.Img(t, "create", "-q", "-f", "vpc", image, "10M")
 
 	t.Run("qemu-io has it", func(t *testing.T) {
-		cmd := exec.Command("qemu-io", "-f", "vpc", image)
+		cmd := q.Command("qemu-io", "-f", "vpc", image)
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -71,10 +75,10 @@ func TestLocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer img.Close()
-		if out, code := oracle.Try(t, "qemu-io", "-f", "vpc", "-c", "read 0 512", image); code == 0 || !strings.Contains(out, "lock") {
+		if out, code := q.Try(t, "qemu-io", "-f", "vpc", "-c", "read 0 512", image); code == 0 || !strings.Contains(out, "lock") {
 			t.Errorf("qemu-io: exit status %d, %q; want it to fail for the lock", code, out)
 		}
-		if out, code := oracle.Try(t, "qemu-img", "info", "-f", "vpc", image); code == 0 || !strings.Contains(out, "lock") {
+		if out, code := q.Try(t, "qemu-img", "info", "-f", "vpc", image); code == 0 || !strings.Contains(out, "lock") {
 			t.Errorf("qemu-img info: exit status %d, %q; want it to fail for the lock", code, out)
 		}
 	})
@@ -85,15 +89,15 @@ func TestLocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer img.Close()
-		oracle.QemuImg(t, "info", "-f", "vpc", image)
-		if out, code := oracle.Try(t, "qemu-io", "-f", "vpc", "-c", "write 0 512", image); code == 0 || !strings.Contains(out, "lock") {
+		q.Img(t, "info", "-f", "vpc", image)
+		if out, code := q.Try(t, "qemu-io", "-f", "vpc", "-c", "write 0 512", image); code == 0 || !strings.Contains(out, "lock") {
 			t.Errorf("qemu-io: exit status %d, %q; want it to fail for the lock", code, out)
 		}
 	})
 
 	t.Run("qemu-io writes and quits while we wait", func(t *testing.T) {
-		oracle.QemuIO(t, "vpc", image, "write -P 1 0 512") // a block, after which the footer moves
-		cmd := exec.Command("qemu-io", "-f", "vpc", image)
+		q.IO(t, "vpc", image, "write -P 1 0 512") // a block, after which the footer moves
+		cmd := q.Command("qemu-io", "-f", "vpc", image)
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +147,7 @@ func TestLocks(t *testing.T) {
 	})
 
 	t.Run("nobody has it", func(t *testing.T) {
-		oracle.QemuIO(t, "vpc", image, "write -P 7 0 512")
+		q.IO(t, "vpc", image, "write -P 7 0 512")
 		img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
 		if err != nil {
 			t.Fatal(err)

@@ -11,13 +11,16 @@ import (
 // A maker makes an empty image of size bytes, perhaps rounded up.
 type maker func(t *testing.T, image string, size int64)
 
-// qemuMakers are those of qemu-img, by their options.
-func qemuMakers() map[string]maker {
+// qemuMakers are those of each qemu-img, by their options.
+func qemuMakers(t *testing.T) map[string]maker {
+	t.Helper()
 	makers := map[string]maker{}
-	for _, options := range qemuOptions {
-		makers["qemu/"+options] = func(t *testing.T, image string, size int64) {
-			t.Helper()
-			oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
+	for _, q := range oracle.QEMUs(t) {
+		for _, options := range qemuOptions {
+			makers["qemu "+q.Version+"/"+options] = func(t *testing.T, image string, size int64) {
+				t.Helper()
+				q.Img(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
+			}
 		}
 	}
 	return makers

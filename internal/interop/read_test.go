@@ -31,7 +31,7 @@ func TestReadTheirs(t *testing.T) {
 				size := 1 + r.Int64N(9*mib)
 				image := filepath.Join(t.TempDir(), "qemu.vhd")
 				oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, image, fmt.Sprint(size))
-				m := make(model, oracle.VirtualSize(t, "vpc", image))
+				m := make(model, sizeTheirs(t, image))
 				ws := randomWrites(r, int64(len(m)), 30)
 				theirs(t, image, ws)
 				m.apply(ws)
@@ -44,22 +44,24 @@ func TestReadTheirs(t *testing.T) {
 
 // TestReadTheirConversions has qemu-img convert raw disks.
 func TestReadTheirConversions(t *testing.T) {
-	oracle.Need(t, "qemu-img")
+	all := oracle.QEMUs(t)
 	for name, source := range sources(t) {
 		for _, options := range qemuOptions {
 			for _, sparse := range []string{"0", "4k"} {
-				t.Run(fmt.Sprintf("%s/%s/S=%s", name, options, sparse), func(t *testing.T) {
-					t.Parallel()
-					image := filepath.Join(t.TempDir(), "qemu.vhd")
-					oracle.QemuImg(t, "convert", "-f", "raw", "-O", "vpc", "-S", sparse, "-o", options, source, image)
-					want, err := os.ReadFile(source)
-					if err != nil {
-						t.Fatal(err)
-					}
-					m := make(model, oracle.VirtualSize(t, "vpc", image))
-					copy(m, want)
-					readAlike(t, image, m)
-				})
+				for _, q := range all {
+					t.Run(fmt.Sprintf("%s/%s/S=%s/qemu %s", name, options, sparse, q.Version), func(t *testing.T) {
+						t.Parallel()
+						image := filepath.Join(t.TempDir(), "qemu.vhd")
+						q.Img(t, "convert", "-f", "raw", "-O", "vpc", "-S", sparse, "-o", options, source, image)
+						want, err := os.ReadFile(source)
+						if err != nil {
+							t.Fatal(err)
+						}
+						m := make(model, sizeTheirs(t, image))
+						copy(m, want)
+						readAlike(t, image, m)
+					})
+				}
 			}
 		}
 	}

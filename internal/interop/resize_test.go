@@ -33,8 +33,7 @@ func resize(t *testing.T, image string, size int64) int64 {
 // TestResizeTakeTurns changes the size of images, ours and qemu's, at random, and
 // lets qemu-io and us write in between.
 func TestResizeTakeTurns(t *testing.T) {
-	oracle.Need(t, "qemu-img", "qemu-io")
-	makers := qemuMakers()
+	makers := qemuMakers(t)
 	for _, creator := range []vhd.Creator{vhd.CreatorQEMU, vhd.CreatorWindows, vhd.CreatorVirtualBox} {
 		for _, block := range []int64{0, 4 * kib, 64 * kib, 2 * mib} { // 0: fixed
 			o := vhd.CreateOptions{Exact: creator != vhd.CreatorQEMU, BlockSize: block, Creator: creator}
@@ -56,7 +55,7 @@ func resizeTakeTurns(t *testing.T, name string, create maker) {
 	image := filepath.Join(t.TempDir(), "image.vhd")
 	r, _ := newRand(400 + uint64(len(name)))
 	create(t, image, 2*mib+r.Int64N(3*mib))
-	m := make(model, oracle.VirtualSize(t, "vpc", image))
+	m := make(model, sizeTheirs(t, image))
 	for turn := range 4 {
 		ws := randomWrites(r, int64(len(m)), 1+r.IntN(6))
 		if turn%2 == 0 {
@@ -77,7 +76,7 @@ func resizeTakeTurns(t *testing.T, name string, create maker) {
 			m = append(m, bytes.Repeat([]byte{0}, int(got)-len(m))...)
 		}
 		what := fmt.Sprintf("turn %d, resized to %d", turn, got)
-		if n := oracle.VirtualSize(t, "vpc", image); n != got {
+		if n := sizeTheirs(t, image); n != got {
 			t.Fatalf("%s: qemu sees %d bytes", what, n)
 		}
 		same(t, what+", read by qemu", readTheirs(t, image), m)

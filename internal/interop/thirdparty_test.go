@@ -82,7 +82,7 @@ func TestThirdParty(t *testing.T) {
 			}
 			t.Run("qemu-img", func(t *testing.T) {
 				oracle.Need(t, "qemu-img")
-				if n := oracle.VirtualSize(t, "vpc", image); n != c.size {
+				if n := sizeTheirs(t, image); n != c.size {
 					t.Errorf("qemu-img sees %d bytes, want %d", n, c.size)
 				}
 			})

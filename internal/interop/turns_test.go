@@ -21,7 +21,7 @@ func TestSameWrites(t *testing.T) {
 				dir := t.TempDir()
 				a, b := filepath.Join(dir, "ours.vhd"), filepath.Join(dir, "qemu.vhd")
 				oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", options, b, fmt.Sprint(1+r.Int64N(13*mib)))
-				m := make(model, oracle.VirtualSize(t, "vpc", b))
+				m := make(model, sizeTheirs(t, b))
 				ws := randomWrites(r, int64(len(m)), 10)
 				theirs(t, b, ws)
 				m.apply(ws)
@@ -44,8 +44,7 @@ func TestSameWrites(t *testing.T) {
 // TestTakeTurns lets us and qemu-io write into one image in turns, one that
 // qemu made or one of ours.
 func TestTakeTurns(t *testing.T) {
-	oracle.Need(t, "qemu-img", "qemu-io")
-	makers := qemuMakers()
+	makers := qemuMakers(t)
 	for _, block := range []int64{4 * kib, 64 * kib, 512 * kib, 2 * mib, 16 * mib} {
 		makers[fmt.Sprintf("ours/block=%d", block)] = ourMaker(vhd.CreateOptions{Exact: block != 64*kib, BlockSize: block, Creator: vhd.CreatorVirtualBox})
 	}
@@ -61,7 +60,7 @@ func takeTurns(t *testing.T, name string, create maker) {
 	image := filepath.Join(t.TempDir(), "image.vhd")
 	r, _ := newRand(300 + uint64(len(name)))
 	create(t, image, 5*mib+r.Int64N(3*mib))
-	m := make(model, oracle.VirtualSize(t, "vpc", image))
+	m := make(model, sizeTheirs(t, image))
 	for turn := range 4 {
 		ws := randomWrites(r, int64(len(m)), 1+r.IntN(12))
 		who := "us"

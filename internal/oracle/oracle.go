@@ -1,12 +1,15 @@
 // Package oracle runs, for tests, the programs that vhdtool is compared with.
 //
-// A test that needs one says so with [Need]. Where the program is missing the
+// A test that needs an installed program calls [Need]. Where the program is missing the
 // test is skipped, or fails if VHDTOOL_REQUIRE_PEERS is set, as it is in CI.
+//
+// [QEMUs], [NeedVirtualBox] and [NeedVHDIMount] do the same for programs that
+// scripts/install-peers.sh unpacks instead of installing them. Those of a Debian suite
+// that moves are never required.
 package oracle
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"regexp"
@@ -21,12 +24,15 @@ func Need(t testing.TB, programs ...string) {
 		if _, err := exec.LookPath(p); err == nil {
 			continue
 		}
-		if os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" {
+		if requirePeers() {
 			t.Fatalf("%s is not installed, and VHDTOOL_REQUIRE_PEERS is set: run scripts/install-peers.sh", p)
 		}
 		t.Skipf("%s is not installed: run scripts/install-peers.sh", p)
 	}
 }
+
+// requirePeers reports whether a missing program fails the test.
+func requirePeers() bool { return os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" }
 
 // Run runs a program, which must succeed, and returns what it printed.
 func Run(t testing.TB, name string, args ...string) string {
@@ -42,43 +48,23 @@ func Run(t testing.TB, name string, args ...string) string {
 // status.
 func Try(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
-	cmd := exec.Command(name, args...)
+	return try(t, exec.Command(name, args...))
+}
+
+func try(t testing.TB, cmd *exec.Cmd) (string, int) {
+	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatalf("%s: %v", name, err)
+		t.Fatalf("%s: %v", cmd.Path, err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// QemuImg runs qemu-img, which must succeed.
+// QemuImg runs the installed qemu-img, which must succeed.
 func QemuImg(t testing.TB, args ...string) string {
 	t.Helper()
 	return Run(t, "qemu-img", args...)
-}
-
-// QemuIO runs qemu-io commands on an image of the format.
-func QemuIO(t testing.TB, format, image string, commands ...string) {
-	t.Helper()
-	args := []string{"-f", format}
-	for _, c := range commands {
-		args = append(args, "-c", c)
-	}
-	Run(t, "qemu-io", append(args, image)...)
-}
-
-// VirtualSize is the size of the disk in an image of the format, as qemu-img
-// sees it.
-func VirtualSize(t testing.TB, format, image string) int64 {
-	t.Helper()
-	var info struct {
-		VirtualSize int64 `json:"virtual-size"`
-	}
-	out := QemuImg(t, "info", "-f", format, "--output=json", image)
-	if err := json.Unmarshal([]byte(out), &info); err != nil {
-		t.Fatalf("qemu-img info: %v: %s", err, out)
-	}
-	return info.VirtualSize
 }
 
 var mediaSize = regexp.MustCompile(`Media size\s*:.*\((\d+) bytes\)|Media size\s*:\s*(\d+) bytes`)
