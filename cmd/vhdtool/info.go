@@ -67,6 +67,8 @@ type imageInfo struct {
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
+
+	probedRaw bool // nothing but the lack of another format says that it is a raw disk
 }
 
 type formatSpecific struct {
@@ -150,6 +152,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 		return imageInfo{}, err
 	}
 	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
+	info.probedRaw = f == &rawFormat && ref.options.Format == ""
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}

@@ -62,8 +62,13 @@ func (i *childInfo) lines() string {
 // addChild adds what qemu-img shows of the named file below the format, if the release
 // that is replaced shows it, and the limits if they are asked for.
 func (c *cli) addChild(info *imageInfo, name string, withLimits bool) error {
+	var below *limits
 	if withLimits {
-		info.Limits = &cachedLimits
+		own := cachedLimits
+		if info.probedRaw { // qemu looks at each whole first sector that is written
+			own.RequestAlignment = 512
+		}
+		info.Limits, below = &own, &cachedLimits
 	}
 	if c.qemu < qemuChildren {
 		return nil
@@ -77,7 +82,7 @@ func (c *cli) addChild(info *imageInfo, name string, withLimits bool) error {
 		return err
 	}
 	child := fileInfo{
-		Limits: info.Limits, Children: []childInfo{}, VirtualSize: (length + 511) / 512 * 512, Filename: name,
+		Limits: below, Children: []childInfo{}, VirtualSize: (length + 511) / 512 * 512, Filename: name,
 		Format: "file", ActualSize: info.ActualSize,
 	}
 	if !st.Mode().IsRegular() {
