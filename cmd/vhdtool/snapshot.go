@@ -19,7 +19,8 @@ func (c *cli) newSnapshotCmd() *cobra.Command {
 	var o snapshotOptions
 	cmd := &cobra.Command{
 		Use:   "snapshot [-l | -c NAME | -a NAME | -d NAME] FILE",
-		Short: "List the snapshots in an image",
+		Short:  "List the snapshots in an image",
+		Hidden: true, // it is there for scripts
 		Long: `List the snapshots in an image. Raw disks and VHDs have none, so the list is empty,
 and the other actions fail. To keep a state of a disk, create a child of it with
 create -b.`,
