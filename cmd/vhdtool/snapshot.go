@@ -18,7 +18,7 @@ type snapshotOptions struct {
 func (c *cli) newSnapshotCmd() *cobra.Command {
 	var o snapshotOptions
 	cmd := &cobra.Command{
-		Use:   "snapshot [-l | -c NAME | -a NAME | -d NAME] FILE",
+		Use:    "snapshot [-l | -c NAME | -a NAME | -d NAME] FILE",
 		Short:  "List the snapshots in an image",
 		Hidden: true, // it is there for scripts
 		Long: `List the snapshots in an image. Raw disks and VHDs have none, so the list is empty,
