@@ -185,9 +185,9 @@ func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) er
 	fail := func(err error) error { return conversionError(v.target, v.format, err) }
 	switch {
 	case v.likeQEMU || v.format.createChild == nil:
-		return fail(qemuErrorf("Backing file not supported for file format '%s'", v.format.Name))
-	case in.disk == nil || v.isPipe(v.target):
-		return fail(errors.New("-B takes neither standard input nor standard output"))
+		return qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
+	case in.disk == nil || v.isStream(v.target):
+		return fail(errors.New("a differencing image is neither made from a stream nor written to one"))
 	}
 	if err := checkOptions(v.format, v.given); err != nil {
 		return err

@@ -8,8 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -22,8 +24,10 @@ import (
 
 // cli is the program as a user called it.
 type cli struct {
-	name     string // the name it was called by, which messages carry
-	likeQEMU bool   // called as qemu-img: prints what qemu-img prints, no more
+	name     string      // the name it was called by, which messages carry
+	likeQEMU bool        // called as qemu-img: prints what qemu-img prints, no more
+	qemu     qemuVersion // the release whose words and keys are printed; 7.2 unless likeQEMU
+	command  string      // the subcommand
 
 	stdin  *os.File
 	stdout io.Writer
@@ -32,6 +36,9 @@ type cli struct {
 
 // execute runs a command line and returns the exit status.
 func (c *cli) execute(ctx context.Context, args []string) int {
+	if len(args) > 0 && commands[args[0]] != nil {
+		c.command = args[0]
+	}
 	root := c.newRootCmd(neededCommands(args))
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
@@ -59,18 +66,22 @@ const onlyReadsKey = "only-reads"
 
 // commands makes the subcommands, by their names.
 var commands = map[string]func(*cli) *cobra.Command{
-	"check":   (*cli).newCheckCmd,
-	"commit":  (*cli).newCommitCmd,
-	"compare": (*cli).newCompareCmd,
-	"convert": (*cli).newConvertCmd,
-	"create":  (*cli).newCreateCmd,
-	"dd":      (*cli).newDDCmd,
-	"info":    (*cli).newInfoCmd,
-	"map":     (*cli).newMapCmd,
-	"measure": (*cli).newMeasureCmd,
-	"rebase":  (*cli).newRebaseCmd,
-	"resize":  (*cli).newResizeCmd,
-	"set":     (*cli).newSetCmd,
+	"amend":    (*cli).newAmendCmd,
+	"bench":    (*cli).newBenchCmd,
+	"bitmap":   (*cli).newBitmapCmd,
+	"check":    (*cli).newCheckCmd,
+	"commit":   (*cli).newCommitCmd,
+	"compare":  (*cli).newCompareCmd,
+	"convert":  (*cli).newConvertCmd,
+	"create":   (*cli).newCreateCmd,
+	"dd":       (*cli).newDDCmd,
+	"info":     (*cli).newInfoCmd,
+	"map":      (*cli).newMapCmd,
+	"measure":  (*cli).newMeasureCmd,
+	"rebase":   (*cli).newRebaseCmd,
+	"resize":   (*cli).newResizeCmd,
+	"set":      (*cli).newSetCmd,
+	"snapshot": (*cli).newSnapshotCmd,
 }
 
 // neededCommands are the subcommands that a command line may use. Making all of
@@ -101,11 +112,12 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		Annotations:   onlyReads,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Annotations[onlyReadsKey] == "" {
 				ctx, _ := untilSignal(cmd.Context()) // to the end of the program
 				cmd.SetContext(ctx)
 			}
+			return checkObjects(cmd)
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch {
@@ -127,26 +139,30 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	for _, name := range subcommands {
 		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
+		addObjectFlag(cmd)
 		root.AddCommand(cmd)
 	}
 	return root
 }
 
+// optionError is a usage error about an option, in qemu-img's words until 10.0 (old), and in
+// getopt's from then on: those for a long option, and for a short one.
+func optionError(old, long, short, name, shorts string) error {
+	if shorts != "" {
+		return &usageError{fmt.Sprintf(old, "-"+name), fmt.Sprintf(short, name)}
+	}
+	return &usageError{fmt.Sprintf(old, "--"+name), fmt.Sprintf(long, "--"+name)}
+}
+
 // flagError says what is wrong with the flags in getopt's words.
 func flagError(_ *cobra.Command, err error) error {
-	option := func(name, shorts string) string {
-		if shorts != "" {
-			return "-" + name
-		}
-		return "--" + name
-	}
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
-		return usagef("unrecognized option '%s'", option(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames()))
+		return optionError("unrecognized option '%s'", "unrecognized option '%s'", "invalid option -- '%s'", unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames())
 	}
 	var missing *pflag.ValueRequiredError
 	if errors.As(err, &missing) {
-		return usagef("missing argument for option '%s'", option(missing.GetSpecifiedName(), missing.GetSpecifiedShortnames()))
+		return optionError("missing argument for option '%s'", "option '%s' requires an argument", "option requires an argument -- '%s'", missing.GetSpecifiedName(), missing.GetSpecifiedShortnames())
 	}
 	return usagef("%v", err)
 }
@@ -218,11 +234,14 @@ func protectNegativeSize(args []string) []string {
 }
 
 // usageError is a wrong command line.
-type usageError struct{ msg string }
+type usageError struct {
+	msg    string
+	getopt string // what getopt says, which qemu-img lets speak from 10.0 on; or ""
+}
 
 func (e *usageError) Error() string { return e.msg }
 
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error { return &usageError{msg: fmt.Sprintf(format, args...)} }
 
 // statusError gives an exit status other than 1. Without an error there is
 // nothing more to say.
@@ -261,12 +280,24 @@ func (c *cli) report(err error) {
 	if errors.As(err, &joined) && errors.Join(joined.Unwrap()...).Error() == err.Error() {
 		all = joined.Unwrap()
 	}
-	for _, err := range all {
-		c.message("%s", err)
-	}
 	var usage *usageError
-	if errors.As(err, &usage) {
-		fmt.Fprintf(c.stderr, "Try '%s --help' for more information\n", c.name)
+	isUsage := errors.As(err, &usage)
+	var versioned *versionedError
+	switch {
+	case isUsage && usage.getopt != "" && c.qemu >= qemuNewWords:
+		fmt.Fprintf(c.stderr, "%s: %s\n", strings.TrimSpace(c.name+" "+c.command), usage.getopt)
+	case errors.As(err, &versioned):
+		isUsage = isUsage || versioned.usage && c.qemu >= qemuNewWords
+		for _, line := range versioned.lines(c.qemu) {
+			c.message("%s", line)
+		}
+	default:
+		for _, err := range all {
+			c.message("%s", err)
+		}
+	}
+	if isUsage {
+		c.printUsageHint()
 	}
 	var hint *hintError
 	if errors.As(err, &hint) && !c.likeQEMU {
@@ -300,10 +331,32 @@ func (c *cli) openError(ref imageRef, err error) error {
 		return qemuErrorf("Could not open '%s': Failed to get %s\"%s\" lock\nIs another process using the image [%s]?", arg, shared, locked.Right, ref.name)
 	case isPath:
 		return qemuErrorf("Could not open '%s': Could not open '%s': %s", arg, ref.name, cText(pe.Err))
+	case errors.Is(err, vhd.ErrNotVHD) && isEmpty(ref.name):
+		return qemuErrorf("Could not open '%s': File too small for a VHD header", arg)
 	case errors.Is(err, vhd.ErrNotVHD):
 		return qemuErrorf("Could not open '%s': invalid VPC image", arg)
 	}
+	if n, ok := tooManyEntries(err); ok {
+		return qemuErrorf("Could not open '%s': Max Table Entries too large (%d)", arg, n)
+	}
 	return qemuErrorf("Could not open '%s': %w", arg, err)
+}
+
+// isEmpty reports whether the named file has no bytes.
+func isEmpty(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular() && st.Size() == 0
+}
+
+// tooManyEntries reports whether an image is refused for a BAT that qemu finds too large,
+// and the number of its entries as qemu prints it, with a sign.
+func tooManyEntries(err error) (int32, bool) {
+	var fe *vhd.FormatError
+	if !errors.As(err, &fe) || !strings.HasSuffix(fe.Field, "max table entries") {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(fe.Got, 10, 32)
+	return int32(uint32(n)), err == nil && n > math.MaxInt32/4
 }
 
 // hintFor adds what may help to the errors of the engine.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -55,11 +56,17 @@ that, it can be tried again.`,
 }
 
 func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
-	ref, err := c.differencingFile(&o.source, o.args)
+	if _, ok := cacheMode(o.cache); !ok {
+		return qemuErrorf("Invalid cache option: %s", o.cache)
+	}
+	rate, err := parseRate(o.rate)
 	if err != nil {
 		return err
 	}
-	rate, err := parseRate(o.rate)
+	ref, err := c.differencingFile(&o.source, o.args)
+	if c.likeQEMU && o.base != "" && errors.Is(err, errNoBacking) {
+		return qemuErrorf("Did not find '%s' in the backing chain of '%s'", o.base, ref.name)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,13 +100,24 @@ func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, err
 		return ref, err
 	}
 	defer d.Close()
+	if c.likeQEMU {
+		c.warnRaw(ref, f)
+	}
 	if child, ok := d.(disk.Child); !ok || f != &vpcFormat {
-		return ref, fmt.Errorf("%s: %w", ref.name, errNoBacking)
+		return ref, c.noBacking(ref)
 	} else if _, has := child.RecordedParent(); !has {
-		return ref, fmt.Errorf("%s: %w", ref.name, errNoBacking)
+		return ref, c.noBacking(ref)
 	}
 	ref.options.Parents, ref.options.Force = flags.parents, flags.force
 	return ref, nil
+}
+
+// noBacking is the error of an image without a parent; qemu-img does not name it.
+func (c *cli) noBacking(ref imageRef) error {
+	if c.likeQEMU {
+		return errNoBacking
+	}
+	return fmt.Errorf("%s: %w", ref.name, errNoBacking)
 }
 
 var errNoBacking = qemuErrorf("Image does not have a backing file")

@@ -92,6 +92,11 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 		return differ("Strict mode: Image size mismatch!")
 	}
 	progress := c.newProgress(o.progress, o.quiet, false, 2)
+	longer := disks[0]
+	if disks[1].Size() > longer.Size() {
+		longer = disks[1]
+	}
+	asCompared(progress, longer)
 	defer func() { progress.finish(err == nil) }()
 	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Workers: workers(0), Progress: progress.update})
 	var side *convert.SideError

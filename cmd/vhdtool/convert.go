@@ -11,6 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
@@ -35,7 +36,9 @@ type convertOptions struct {
 	compress     bool
 	offload      bool
 	backing      backingFlags
-	snapshot     string
+	snapshot     snapshotFlag
+	bitmaps      bool
+	skipBitmaps  bool
 
 	targetImageOpts bool
 	salvage         bool
@@ -67,6 +70,9 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			o.sparseGiven = cmd.Flags().Changed("sparse-size")
+			if err := o.snapshot.check(cmd); err != nil {
+				return err
+			}
 			return c.runConvert(cmd.Context(), &o)
 		},
 	}
@@ -80,7 +86,11 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.StringVarP(&o.workers, "parallel", "m", "", "requests at a time, 1 to 16 (default: one for each processor)")
 	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
 	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: what the file system can do is used anyway")
-	fl.StringVarP(&o.snapshot, "snapshot", "l", "", "not supported: no format here has snapshots")
+	o.snapshot.add(cmd)
+	fl.BoolVar(&o.bitmaps, "bitmaps", false, "accepted to be refused: no format here has dirty bitmaps")
+	fl.BoolVar(&o.skipBitmaps, "skip-broken-bitmaps", false, "accepted with --bitmaps")
+	_ = fl.MarkHidden("bitmaps")
+	_ = fl.MarkHidden("skip-broken-bitmaps")
 	o.backing.add(cmd, "B")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
 	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
@@ -91,6 +101,10 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
 	fl.BoolVar(&o.salvage, "salvage", false, "go on where the source cannot be read, with zeros")
 	o.target.add(cmd, "target-format")
+	addAlias(cmd, "backing", "", "b")                     // from qemu 11 on
+	addAlias(cmd, "options", "target-format-options", "") // from qemu 11 on
+	addAlias(cmd, "options", "target-options", "")        // in the help of qemu 10
+	addAlias(cmd, "snapshot", "source-snapshot", "")      // in the help of qemu 10
 	return cmd
 }
 
@@ -113,7 +127,7 @@ const maxSparseSize = 16 << 20
 func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
 	n, err := sizearg.Parse(o.sparse)
 	if err != nil {
-		return co, false, sizeError("buffer size for sparse output", err)
+		return co, false, sizeError("buffer size for sparse output", o.sparse, err)
 	}
 	if n%disk.SectorSize != 0 || n > maxSparseSize {
 		return co, false, qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
@@ -123,7 +137,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	if o.workers != "" {
 		m, err := sizearg.Parse(o.workers)
 		if err != nil || m < 1 || m > maxWorkers {
-			return co, false, qemuErrorf("Invalid number of coroutines. Allowed number of coroutines is between 1 and 16")
+			return co, false, numberError("number of coroutines", o.workers, "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16", err == nil, 1, maxWorkers)
 		}
 		co.Workers = int(m)
 	}
@@ -154,8 +168,8 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 			return co, false, qemuErrorf("Cannot use copy offloading in salvaging mode")
 		}
 	}
-	if o.snapshot != "" {
-		return co, false, errors.New("-l: no format here has snapshots")
+	if o.skipBitmaps && !o.bitmaps {
+		return co, false, qemuErrorf("Use of --skip-broken-bitmaps requires --bitmaps")
 	}
 	if o.noCreate && o.target != (targetFlags{}) {
 		return co, false, errors.New("--for and --align have no effect when skipping image creation")
@@ -176,7 +190,7 @@ func parseRate(s string) (int64, error) {
 	}
 	rate, err := sizearg.Parse(s)
 	if err != nil {
-		return 0, sizeError("rate limit", err)
+		return 0, sizeError("rate limit", s, err)
 	}
 	return rate, nil
 }
@@ -236,6 +250,20 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return err
 	}
 	defer in.close()
+	if len(in.formats) > 1 && o.snapshot.given {
+		return qemuErrorf("No support for concatenating multiple snapshot")
+	}
+	if len(in.formats) > 0 {
+		if err := o.snapshot.load(in.formats[0]); err != nil {
+			return err
+		}
+	}
+	if o.backing.file == "" && o.backing.format != "" {
+		return qemuErrorf("Backing file format not supported for file format '%s'", f.Name)
+	}
+	if o.bitmaps {
+		return qemuErrorf("Source lacks bitmap support")
+	}
 	if o.compress {
 		return qemuErrorf("Compression not supported for this file format")
 	}
@@ -253,17 +281,18 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		}
 	}
 	v.copy.Workers = workers(v.copy.Workers)
-	toStdout := c.isPipe(target)
-	progress := c.newProgress(o.progress, o.quiet, toStdout, 1)
+	toStream := c.isStream(target)
+	progress := c.newProgress(o.progress, o.quiet, c.isStdout(target), 1)
+	asCopied(progress, in.disk, v.copy.Allocate)
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {
 	case o.backing.file != "":
 		return v.toChild(ctx, in, &o.backing)
+	case toStream:
+		return v.toStream(ctx, in)
 	case o.noCreate:
 		return v.inPlace(ctx, in)
-	case toStdout:
-		return v.toStdout(ctx, in)
 	}
 	return v.toFile(ctx, in)
 }
@@ -275,6 +304,10 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	}
 	out, err := v.createOutput(v.target, v.format, in.size(), v.options)
 	if err != nil {
+		return conversionError(v.target, v.format, err)
+	}
+	if err := out.applyFileOptions(v.given, in.size() >= 0); err != nil {
+		out.discard()
 		return conversionError(v.target, v.format, err)
 	}
 	if in.stream != nil {
@@ -322,10 +355,14 @@ func (v *conversion) inPlace(ctx context.Context, in *input) error {
 		d.Close()
 		return qemuErrorf("output file is smaller than input file")
 	}
+	n := in.size()
 	if in.stream != nil {
-		_, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
+		n, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
 	} else {
 		err = convert.Copy(ctx, d.(convert.Target), in.disk, &v.copy)
+	}
+	if r, ok := d.(*raw.Disk); ok && err == nil {
+		err = r.ClearTrailingFooter(n)
 	}
 	if err == nil && v.flush {
 		err = makeDurable(d)

@@ -49,6 +49,7 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	o.target.add(cmd, "format")
+	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
 	return cmd
 }
 
@@ -81,7 +82,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if given {
 		var perr error
 		if size, perr = sizearg.Parse(o.args[1]); perr != nil {
-			return sizeError("image size", perr)
+			return sizeError("image size", o.args[1], perr)
 		}
 	}
 	if err == nil {
@@ -95,6 +96,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	}
 	if o.backing.file != "" && (c.likeQEMU || f.createChild == nil) {
 		return inFile(qemuErrorf("Backing file not supported for file format '%s'", f.Name))
+	}
+	if o.backing.file == "" && o.backing.format != "" {
+		return inFile(qemuErrorf("Backing file format not supported for file format '%s'", f.Name))
 	}
 	if s, ok := opts.set[sizeOption.name]; ok {
 		if given {
@@ -122,6 +126,10 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	out, err := c.createOutput(name, f, size, newImageOptions(f, o.target.consumer, opts.set))
 	if err != nil {
 		return inFile(withoutPath(err))
+	}
+	if err := out.applyFileOptions(opts.set, true); err != nil {
+		out.discard()
+		return inFile(err)
 	}
 	if err := out.commit(false); err != nil {
 		return inFile(withoutPath(err))

@@ -77,7 +77,7 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 		number := func(to *int64) error {
 			n, err := sizearg.Parse(value)
 			if err != nil {
-				return sizeError(key, err)
+				return sizeError(key, value, err)
 			}
 			*to = n
 			return nil
@@ -205,9 +205,9 @@ func (c *cli) ddPipes(args *ddOperands) error {
 
 // ddPart copies a part of a disk to where the operands say.
 func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
-	if c.isPipe(args.output) {
+	if c.isStream(args.output) {
 		v := conversion{cli: c, target: args.output, format: f, options: newImageOptions(f, "", nil), exact: true, quiet: true}
-		return v.toStdout(ctx, &input{disk: part, names: []string{args.input}})
+		return v.toStream(ctx, &input{disk: part, names: []string{args.input}})
 	}
 	seek := args.seek * args.bs
 	if args.notrunc {
@@ -291,8 +291,8 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	v := conversion{
 		cli: c, target: args.output, format: f, named: o.format, options: newImageOptions(f, "", nil), exact: true, quiet: true,
 	}
-	if c.isPipe(args.output) {
-		return v.toStdout(ctx, in)
+	if c.isStream(args.output) {
+		return v.toStream(ctx, in)
 	}
 	seek := args.seek * args.bs
 	if args.notrunc {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,9 @@ type description interface{ lines() []string }
 type infoOptions struct {
 	source sourceFlags
 	output string
+	cache  string
 	chain  bool
+	limits bool
 	args   []string
 }
 
@@ -43,11 +46,16 @@ given.`,
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also of the image's parents")
+	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
+	cmd.Flags().StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	addAlias(cmd, "backing-chain", "", "b") // in qemu 10 only
 	return cmd
 }
 
 // imageInfo is what info tells, in the order of qemu-img's JSON.
 type imageInfo struct {
+	Limits         *limits         `json:"limits,omitempty"`
+	Children       []childInfo     `json:"children,omitempty"`
 	VirtualSize    int64           `json:"virtual-size"`
 	Filename       string          `json:"filename"`
 	ClusterSize    int64           `json:"cluster-size,omitempty"`
@@ -59,6 +67,8 @@ type imageInfo struct {
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
+
+	probedRaw bool // nothing but the lack of another format says that it is a raw disk
 }
 
 type formatSpecific struct {
@@ -69,6 +79,9 @@ type formatSpecific struct {
 func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
+	}
+	if _, ok := cacheMode(o.cache); !ok {
+		return qemuErrorf("Invalid cache option: %s", o.cache)
 	}
 	o.source.parents.None = !o.chain
 	ref, d, f, err := c.openOne(&o.source, o.args)
@@ -82,6 +95,9 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		if err != nil {
 			return c.openError(ref, err)
 		}
+		if err := c.addChild(&info, ref.name, o.limits); err != nil {
+			return c.openError(ref, err)
+		}
 		d, ref.name = parentOf(d)
 		if d != nil {
 			f = formatOfDisk(d)
@@ -90,11 +106,12 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		}
 		all = append(all, info)
 	}
-	switch {
-	case o.output == "json" && o.chain:
-		return printJSON(c.stdout, all)
-	case o.output == "json":
-		return printJSON(c.stdout, all[0])
+	if o.output == "json" {
+		var v any = all[0]
+		if o.chain {
+			v = all
+		}
+		return c.printInfoJSON(v)
 	}
 	for i := range all {
 		if i > 0 {
@@ -105,6 +122,19 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		}
 	}
 	return nil
+}
+
+// printInfoJSON prints what info shows, in qemu-img's layout.
+func (c *cli) printInfoJSON(v any) error {
+	if c.qemu < qemuChildren {
+		return printJSON(c.stdout, v)
+	}
+	var b strings.Builder
+	if err := printJSON(&b, v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(c.stdout, expandEmpty(b.String()))
+	return err
 }
 
 // parentOf is the parent of a disk, and its file; nil if the disk has none.
@@ -122,13 +152,17 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 		return imageInfo{}, err
 	}
 	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
+	info.probedRaw = f == &rawFormat && ref.options.Format == ""
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
 	} else {
-		length := fileLength(st, d)
+		length, err := fileLength(ref.name, st)
+		if err != nil {
+			return imageInfo{}, err
+		}
 		info.FileLength = &length
 		if child, ok := d.(disk.Child); ok {
 			info.Backing, _ = child.RecordedParent()
@@ -140,12 +174,16 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	return info, nil
 }
 
-// fileLength is the length of a disk's file; a device is as long as its disk.
-func fileLength(st fs.FileInfo, d disk.Disk) int64 {
-	if !st.Mode().IsRegular() {
-		return d.Size()
+// fileLength is the length of a regular file or a block device.
+func fileLength(name string, st fs.FileInfo) (int64, error) {
+	if st.Mode().IsRegular() {
+		return st.Size(), nil
 	}
-	return st.Size()
+	f, size, err := disk.OpenFile(name, false, nil)
+	if err != nil {
+		return 0, err
+	}
+	return size, f.Close()
 }
 
 // print writes the lines for people.
@@ -165,6 +203,10 @@ func (i *imageInfo) print(w io.Writer) error {
 	}
 	if i.FullBacking != "" {
 		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
+	}
+	s += i.Limits.lines()
+	for _, child := range i.Children {
+		s += child.lines()
 	}
 	_, err := io.WriteString(w, s)
 	return err

@@ -34,12 +34,13 @@ func (c *cli) isPipe(name string) bool { return name == pipeName && !c.likeQEMU 
 // input is what a command copies: a disk, or the bytes of a raw disk that can
 // only be read in order.
 type input struct {
-	disk   disk.Disk // nil for a stream
-	stream io.Reader
-	probed bool     // no format was given for the stream
-	names  []string // of the files, none for standard input
-	bases  []string // of their parents
-	closer func() error
+	disk    disk.Disk // nil for a stream
+	stream  io.Reader
+	probed  bool     // no format was given for the stream
+	names   []string // of the files, none for standard input
+	formats []string // of the sources
+	bases   []string // of their parents
+	closer  func() error
 }
 
 // size is the disk's size, or -1 if it is not known.
@@ -67,7 +68,7 @@ func (in *input) trailer() func([]byte, int64) bool {
 // openInputs opens the sources as one disk, or the only one as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
-	var names, bases []string
+	var names, bases, kinds []string
 	fail := func(err error) (*input, error) {
 		_ = disk.NewConcat(disks...).Close()
 		return nil, err
@@ -87,12 +88,13 @@ func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string)
 		disks = append(disks, in.disk)
 		names = append(names, in.names...)
 		bases = append(bases, in.bases...)
+		kinds = append(kinds, in.formats...)
 	}
 	all := disks[0]
 	if len(disks) > 1 {
 		all = disk.NewConcat(disks...)
 	}
-	return &input{disk: all, names: names, bases: bases, closer: all.Close}, nil
+	return &input{disk: all, names: names, bases: bases, formats: kinds, closer: all.Close}, nil
 }
 
 // openInput opens one source.
@@ -106,7 +108,7 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 	}
 	st, err := os.Stat(ref.name)
 	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		f, err := openFIFO(ctx, ref.name)
+		f, err := openFIFO(ctx, ref.name, os.O_RDONLY)
 		if err != nil {
 			return nil, c.openError(ref, err)
 		}
@@ -121,11 +123,11 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 			return in, err
 		}
 	}
-	d, _, err := c.open(ref, false)
+	d, f, err := c.open(ref, false)
 	if err != nil {
 		return nil, err
 	}
-	return &input{disk: d, names: []string{ref.name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}, nil
+	return &input{disk: d, names: []string{ref.name}, formats: []string{f.Name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}, nil
 }
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil
@@ -174,11 +176,11 @@ func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*input, error)
 		}
 	}
 	ref := imageRef{name: name, options: disk.OpenOptions{Format: flags.format}}
-	d, _, err := disk.OpenAs(c.stdin, st.Size(), formats, &ref.options)
+	d, f, err := disk.OpenAs(c.stdin, st.Size(), formats, &ref.options)
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
-	return &input{disk: d, closer: d.Close}, nil
+	return &input{disk: d, formats: []string{f.Name}, closer: d.Close}, nil
 }
 
 // newStream takes a file as a raw disk that is read in order. Unless a format
@@ -195,7 +197,7 @@ func newStream(ctx context.Context, f *os.File, name, format string) (*input, er
 	}
 	in := newInterruptible(ctx, f)
 	if format != "" {
-		return &input{stream: in, closer: f.Close}, nil
+		return &input{stream: in, formats: []string{rawFormat.Name}, closer: f.Close}, nil
 	}
 	data, _, err := decompress.NewReader(in)
 	if err != nil {
@@ -210,7 +212,7 @@ func newStream(ctx context.Context, f *os.File, name, format string) (*input, er
 		return fail(err)
 	}
 	// The decompressor is not closed: it might wait for data that never comes.
-	return &input{stream: r, probed: true, closer: f.Close}, nil
+	return &input{stream: r, probed: true, formats: []string{rawFormat.Name}, closer: f.Close}, nil
 }
 
 // formatOfStream refuses a stream that starts like an image which cannot be

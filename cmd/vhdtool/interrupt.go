@@ -68,14 +68,14 @@ func (r *interruptible) Read(p []byte) (int, error) {
 }
 
 // openFIFO opens a named pipe, which waits for its other end.
-func openFIFO(ctx context.Context, name string) (*os.File, error) {
+func openFIFO(ctx context.Context, name string, flag int) (*os.File, error) {
 	type result struct {
 		f   *os.File
 		err error
 	}
 	opened := make(chan result, 1)
 	go func() {
-		f, err := os.Open(name)
+		f, err := os.OpenFile(name, flag, 0)
 		opened <- result{f, err}
 	}()
 	select {

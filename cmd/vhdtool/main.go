@@ -18,7 +18,15 @@ func main() {
 // runMain is main with an exit status.
 func runMain() int {
 	signal.Ignore(syscall.SIGPIPE) // a closed pipe is a write error, and cleaned up after
-	return newCLI(os.Args[0]).execute(context.Background(), os.Args[1:])
+	c := newCLI(os.Args[0])
+	if c.likeQEMU {
+		var err error
+		if c.qemu, err = qemuVersionFromEnv(); err != nil {
+			c.report(err)
+			return 1
+		}
+	}
+	return c.execute(context.Background(), os.Args[1:])
 }
 
 // untilSignal returns a context for a command that has something to clean up:

@@ -69,12 +69,12 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	var err error
 	if o.start != "" {
 		if start, err = sizearg.Parse(o.start); err != nil {
-			return sizeError("start offset", err)
+			return sizeError("start offset", o.start, err)
 		}
 	}
 	if o.maxLength != "" {
 		if length, err = sizearg.Parse(o.maxLength); err != nil {
-			return sizeError("max length", err)
+			return sizeError("max length", o.maxLength, err)
 		}
 	}
 	ref, d, _, err := c.openOne(&o.source, o.args)
@@ -89,7 +89,13 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	w := bufio.NewWriter(c.stdout)
 	print := printMapHuman
 	if o.output == "json" {
-		print = printMapJSON
+		compressed := ""
+		if c.qemu >= qemuCompress {
+			compressed = `, "compressed": false`
+		}
+		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
+			return printMapJSON(ctx, w, d, start, n, names, compressed)
+		}
 	}
 	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
 		return c.openError(ref, err)
@@ -130,10 +136,12 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
+// printMapJSON prints the extents as JSON, each with the keys more after the first ones.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
+		w.WriteString(more)
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
 			if e.Depth > 0 {

@@ -14,13 +14,14 @@ import (
 )
 
 type measureOptions struct {
-	source  sourceFlags
-	target  targetFlags
-	format  string
-	options []string
-	output  string
-	size    string
-	args    []string
+	source   sourceFlags
+	target   targetFlags
+	format   string
+	options  []string
+	output   string
+	size     string
+	snapshot snapshotFlag
+	args     []string
 }
 
 func (c *cli) newMeasureCmd() *cobra.Command {
@@ -34,6 +35,9 @@ and its length once all of the disk has been written.`,
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
+			if err := o.snapshot.check(cmd); err != nil {
+				return err
+			}
 			return c.runMeasure(cmd.Context(), &o)
 		},
 	}
@@ -44,6 +48,7 @@ and its length once all of the disk has been written.`,
 	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the new image's format, as key=value,...; help lists them")
 	fl.StringVarP(&o.size, "size", "s", "", "size of the disk, instead of a file")
 	o.target.add(cmd, "target-format")
+	o.snapshot.add(cmd)
 	return cmd
 }
 
@@ -61,13 +66,13 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if o.size != "" {
 		var err error
 		if size, err = sizearg.Parse(o.size); err != nil {
-			return sizeError("image size", err)
+			return sizeError("image size", o.size, err)
 		}
 	}
 	switch {
 	case len(o.args) > 1:
 		return qemuErrorf("At most one filename argument is allowed.")
-	case len(o.args) == 0 && (o.source.imageOpts || o.source.format != ""):
+	case len(o.args) == 0 && (o.source.imageOpts || o.source.format != "" || o.snapshot.given):
 		return qemuErrorf("--image-opts, -f, and -l require a filename argument.")
 	case len(o.args) == 0 && size < 0:
 		return qemuErrorf("Either --size N or one filename must be specified.")
@@ -77,10 +82,14 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	var src disk.Disk
 	if len(o.args) == 1 {
 		var err error
-		if _, src, _, err = c.openOne(&o.source, o.args); err != nil {
+		var srcFormat *format
+		if _, src, srcFormat, err = c.openOne(&o.source, o.args); err != nil {
 			return err
 		}
 		defer src.Close()
+		if err := o.snapshot.load(srcFormat.Name); err != nil {
+			return err
+		}
 		size = src.Size()
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), "")

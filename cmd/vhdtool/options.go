@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/optlist"
-	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
@@ -67,7 +66,7 @@ func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirecti
 	}
 	before := typed[:strings.LastIndexByte(typed, ',')+1]
 	var all []string
-	for _, s := range f.createOptions {
+	for _, s := range slices.Concat(f.createOptions, fileOptions) {
 		values := s.values
 		if s.kind == boolValue {
 			values = []string{"on", "off"}
@@ -130,7 +129,7 @@ func newImageOptions(f *format, productName string, set disk.Options) disk.Optio
 		}
 		all["timestamp"] = stamp
 	}
-	maps.Copy(all, set)
+	maps.Copy(all, withoutFileOptions(set))
 	delete(all, sizeOption.name) // the command's
 	return all
 }
@@ -170,7 +169,7 @@ func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, erro
 
 // findOption finds an option of the format by name.
 func (c *cli) findOption(f *format, name string) (optionSpec, bool) {
-	for _, s := range f.createOptions {
+	for _, s := range slices.Concat(f.createOptions, fileOptions) {
 		if s.name == name && (!s.own || !c.likeQEMU) {
 			return s, true
 		}
@@ -198,6 +197,9 @@ func checkOptions(f *format, set disk.Options) error {
 		if _, err := optlist.Size(sizeOption.name, v); err != nil {
 			return err
 		}
+	}
+	if err := checkFileOptions(set); err != nil {
+		return err
 	}
 	var syntax *optlist.SyntaxError
 	if err := optionsError(f, set); errors.As(err, &syntax) {
@@ -227,19 +229,11 @@ func optionsError(f *format, set disk.Options) error {
 // printSettings prints the options that are set, but for the size, as part of
 // a line.
 func printSettings(w io.Writer, f *format, set disk.Options) {
-	for _, s := range f.createOptions {
+	for _, s := range slices.Concat(f.createOptions, fileOptions) {
 		if v, given := set[s.name]; given && s.name != sizeOption.name {
-			fmt.Fprintf(w, " %s=%s", s.name, strings.ReplaceAll(v, ",", ",,"))
+			fmt.Fprintf(w, " %s=%s", s.name, strings.ReplaceAll(printedValue(s, v), ",", ",,"))
 		}
 	}
-}
-
-// fileOptions are those of the file itself that qemu-img lists when it knows
-// the file.
-var fileOptions = []optionSpec{
-	{name: "extent_size_hint", kind: sizeValue, help: "Extent size hint for the image file, 0 to disable"},
-	{name: "nocow", kind: boolValue, help: "Turn off copy-on-write (valid only on btrfs)"},
-	{name: "preallocation", kind: textValue, help: "Preallocation mode (allowed values: off, falloc, full)"},
 }
 
 // printOptionHelp prints what -o help asks for. qemu-img's list depends on
@@ -251,7 +245,11 @@ func (c *cli) printOptionHelp(f *format, file bool) {
 		return
 	}
 	fmt.Fprintf(c.stdout, "Supported %s options:\n", f.Name)
-	listOptions(c.stdout, f.createOptions, !c.likeQEMU)
+	specs := f.createOptions
+	if !c.likeQEMU {
+		specs = slices.Concat(specs, fileOptions)
+	}
+	listOptions(c.stdout, specs, !c.likeQEMU)
 	if c.likeQEMU {
 		fmt.Fprintf(c.stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
 	}
@@ -267,13 +265,4 @@ func listOptions(w io.Writer, specs []optionSpec, own bool) {
 		kind := map[valueKind]string{textValue: "str", boolValue: "bool (on/off)", sizeValue: "size"}[s.kind]
 		fmt.Fprintf(w, "  %-22s - %s\n", s.name+"=<"+kind+">", s.help)
 	}
-}
-
-// sizeError is what qemu-img says about a size that is none.
-func sizeError(what string, err error) error {
-	if errors.Is(err, sizearg.ErrRange) {
-		return qemuErrorf("Invalid %s specified. Must be between 0 and 9223372036854775807.", what)
-	}
-	return errors.Join(qemuErrorf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what),
-		qemuErrorf("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."))
 }

@@ -22,10 +22,20 @@ type output struct {
 	file *atomicfile.File // nil for a device
 	dev  *os.File         // nil for a file
 	old  *os.File         // the file that will be replaced, locked; nil if there is none
+
+	preallocation preallocation // of the file when it is complete
 }
 
 // createOutput starts a new disk of size bytes.
 func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*output, error) {
+	if size >= 0 && exists(name) { // what cannot be made must not empty a file that is written in place
+		if err := checkValues(f, o); err != nil {
+			return nil, err
+		}
+		if _, err := f.virtualSize(size, o); err != nil {
+			return nil, creationError(f, err)
+		}
+	}
 	return c.createOutputBy(name, f, o, func(file disk.File) (disk.Disk, error) { return f.Create(file, size, o) })
 }
 
@@ -54,8 +64,12 @@ func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func
 			}
 			out.old = old
 		}
-		if out.file, err = atomicfile.Create(name); err != nil {
+		if out.file, err = c.createFile(name, st); err != nil {
 			out.unlock()
+			var hint *hintError
+			if errors.As(err, &hint) {
+				return nil, err
+			}
 			return nil, c.createError(name, err)
 		}
 		file = out.file.File
@@ -67,6 +81,34 @@ func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func
 	}
 	out.disk = d.(convert.Target)
 	return out, nil
+}
+
+// createFile starts a file that will replace the named one; st is what is there now, or
+// nil.
+//
+// qemu-img writes into the file that is there. Where that makes a difference, because the
+// file has other names or a loop device uses it, so does this program under its name.
+func (c *cli) createFile(name string, st fs.FileInfo) (*atomicfile.File, error) {
+	if st != nil {
+		links, loop := atomicfile.Links(st), atomicfile.LoopDevice(st)
+		switch {
+		case c.likeQEMU && (links > 1 || loop != ""):
+			return atomicfile.InPlace(name, errors.New("qemu-img writes in place"))
+		case loop != "":
+			return nil, &hintError{
+				fmt.Errorf("%s: the file is in use by %s, which would go on with the old one", name, loop),
+				fmt.Sprintf("detach it with 'losetup -d %s', write to %s itself, or to another name", loop, loop),
+			}
+		case links > 1:
+			c.message("warning: %s: the file has %d names (hard links); only this one gets the new image", name, links)
+			fmt.Fprintln(c.stderr, "hint: 'convert -n' and 'dd conv=notrunc' write into the file itself")
+		}
+	}
+	f, err := atomicfile.Create(name)
+	if err == nil && f.InPlace() != nil && !c.likeQEMU {
+		c.message("warning: %s: the file is written in place, and is incomplete until the end: %v", name, f.InPlace())
+	}
+	return f, err
 }
 
 // lockError says that a target is in use.
@@ -145,6 +187,10 @@ func (o *output) commit(flush bool) error {
 	}
 	if o.file == nil {
 		return o.dev.Close()
+	}
+	if err := o.fill(o.preallocation); err != nil {
+		o.discard()
+		return err
 	}
 	return o.file.Commit(flush)
 }

@@ -15,7 +15,7 @@ func addOutputFlag(cmd *cobra.Command, to *string) {
 
 func checkOutput(output string) error {
 	if output != "human" && output != "json" {
-		return qemuErrorf("--output must be used with human or json as argument.")
+		return outputError(output)
 	}
 	return nil
 }

@@ -67,7 +67,11 @@ func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*pictu
 		}
 		strip.Add(e.Off, e.Len, extentKind(e), e.Off)
 	}
-	file, err := drawFile(ctx, d, f, fileLength(st, d))
+	length, err := fileLength(ref.name, st)
+	if err != nil {
+		return nil, err
+	}
+	file, err := drawFile(ctx, d, f, length)
 	if err != nil {
 		return nil, err
 	}

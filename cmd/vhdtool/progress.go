@@ -13,6 +13,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // progress shows how far a long command is.
@@ -39,6 +41,22 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 		shown = &barProgress{w: c.stderr, start: time.Now()}
 	}
 	return newAskedProgress(shown, c.stderr)
+}
+
+// asCopied has a percentage printed where qemu-img convert prints it, if p is one. src is nil
+// for a stream; all says that holes are copied, too.
+func asCopied(p progress, src disk.Disk, all bool) {
+	if p, ok := p.(*percentProgress); ok && src != nil {
+		p.marks = progressMarks(src, all, disk.SectorSize, p.step)
+		p.again = true
+	}
+}
+
+// asCompared has a percentage printed where qemu-img compare prints it, if p is one.
+func asCompared(p progress, d disk.Disk) {
+	if p, ok := p.(*percentProgress); ok {
+		p.marks = progressMarks(d, true, 1, p.step)
+	}
 }
 
 // limitRate returns next as a function that makes who calls it wait until so
@@ -211,12 +229,14 @@ func (p *barProgress) finish(complete bool) {
 	p.draw(time.Now(), "\n")
 }
 
-// percentProgress prints qemu-img's -p: a percentage that is written over,
-// whenever it grew by a step.
+// percentProgress prints qemu-img's -p: a percentage that is written over, whenever it grew
+// by a step.
 type percentProgress struct {
-	w    io.Writer
-	step float64
-	next float64
+	w     io.Writer
+	step  float64
+	next  float64
+	marks []progressMark // where the percentage is printed; nil: wherever it grew by a step
+	again bool           // the end is printed twice
 }
 
 func newPercentProgress(w io.Writer, step float64) *percentProgress {
@@ -234,6 +254,13 @@ func (p *percentProgress) print(percent float64) {
 }
 
 func (p *percentProgress) update(done, total int64) {
+	if p.marks != nil {
+		for len(p.marks) > 0 && p.marks[0].off <= done {
+			p.print(p.marks[0].percent)
+			p.marks = p.marks[1:]
+		}
+		return
+	}
 	if total <= 0 {
 		return
 	}
@@ -244,8 +271,55 @@ func (p *percentProgress) update(done, total int64) {
 
 // finish ends the line. An interrupted one keeps its last percentage.
 func (p *percentProgress) finish(complete bool) {
-	if complete && p.next <= 100 {
+	if complete && (p.next <= 100 || p.again) {
 		p.print(100)
 	}
 	fmt.Fprintln(p.w)
+}
+
+// progressMark is an offset of the source, and the percentage printed when all before it is
+// copied.
+type progressMark struct {
+	off     int64
+	percent float64
+}
+
+// progressChunk is how much qemu-img copies at a time.
+const progressChunk = 2 << 20
+
+// progressMarks are the marks of a pass over the data in src, or with all over all of it. They
+// do not depend on how many workers there are. Data is counted in whole units of bytes. If it
+// cannot be told where the data is, there are no marks.
+func progressMarks(src disk.Disk, all bool, unit int64, step float64) []progressMark {
+	// runs calls f for each run that is counted, and reports whether all are known.
+	runs := func(f func(off, end int64)) bool {
+		for e, err := range src.Extents(0, src.Size()) {
+			if err != nil {
+				return false
+			}
+			if all || e.State == disk.Data {
+				f(e.Off/unit*unit, (e.End()+unit-1)/unit*unit)
+			}
+		}
+		return true
+	}
+	total := int64(0)
+	if !runs(func(off, end int64) { total += end - off }) {
+		return nil
+	}
+	marks := []progressMark{}
+	done, printed := int64(0), 0.0
+	if !runs(func(off, end int64) {
+		for off < end {
+			n := min(progressChunk, end-off)
+			off, done = off+n, done+n
+			if percent := 100 * float64(done) / float64(total); percent-printed > step || done == total {
+				marks = append(marks, progressMark{off, percent})
+				printed = percent
+			}
+		}
+	}) {
+		return nil
+	}
+	return marks
 }

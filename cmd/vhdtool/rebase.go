@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ type rebaseOptions struct {
 	backing  backingFlags
 	given    bool // -b
 	unsafe   bool
+	compress bool
 	cache    string
 	srcCache string
 	product  string // whose spelling of paths
@@ -60,17 +62,40 @@ same disk with both.`,
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	addConsumerFlag(cmd, &o.product, "spell the path to the parent as this product does")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
+	fl.BoolVarP(&o.compress, "compress", "c", false, "accepted to be refused: no format here compresses")
+	_ = fl.MarkHidden("compress")
+	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
+	addAlias(cmd, "unsafe", "backing-unsafe", "")
+	addAlias(cmd, "source-cache", "backing-cache", "")
 	return cmd
 }
 
 func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
-	if !o.given {
+	if !o.given && !c.likeQEMU {
 		return usagef("-b says which image is to be the parent")
+	}
+	if !o.given {
+		return usagef("Must specify backing file (-b) or use unsafe mode (-u)")
+	}
+	if o.compress {
+		return qemuErrorf("Compression not supported for this file format")
+	}
+	for _, mode := range []struct{ what, name string }{{"cache", o.cache}, {"source cache", o.srcCache}} {
+		if _, ok := cacheMode(mode.name); !ok {
+			return qemuErrorf("Invalid %s option: %s", mode.what, mode.name)
+		}
 	}
 	if _, err := spellingFor(o.product, nil); err != nil {
 		return err
 	}
 	ref, err := c.differencingFile(&o.source, o.args)
+	if c.likeQEMU && errors.Is(err, errNoBacking) {
+		why := "Operation not supported"
+		if o.unsafe && o.backing.file != "" && o.backing.format == "" {
+			why = "backing format must be specified"
+		}
+		return qemuErrorf("Could not change the backing file to '%s': %s", o.backing.file, why)
+	}
 	if err != nil {
 		return err
 	}

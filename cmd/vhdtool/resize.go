@@ -40,10 +40,19 @@ up to the next geometry.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&o.preallocation, "preallocation", "off", "only off: what is gained is not allocated")
+	fl.StringVar(&o.preallocation, "preallocation", "off", "what is gained of a raw or fixed disk: off, falloc (space is reserved) or full (zeros are written)")
 	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	return cmd
+}
+
+// resizePreallocation reads --preallocation.
+func resizePreallocation(mode string) (preallocation, error) {
+	p, err := parsePreallocation(mode)
+	if err != nil && mode != "metadata" {
+		return 0, qemuErrorf("Invalid preallocation mode '%s'", mode)
+	}
+	return p, err
 }
 
 // rawWarning is qemu-img's, for a raw disk that was not named as one.
@@ -59,12 +68,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	case len(o.args) != 2:
 		return usagef("Expecting image file name and size")
 	}
-	switch o.preallocation {
-	case "off":
-	case "metadata", "falloc", "full":
-		return fmt.Errorf("--preallocation=%s is not supported", o.preallocation)
-	default:
-		return qemuErrorf("Invalid preallocation mode '%s'", o.preallocation)
+	mode, err := resizePreallocation(o.preallocation)
+	if err != nil {
+		return err
 	}
 	relative := int64(0)
 	arg := o.args[1]
@@ -93,9 +99,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 			err = cerr
 		}
 	}()
-	if f == &rawFormat && ref.options.Format == "" {
-		fmt.Fprintf(c.stderr, rawWarning, ref.name)
-	}
+	c.warnRaw(ref, f)
 	if relative != 0 {
 		size = d.Size() + relative*size
 	}
@@ -111,7 +115,14 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if !ok {
 		return qemuErrorf("Image format driver does not support resize")
 	}
-	if err := r.Resize(ctx, size, nil); err != nil {
+	if mode != preallocateOff && size <= d.Size() {
+		return qemuErrorf("Preallocation can only be used for growing images")
+	}
+	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != preallocateOff {
+		return fmt.Errorf("%s: --preallocation=%s needs a raw or fixed disk", ref.name, o.preallocation)
+	}
+	resize := func(size int64) error { return r.Resize(ctx, size, nil) }
+	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}
 	if o.quiet {

@@ -23,48 +23,93 @@ var Flushing func(dir string)
 // File is a file on its way to become the target.
 type File struct {
 	*os.File
-	target string
-	done   bool
+	target  string
+	inPlace error // why the file is the target itself; nil if it replaces the target
+	done    bool
 }
 
-// Create starts a file that will replace the named one, or the one that the
-// name is a symbolic link to. It has the permissions of the file it replaces,
-// else those of any new file.
+// Create starts a file that will replace the named one, or the one that the name is a
+// symbolic link to. It gets the owner, permissions, access control list and extended
+// attributes of the file that it replaces, else those of any new file.
+//
+// A target that can be written but not replaced, or whose owner could not be kept, is
+// opened by [InPlace]; File.InPlace then says why.
 func Create(name string) (*File, error) {
 	target := follow(name)
-	perm := fs.FileMode(0o666)
 	old, err := os.Stat(target)
-	exists := err == nil
-	if exists {
-		if !old.Mode().IsRegular() {
-			return nil, &fs.PathError{Op: "replace", Path: name, Err: errors.New("not a regular file")}
-		}
-		// A file that may not be written may not be replaced either.
-		w, err := os.OpenFile(target, os.O_WRONLY, 0)
-		if err != nil {
-			return nil, err
-		}
-		w.Close()
-		perm = old.Mode().Perm()
-	}
-	f, err := create(target, perm)
 	if err != nil {
-		// The error speaks of the name that was asked for, not of the passing one.
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			err = &fs.PathError{Op: "create", Path: name, Err: pe.Err}
+		f, err := create(target, 0o666)
+		if err != nil {
+			return nil, forName(name, err)
 		}
+		return &File{File: f, target: target}, nil
+	}
+	if !old.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "replace", Path: name, Err: errors.New("not a regular file")}
+	}
+	// A file that may not be written may not be replaced either.
+	w, err := os.OpenFile(target, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		w, err = os.OpenFile(target, os.O_WRONLY, 0)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if exists {
-		keepOwner(f, old)
-		if err := f.Chmod(perm); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			f.Close()
-			os.Remove(f.Name())
-			return nil, err
+	defer w.Close()
+	if reason := cannotReplace(target, old); reason != nil {
+		return InPlace(name, reason)
+	}
+	f, err := create(target, old.Mode().Perm())
+	if isRefused(err) {
+		return InPlace(name, fmt.Errorf("no file can be created in its directory: %w", cause(err)))
+	}
+	if err != nil {
+		return nil, forName(name, err)
+	}
+	if err := takeAttributes(f, w, old); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		if isRefused(err) {
+			return InPlace(name, fmt.Errorf("its owner cannot be kept: %w", cause(err)))
 		}
+		return nil, forName(name, err)
 	}
 	return &File{File: f, target: target}, nil
+}
+
+// InPlace opens the named regular file as a File that is empty and written in place: its
+// former contents are lost at once, and Discard leaves it empty. reason is what
+// File.InPlace returns.
+func InPlace(name string, reason error) (*File, error) {
+	target := follow(name)
+	f, err := os.OpenFile(target, os.O_RDWR|os.O_TRUNC, 0)
+	if err != nil {
+		return nil, forName(name, err)
+	}
+	return &File{File: f, target: target, inPlace: reason}, nil
+}
+
+// InPlace returns why the file is written in place. It is nil if the file takes its name
+// when it is complete.
+func (f *File) InPlace() error { return f.inPlace }
+
+// forName makes an error speak of the name that was asked for, not of the temporary one.
+func forName(name string, err error) error {
+	return &fs.PathError{Op: "create", Path: name, Err: cause(err)}
+}
+
+// cause is an error without the path that it speaks of.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// isRefused reports whether the system allows a file to be written but not what was tried.
+func isRefused(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || isReadOnly(err)
 }
 
 // follow returns what a name stands for, through symbolic links, even if there
@@ -113,6 +158,9 @@ func (f *File) Commit(durable bool) error {
 	if errors.Is(err, fs.ErrClosed) {
 		err = nil
 	}
+	if f.inPlace != nil {
+		return err // the caller has flushed it
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), f.target)
 	}
@@ -130,12 +178,17 @@ func (f *File) Commit(durable bool) error {
 	return nil
 }
 
-// Discard closes and removes the file. After Commit it does nothing.
+// Discard closes and removes the file; one that is written in place is emptied, so that
+// nobody takes a part for the whole. After Commit it does nothing.
 func (f *File) Discard() {
 	if f.done {
 		return
 	}
 	f.done = true
 	f.Close()
+	if f.inPlace != nil {
+		_ = os.Truncate(f.target, 0)
+		return
+	}
 	os.Remove(f.Name())
 }

@@ -3,8 +3,10 @@
 package sparse
 
 import (
+	"errors"
 	"io"
 	"iter"
+	"os"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -86,22 +88,72 @@ func (m *Map) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Exten
 	}
 }
 
-// Zero makes [off, off+n) of the file read as zeros, as a hole where the
-// system allows it. The file does not grow past its end by it.
-func Zero(f disk.File, off, n int64) error {
+// Zero makes [off, off+n) of the file read as zeros, as a hole where the system allows
+// it. Holes, and space that is reserved but unwritten, stay as they are. The file does
+// not grow past its end by it.
+func Zero(f disk.File, off, n int64) error { return zero(f, off, n, punch) }
+
+// ZeroReserved is Zero for a file whose space is reserved: the file keeps all of its
+// storage.
+func ZeroReserved(f disk.File, off, n int64) error { return zero(f, off, n, zeroRange) }
+
+// Reserved reports whether a regular file has storage for all of its length, so that
+// writing into it cannot fail for want of space. An empty file has not.
+func Reserved(f disk.File) bool { return reserved(f) }
+
+// Fill gives [off, off+n) of the file storage. With written, it writes zeros into its holes;
+// else it only reserves space, if the system can. Data stays as it is.
+func Fill(f *os.File, off, n int64, written bool) error {
+	holes := NewMap(f)
+	for n > 0 {
+		end, data, err := holes.At(off, off+n)
+		if err != nil {
+			return err
+		}
+		if !data {
+			err = errors.ErrUnsupported
+			if !written {
+				err = reserve(f, off, end-off)
+			}
+			if errors.Is(err, errors.ErrUnsupported) {
+				err = writeZeros(f, off, end-off)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		off, n = end, n-(end-off)
+	}
+	return nil
+}
+
+// zero zeroes the data in [off, off+n) of the file by the method, or by writing zeros
+// where that cannot be had.
+func zero(f disk.File, off, n int64, method func(f disk.File, off, n int64) bool) error {
 	if !disk.IsDevice(f) {
 		size, err := disk.FileSize(f)
 		if err != nil {
 			return err
 		}
-		n = min(n, size-off) // behind its end the file is zero anyway
+		n = min(n, size-off) // the file is zero past its end anyway
 	}
-	if n <= 0 {
-		return nil
+	holes := NewMap(f)
+	for n > 0 {
+		end, data, err := holes.At(off, off+n)
+		if err != nil {
+			return err
+		}
+		if data && !method(f, off, end-off) {
+			if err := writeZeros(f, off, end-off); err != nil {
+				return err
+			}
+		}
+		off, n = end, n-(end-off)
 	}
-	if punch(f, off, n) {
-		return nil
-	}
+	return nil
+}
+
+func writeZeros(f disk.File, off, n int64) error {
 	zeros := make([]byte, min(n, 1<<20))
 	for n > 0 {
 		w, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)

@@ -55,9 +55,33 @@ func isFull(f *os.File) (size int64, full bool) {
 
 // punch makes a hole, and reports whether it did.
 func punch(file disk.File, off, n int64) bool {
+	return fallocate(file, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+// zeroRange makes a range read as zeros that keeps its storage, and reports whether it did.
+func zeroRange(file disk.File, off, n int64) bool {
+	return fallocate(file, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+func fallocate(file disk.File, mode uint32, off, n int64) bool {
 	f, isFile := file.(*os.File)
-	if !isFile {
-		return false
+	return isFile && unix.Fallocate(int(f.Fd()), mode, off, n) == nil
+}
+
+func reserved(file disk.File) bool {
+	f, isFile := file.(*os.File)
+	var st unix.Stat_t
+	return isFile && unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG &&
+		st.Size > 0 && st.Blocks*512 >= st.Size
+}
+
+// reserve gives the file storage for [off, off+n). Where the file system cannot, the error
+// is [errors.ErrUnsupported].
+func reserve(f *os.File, off, n int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, off, n)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
-	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n) == nil
 }

@@ -97,13 +97,11 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 		c.step = DefaultSparseSize
 	}
 	c.step = min(c.step, chunk)
-	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
-		c.o.TargetIsZero = true
-	}
 	c.reserver, _ = dst.(disk.Reserver)
 	c.sharer.placer, _ = dst.(disk.Placer)
-	if c.o.TargetIsZero {
-		c.room.placer = c.sharer.placer
+	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
+		c.o.TargetIsZero = true
+		c.room.placer = c.sharer.placer // space in a file that was there is its owner's
 	}
 	return &c, nil
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -75,7 +76,11 @@ func (r *room) look(f *os.File, end int64) {
 	if err != nil {
 		return
 	}
-	r.f, r.grows = f, st.Size() < end
+	grows := st.Size() < end
+	if !grows && sparse.Reserved(f) {
+		return // nothing is missing, and what is there is the owner's
+	}
+	r.f, r.grows = f, grows
 	if takesRoom(f) {
 		r.zones = map[int64]*zone{}
 	}

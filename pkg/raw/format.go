@@ -58,6 +58,9 @@ func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := clearFooters(f, length); err != nil {
+			return nil, err
+		}
 		return OpenWrite(f, length), nil
 	}
 	n, err := aligned(max(size, 0), align)

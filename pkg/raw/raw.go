@@ -24,9 +24,12 @@ type Disk struct {
 	f      disk.File // the same file if it can be written, else nil
 	closer io.Closer // closed with the disk, or nil
 	size   int64
-	length int64       // of the file
-	align  int64       // Resize keeps the size a multiple of this, if it is not 0
-	zero   atomic.Bool // new, and nothing but holes
+	length int64 // of the file
+	align  int64 // Resize keeps the size a multiple of this, if it is not 0
+
+	reserved bool // the file has storage for all of its length, and keeps it
+
+	zero atomic.Bool // new, and nothing but holes
 }
 
 // Open opens the first size bytes of r as a raw disk for reading. Closing the disk does
@@ -40,12 +43,14 @@ func Open(r io.ReaderAt, size int64) *Disk {
 func OpenWrite(f disk.File, size int64) *Disk {
 	d := Open(f, size)
 	d.f = f
+	d.reserved = sparse.Reserved(f)
 	return d
 }
 
 // Create makes the empty file f a raw disk of size bytes, rounded up to a
 // whole sector, all hole. A device keeps its size; if that does not suffice, the error
-// wraps [syscall.ENOSPC]. Closing the disk does not close f. The disk is nil if there
+// wraps [syscall.ENOSPC]. The footers of a VHD that the device held are cleared, because
+// readers would take the device for that VHD. Closing the disk does not close f. The disk is nil if there
 // is an error.
 func Create(f disk.File, size int64) (*Disk, error) {
 	if size < 0 {
@@ -59,6 +64,9 @@ func Create(f disk.File, size int64) (*Disk, error) {
 		}
 		if length < d.size {
 			return nil, fmt.Errorf("%w: the device has %d bytes, want at least %d", syscall.ENOSPC, length, d.size)
+		}
+		if err := clearFooters(f, length); err != nil {
+			return nil, err
 		}
 		return d, nil
 	}
@@ -133,13 +141,17 @@ func (d *Disk) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	return f, off, n
 }
 
-// WriteZeroes makes [off, off+n) read as zeros, as a hole where possible.
+// WriteZeroes makes [off, off+n) read as zeros, as a hole where possible. A file that had
+// storage for all of its length when it was opened keeps it.
 func (d *Disk) WriteZeroes(off, n int64) error {
 	if off < 0 || n < 0 || off > d.size || n > d.size-off {
 		return fmt.Errorf("zeros of %d bytes at offset %d: the disk ends at %d", n, off, d.size)
 	}
 	if d.f == nil {
 		return disk.ErrReadOnly
+	}
+	if d.reserved {
+		return sparse.ZeroReserved(d.f, off, n)
 	}
 	return sparse.Zero(d.f, off, n)
 }

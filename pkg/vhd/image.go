@@ -39,6 +39,7 @@ type Image struct {
 	copiesAgree bool    // both footers are valid and equal, where there are two
 	rule        SizeRule
 	size        int64 // virtual, bytes
+	reserved    bool  // a fixed disk that is written, whose file has all of its storage and keeps it
 
 	// Of dynamic images only:
 	header  Header

@@ -161,6 +161,9 @@ func (img *Image) WriteZeroes(off, n int64) error {
 // zero is WriteZeroes.
 func (img *Image) zero(off, n int64) error {
 	if !img.dynamic() {
+		if img.reserved {
+			return sparse.ZeroReserved(img.f, off, n)
+		}
 		return sparse.Zero(img.f, off, n)
 	}
 	for n > 0 {

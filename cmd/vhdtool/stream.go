@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,38 +46,16 @@ func (o *standardOutput) failed() error {
 	return fmt.Errorf("standard output: %w", withoutPath(o.err))
 }
 
-// dataOut is standard output for a disk's bytes, which do no good to a terminal.
-func (c *cli) dataOut(ctx context.Context) (io.Writer, error) {
-	if isTerminal(c.stdout) {
-		return nil, &hintError{errors.New("standard output is a terminal; it is not given a disk"), "redirect it to a file or into a pipe"}
-	}
-	return contextWriter{ctx, c.stdout}, nil
-}
-
-// contextWriter writes until a context is done.
-type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (w contextWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return w.w.Write(p)
-}
-
-// toStdout writes a new target to standard output, from its first byte to its
-// last.
-func (v *conversion) toStdout(ctx context.Context, in *input) error {
-	w, err := v.dataOut(ctx)
-	if err != nil {
-		return err
-	}
+// toStream writes a new target from its first byte to its last.
+func (v *conversion) toStream(ctx context.Context, in *input) (err error) {
 	if err := checkOptions(v.format, v.given); err != nil {
 		return err
 	}
 	if err := checkValues(v.format, v.options); err != nil {
+		return err
+	}
+	w, err := v.openStream(ctx, v.target)
+	if err != nil {
 		return err
 	}
 	size := in.size()
@@ -92,10 +69,13 @@ func (v *conversion) toStdout(ctx context.Context, in *input) error {
 	default:
 		size, err = v.streamThrough(ctx, w, in)
 	}
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
 	if err == nil && !v.quiet {
 		err = v.warnOf(in.disk, size)
 	}
-	return v.copyError(in.name(), stdoutName, creationError(v.format, err))
+	return v.copyError(in.name(), streamName(v.target), creationError(v.format, err))
 }
 
 // warnOf says what is wrong with a target of so many bytes that has gone out;
@@ -110,7 +90,7 @@ func (v *conversion) warnOf(src disk.Disk, size int64) error {
 		return nil
 	}
 	if backup, ok := gpt.BackupLBA(src); ok {
-		v.warnGPT(stdoutName, backup, size, now)
+		v.warnGPT(streamName(v.target), backup, size, now)
 	}
 	return nil
 }

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+type amendOptions struct {
+	source   sourceFlags
+	options  []string
+	cache    string
+	progress bool
+	quiet    bool
+	args     []string
+}
+
+func (c *cli) newAmendCmd() *cobra.Command {
+	var o amendOptions
+	cmd := &cobra.Command{
+		Use:    "amend -o OPTIONS [-f FORMAT] FILE",
+		Short:  "Change the creation options of an image",
+		Hidden: true, // it is there to be refused
+		Long: `Raw disks and VHDs cannot be amended, as in qemu-img. set changes the fields of a
+VHD that can change, and resize its size.`,
+		Annotations: onlyReads,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.args = args
+			return c.runAmend(cmd.Context(), &o)
+		},
+	}
+	o.source.add(cmd, "format")
+	fl := cmd.Flags()
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "options, as key=value,...")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	fl.Bool("force", false, "accepted for compatibility")
+	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	addAlias(cmd, "progress", "progres", "") // as qemu-img's help spells it
+	return cmd
+}
+
+func (c *cli) runAmend(_ context.Context, o *amendOptions) error {
+	if len(o.options) == 0 {
+		return usagef("Must specify options (-o)")
+	}
+	help := false
+	for _, list := range o.options {
+		opts, err := optlist.Parse(list)
+		if err != nil {
+			return qemuErrorf("%w: %s", errOptionList, list)
+		}
+		help = help || optlist.HasHelp(opts)
+	}
+	refuse := func(f *format) error {
+		return &hintError{
+			qemuErrorf("Format driver '%s' does not support option amendment", f.Name),
+			"'set' changes fields of a VHD, 'resize' the size, and 'convert' makes a new image",
+		}
+	}
+	if help && len(o.args) == 0 {
+		f, err := formatByName(o.source.format)
+		if err != nil {
+			return err
+		}
+		return refuse(f)
+	}
+	if len(o.args) != 1 {
+		return qemuErrorf("Expecting one image file name")
+	}
+	if _, ok := cacheMode(o.cache); !ok {
+		return qemuErrorf("Invalid cache option: %s", o.cache)
+	}
+	if err := o.source.check(); err != nil {
+		return err
+	}
+	ref, err := o.source.resolve(o.args[0])
+	if err != nil {
+		return err
+	}
+	d, f, err := c.openToRefuse(ref, true)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if o.progress && !o.quiet {
+		fmt.Fprintln(c.stdout)
+	}
+	return refuse(f)
+}
+
+// openToRefuse opens an image for what no format can do, so that what is wrong with the
+// image is said first. With write, a raw disk that was not named as one gets qemu-img's
+// warning.
+func (c *cli) openToRefuse(ref imageRef, write bool) (disk.Disk, *format, error) {
+	ref.options.Parents.None = true
+	d, f, err := c.open(ref, false)
+	if err == nil && write {
+		c.warnRaw(ref, f)
+	}
+	return d, f, err
+}

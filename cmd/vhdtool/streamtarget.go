@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// isStream reports whether a target can only be written from its first byte to its last:
+// standard output, a FIFO, a character device such as /dev/null, or the name of an open
+// file such as /dev/fd/3, whatever that is.
+func (c *cli) isStream(name string) bool {
+	if c.isPipe(name) {
+		return true
+	}
+	if _, ok := openFileNumber(name); ok {
+		return true
+	}
+	st, err := os.Stat(name)
+	return err == nil && st.Mode()&(fs.ModeNamedPipe|fs.ModeCharDevice) != 0
+}
+
+// isStdout reports whether a target is standard output.
+func (c *cli) isStdout(name string) bool {
+	n, ok := openFileNumber(name)
+	return c.isPipe(name) || ok && n == 1
+}
+
+// openFileNumber is the number of the open file that a name like /dev/stdout stands for.
+func openFileNumber(name string) (n int, ok bool) {
+	switch name {
+	case "/dev/stdout":
+		return 1, true
+	case "/dev/stderr":
+		return 2, true
+	}
+	for _, dir := range []string{"/dev/fd/", "/proc/self/fd/"} {
+		if digits, found := strings.CutPrefix(name, dir); found {
+			n, err := strconv.Atoi(digits)
+			return n, err == nil && n >= 0
+		}
+	}
+	return 0, false
+}
+
+// streamName is what a stream is called in messages.
+func streamName(name string) string {
+	if name == pipeName {
+		return stdoutName
+	}
+	return name
+}
+
+// openStream opens a target for which isStream holds. The writer fails when ctx is done.
+func (c *cli) openStream(ctx context.Context, name string) (io.WriteCloser, error) {
+	if c.isStdout(name) {
+		if isTerminal(c.stdout) {
+			return nil, terminalError(stdoutName)
+		}
+		return contextWriter{ctx, c.stdout, io.NopCloser(nil)}, nil
+	}
+	var f *os.File
+	var err error
+	if n, ok := openFileNumber(name); ok {
+		// Opening the name would start at offset 0 of a file that was written before.
+		f, err = duplicate(n)
+	} else {
+		f, err = openFIFO(ctx, name, os.O_WRONLY)
+	}
+	if err != nil {
+		return nil, c.createError(name, err)
+	}
+	if isTerminal(f) {
+		f.Close()
+		return nil, terminalError(name)
+	}
+	return contextWriter{ctx, f, f}, nil
+}
+
+func terminalError(name string) error {
+	return &hintError{
+		fmt.Errorf("%s is a terminal; a disk is not written to it", name),
+		"redirect the output to a file or into a pipe",
+	}
+}
+
+// contextWriter writes until a context is done.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+	io.Closer
+}
+
+func (w contextWriter) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
+}
