@@ -1,8 +1,10 @@
 package vhd
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -67,7 +69,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		blocks := int64(header.MaxTableEntries)
 		img.bat = newBAT(blocks)
 		img.bitmaps.init(blocks, false)
-		a.batRoom = batBytes(blocks)
+		a.batRoom = img.lay.tableEnd() - img.lay.batOff
 		if o.Growing {
 			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize-dataAlign))
 		}
@@ -154,6 +156,10 @@ func (img *Image) resizeNew(size int64) error {
 		}
 		switch {
 		case img.dynamic():
+			lay := o.layout(&footer, &header)
+			if err := img.reserveForBAT(lay.tableEnd() - lay.batOff); err != nil {
+				return err
+			}
 			img.bat = img.bat.resized(blocks)
 			img.bitmaps.grow(blocks)
 		case img.trailer.onDevice():
@@ -170,6 +176,51 @@ func (img *Image) resizeNew(size int64) error {
 		img.footer, img.header, img.size = footer, header, end
 		return nil
 	})
+}
+
+// reserveForBAT makes the space before the blocks of a new image at least n bytes: the
+// blocks in the way move behind all others.
+func (img *Image) reserveForBAT(n int64) error {
+	a := &img.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n <= a.batRoom {
+		return nil
+	}
+	end := img.lay.batOff + n
+	var blocks []placedBlock
+	for i, e := range img.bat.used() {
+		if start := int64(e) * SectorSize; start < end {
+			blocks = append(blocks, placedBlock{i, start})
+		}
+	}
+	slices.SortFunc(blocks, func(a, b placedBlock) int { return cmp.Compare(a.start, b.start) })
+	a.end = max(a.end, end)
+	for _, b := range blocks {
+		x, err := img.extendForBlock(0)
+		if err != nil {
+			return err
+		}
+		// What was not written yet is behind the end of the file.
+		if err := img.lengthenTo(x.end); err != nil {
+			return err
+		}
+		if err := img.copyBlock(x.start, b.start); err != nil {
+			return fmt.Errorf("moving block %d: %w", b.block, err)
+		}
+		img.bat.store(b.block, uint32(x.start/SectorSize))
+	}
+	a.batRoom = n
+	return nil
+}
+
+// lengthenTo makes a file that is shorter n bytes long. A device keeps its length.
+func (img *Image) lengthenTo(n int64) error {
+	length, err := disk.FileSize(img.f)
+	if err != nil || length >= n || img.trailer.onDevice() {
+		return err
+	}
+	return img.f.Truncate(n)
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not

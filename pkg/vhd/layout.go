@@ -111,6 +111,16 @@ func (l *layout) relocate(to *layout) {
 // batEnd is the first byte behind the BAT.
 func (l *layout) batEnd() int64 { return l.regions[2].end }
 
+// tableEnd is the first byte behind the BAT, and the batmap that follows it, of a new
+// image.
+func (l *layout) tableEnd() int64 {
+	end := l.batEnd()
+	for _, r := range l.batmap {
+		end = max(end, r.end)
+	}
+	return end
+}
+
 // metadata is all that is not a block.
 func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }
 

@@ -27,8 +27,8 @@ type CreateOptions struct {
 	Align int64
 	// Growing says that the size is not known yet: the new image will be given
 	// its size by Resize, after parts of it were written. A dynamic image keeps
-	// room for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
-	// first block; the BAT of a larger disk stands at the end of the file.
+	// space for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
+	// first block; for a larger disk the first blocks move to the end of the file.
 	Growing bool
 	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
 	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
@@ -78,7 +78,7 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 		return int64(f.CurrentSize) + footerSize, err
 	}
 	lay := o.layout(&f, &h)
-	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
+	end := lay.tableEnd()
 	if allocated > 0 {
 		stride := roundUp(lay.stored(), lay.align)
 		end = lay.nextBlockOffset(end) + lay.stored() + (allocated-1)*stride
@@ -160,7 +160,16 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	}
 	f.Type, f.DataOffset = Dynamic, footerSize
 	h, err := newHeader(int64(current), o.BlockSize)
+	if hasBatmap(&f, &h) {
+		f.CreatorVersion = creatorVersionBatmap
+	}
 	return f, h, err
+}
+
+// hasBatmap reports whether a new image has XenServer's batmap, without which
+// XenServer's resize does nothing. Its tools know blocks of 2 MiB only.
+func hasBatmap(f *Footer, h *Header) bool {
+	return f.Creator == CreatorXenServer && f.Type != Fixed && h.BlockSize == DefaultBlockSize
 }
 
 // newHeader is the header of a disk of so many bytes, in blocks of blockSize, or
@@ -223,7 +232,8 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	}
 	f.Type = Differencing
 	p := o.parentRecord()
-	_, err = p.encodeInto(&h, int64(h.TableOffset)+batBytes(int64(h.MaxTableEntries)))
+	lay := o.layout(&f, &h)
+	_, err = p.encodeInto(&h, lay.tableEnd())
 	return f, h, err
 }
 
@@ -274,6 +284,9 @@ func (o *CreateOptions) layout(f *Footer, h *Header) layout {
 	lay := layoutOf(f, h, 0)
 	if o != nil {
 		lay.align, lay.fileAlign = cmp.Or(o.DataAlign, dataAlign), cmp.Or(o.FileAlign, SectorSize)
+	}
+	if hasBatmap(f, h) {
+		lay.batmap = newBatmap(lay.batEnd(), int64(h.MaxTableEntries)).ownRegions()
 	}
 	return lay
 }

@@ -176,9 +176,12 @@ func (img *Image) complete(flush bool) error {
 			return err
 		}
 	}
-	header, end := img.finalHeader()
-	lay := img.plan.layout(&img.footer, &header)
+	lay := img.plan.layout(&img.footer, &img.header)
 	lay.locators = img.lay.locators
+	end := a.end
+	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batRoom { // there are no blocks
+		end = lay.tableEnd()
+	}
 	footerAt := end
 	if img.dynamic() {
 		footerAt = lay.footerOffset(end)
@@ -188,53 +191,45 @@ func (img *Image) complete(flush bool) error {
 			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
 		}
 	}
-	if err := img.writeMetadata(&header, &lay, footerAt, flush); err != nil {
+	var m *batmap
+	if len(lay.batmap) > 0 {
+		m = newBatmap(lay.batEnd(), img.bat.len())
+	}
+	if err := img.writeMetadata(&lay, m, footerAt, flush); err != nil {
 		return img.uncomplete(err, footerAt)
 	}
 	if err := img.writeLeadingFooter(flush); err != nil {
 		return img.state.fail(err) // a reader may recognise the file already
 	}
-	img.header, img.footerAt = header, footerAt
+	img.footerAt, img.batmap = footerAt, m
 	img.lay.relocate(&lay)
 	a.end, a.footerAt, a.length = end, footerAt, footerAt+footerSize
 	img.state.set(phaseWriting)
 	return nil
 }
 
-// finalHeader is the header of a new image, with the final offset of the BAT, and
-// the end of everything in use: the BAT is before the blocks if it fits there, else
-// behind them.
-func (img *Image) finalHeader() (h Header, end int64) {
-	h, end = img.header, img.alloc.end
-	if !img.dynamic() || img.differencing() { // the size of the latter was known, and locators follow its BAT
-		return h, end
-	}
-	switch n := batBytes(img.bat.len()); {
-	case end == img.lay.batOff+img.alloc.batRoom: // there are no blocks
-		end = img.lay.batOff + n
-	case n > img.alloc.batRoom:
-		h.TableOffset = uint64(end)
-		end += n
-	}
-	return h, end
-}
-
-// writeMetadata writes header, BAT and trailing footer of a new image.
-func (img *Image) writeMetadata(h *Header, lay *layout, footerAt int64, flush bool) error {
+// writeMetadata writes header, BAT, batmap if m is not nil, and trailing footer of a new
+// image.
+func (img *Image) writeMetadata(lay *layout, m *batmap, footerAt int64, flush bool) error {
 	if !img.trailer.onDevice() {
 		if err := cutTo(img.f, footerAt+footerSize); err != nil {
 			return err
 		}
 	}
 	if img.dynamic() {
-		header := h.Encode()
+		header := img.header.Encode()
 		if _, err := img.f.WriteAt(header[:], int64(img.footer.DataOffset)); err != nil {
 			return fmt.Errorf("dynamic disk header: %w", err)
 		}
 		if err := img.bat.writeTo(img.f, lay.batOff, 0); err != nil {
 			return err
 		}
-		if err := img.writeTexts(img.parentRecord.texts(lay.batEnd())); err != nil {
+		if m != nil {
+			if _, err := img.f.WriteAt(m.encode(img.fullBlocksMap()), m.at); err != nil {
+				return fmt.Errorf("batmap: %w", err)
+			}
+		}
+		if err := img.writeTexts(img.parentRecord.texts(lay.tableEnd())); err != nil {
 			return err
 		}
 	}
