@@ -79,11 +79,6 @@ func (c Creator) hostOS() [4]byte {
 	return [4]byte{'W', 'i', '2', 'k'}
 }
 
-// sizedByGeometry reports whether an image of this creator is as large as its
-// geometry says, not as its current size says: Virtual PC, and qemu, which
-// follows it (qemu 10.0, block/vpc.c).
-func (c Creator) sizedByGeometry() bool { return c == CreatorVirtualPC || c == CreatorQEMU }
-
 // trustedByOldQEMU reports whether qemu 2.6 to 9.2 takes the current size of
 // an image of this creator. For all others it takes the geometry, unless that
 // is the largest.

@@ -261,7 +261,10 @@ func (c *footerCopy) validate() []finding {
 	case c.CurrentSize%SectorSize != 0:
 		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512")
 	}
-	if f, ok := c.oddGeometry(); ok {
+	if n := c.BeyondGeometry(); n > 0 {
+		odd("geometry-size", Warning, 56, "disk geometry", fmt.Sprintf("%v, which ends %d bytes before the current size", c.Geometry, n),
+			"one that spans the current size, or the largest: qemu and Virtual PC do not see what is beyond it")
+	} else if f, ok := c.oddGeometry(); ok {
 		odd("geometry", Warning, 56, "disk geometry", f.Got, f.Want)
 	}
 	if c.UniqueID == uuid.Nil {
