@@ -118,7 +118,7 @@ func TestParentNameNotUTF8(t *testing.T) {
 		t.Skip("file names are Unicode here")
 	}
 	parent := openBytes(t, fixedImage(pattern(16*kib, 1)), nil)
-	for _, s := range []vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen} {
+	for i, s := range []vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen} {
 		dir := filepath.Join(t.TempDir(), "folder\xff")
 		tree(t, dir, map[string][]byte{"p.vhd": nil, "p\xff.vhd": nil, "sub\xff/p.vhd": nil})
 		for name, want := range map[string]string{
@@ -128,17 +128,17 @@ func TestParentNameNotUTF8(t *testing.T) {
 			switch {
 			case want != "":
 				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("spelling %d: %q: %v, want %s", s, name, err, want)
+					t.Errorf("style %d: %q: %v, want %s", i, name, err, want)
 				}
 				continue
 			case err != nil:
-				t.Errorf("spelling %d: %q: %v", s, name, err)
+				t.Errorf("style %d: %q: %v", i, name, err)
 			case len(p.Locators) == 0 || p.Locators[0] != (vhd.Locator{Code: "W2ru", Path: `.\p.vhd`}):
-				t.Errorf("spelling %d: locators %q, want a relative one first", s, p.Locators)
+				t.Errorf("style %d: locators %q, want a relative one first", i, p.Locators)
 			}
 			for _, l := range p.Locators {
 				if strings.Contains(l.Path, "folder") || strings.Contains(l.Path, "%FF") {
-					t.Errorf("spelling %d: the path %q leads through a folder whose name is not UTF-8", s, l.Path)
+					t.Errorf("style %d: the path %q leads through a folder whose name is not UTF-8", i, l.Path)
 				}
 			}
 		}
