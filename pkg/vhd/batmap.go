@@ -238,6 +238,30 @@ func (img *Image) clearBatmap(first int64) error {
 	return img.flush()
 }
 
+// dropBatmap erases the header of the batmap, durably, also if the creator is not
+// XenServer: one that is left from before would be believed again.
+func (img *Image) dropBatmap() error {
+	f := img.footer
+	f.Creator = CreatorXenServer
+	at := img.lay.batEnd()
+	m, err := readBatmap(img.r, &f, at, img.alloc.length)
+	if err != nil || m == nil {
+		return err
+	}
+	start, end := m.at, m.at+SectorSize
+	if img.bat.over(&img.lay, start, end) >= 0 || regionOver(img.lay.locators, start, end) != nil {
+		return nil // something else, which only looks like one
+	}
+	if _, err := img.f.WriteAt(make([]byte, SectorSize), m.at); err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	img.batmap, img.lay.batmap = nil, nil
+	return nil
+}
+
 // batmapInPlace reports whether there is a map that can be read and written.
 func (img *Image) batmapInPlace() bool { return len(img.lay.batmap) == 2 }
 

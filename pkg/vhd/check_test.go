@@ -90,7 +90,7 @@ func TestCheckFindings(t *testing.T) {
 		{"fixed with 32 ones", fix(u64(16, 0xffffffff)), []string{"warning fixed-data-offset"}},
 		{"size 0", fixedImage(nil), []string{"error current-size"}},
 		{"size is not whole sectors", footerOf(currentSize(8*kib - 1)), []string{"warning current-size"}},
-		{"size beyond 2040 GiB", footerOf(currentSize(2040*gib + 512)), []string{"error current-size", "error bat-too-small"}},
+		{"size beyond 2040 GiB", footerOf(currentSize(2040*gib + 512)), []string{"warning current-size", "error bat-too-small"}},
 		{"fixed of impossible size", fix(currentSize(1<<63 + 512)), []string{"error current-size", "error fixed-length"}},
 		{"geometry too small", fixedImage(make([]byte, mib), geometry(29, 4, 17)), []string{"warning geometry"}},
 		{"geometry of qemu that ends before the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(30, 4, 17)), []string{"warning geometry-size"}},

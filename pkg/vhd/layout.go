@@ -3,6 +3,7 @@ package vhd
 import (
 	"cmp"
 	"iter"
+	"math"
 	"slices"
 )
 
@@ -101,6 +102,50 @@ func (img *Image) foundAlignment(size int64) (align, fileAlign int64) {
 		align = SectorSize // neither Windows nor XenServer made it, and all others pack
 	}
 	return align, fileAlign
+}
+
+// Packed reports whether the blocks follow each other in the file without gaps, in any
+// order, as qemu and VirtualBox write them. It is true for an image without blocks.
+func (img *Image) Packed() bool {
+	first, last, n := img.blockSpan()
+	if n < 2 {
+		return true
+	}
+	stored := img.lay.stored() / SectorSize
+	if last-first != (n-1)*stored {
+		return false
+	}
+	for _, e := range img.bat.used() { // no two of them overlap
+		if (int64(e)-first)%stored != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// MetadataFirst reports whether header, BAT, batmap and parent locators are all before
+// the first block. It is true for an image without blocks.
+func (img *Image) MetadataFirst() bool {
+	first, _, n := img.blockSpan()
+	if n == 0 {
+		return true
+	}
+	for _, r := range img.lay.metadata() {
+		if r.end > first*SectorSize {
+			return false
+		}
+	}
+	return true
+}
+
+// blockSpan is the sectors of the first and the last block in the file, and how many
+// there are.
+func (img *Image) blockSpan() (first, last, n int64) {
+	first = math.MaxInt64
+	for _, e := range img.bat.used() {
+		first, last, n = min(first, int64(e)), max(last, int64(e)), n+1
+	}
+	return first, last, n
 }
 
 // relocate takes the offsets of another layout, of the same blocks.

@@ -22,6 +22,9 @@ type CreateOptions struct {
 	Size int64
 	// Exact keeps the size (qemu's force_size).
 	Exact bool
+	// MinSize is the least virtual size in bytes: a smaller Size is raised to it. It is
+	// not used if there is a Parent.
+	MinSize int64
 	// Align, if not 0, rounds the size up to a multiple of so many bytes, itself
 	// a multiple of 512. It goes with Exact.
 	Align int64
@@ -63,6 +66,10 @@ func (o *CreateOptions) Validate() error {
 	_, _, err := o.metadata()
 	return err
 }
+
+// Metadata returns the footer and the header that the image will have. The header is
+// zero for a fixed disk. Without UniqueID and Time they differ from call to call.
+func (o *CreateOptions) Metadata() (Footer, Header, error) { return o.metadata() }
 
 // VirtualSize is the size in bytes that the image will have.
 func (o *CreateOptions) VirtualSize() (int64, error) {
@@ -201,7 +208,7 @@ func (o *CreateOptions) parentRecord() ParentRecord {
 func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	own := *o
-	own.Parent, own.Type, own.Align, own.Growing = nil, Dynamic, 0, false
+	own.Parent, own.Type, own.Align, own.MinSize, own.Growing = nil, Dynamic, 0, 0, false
 	parent, _ := o.Parent.(*Image)
 	size := o.Parent.Size()
 	switch {
@@ -240,7 +247,11 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 // alignedSize is the size asked for, aligned; it may still need rounding up to
 // a geometry.
 func (o *CreateOptions) alignedSize() (int64, error) {
-	size, err := o.Size, checkSize(o.Size)
+	size := max(o.Size, o.MinSize)
+	if o.Size < 0 {
+		size = o.Size
+	}
+	err := checkSize(size, o.Type)
 	if err != nil || o.Align == 0 {
 		return size, err
 	}
@@ -253,15 +264,21 @@ func (o *CreateOptions) alignedSize() (int64, error) {
 	if rest := size % o.Align; rest != 0 {
 		size += o.Align - rest
 	}
-	return size, checkSize(size)
+	return size, checkSize(size, o.Type)
 }
 
-// checkSize checks that a VHD can be so large.
-func checkSize(size int64) error {
+// maxFixedSize is the largest fixed disk: the footer's 64 bits hold it, and offsets in
+// its file are no problem.
+const maxFixedSize = 1 << 62
+
+// checkSize checks that a VHD of the type can be so large.
+func checkSize(size int64, t DiskType) error {
 	switch {
 	case size < 0:
 		return fmt.Errorf("disk size %d is negative", size)
-	case size > MaxSectors*SectorSize:
+	case t == Fixed && size > maxFixedSize:
+		return fmt.Errorf("fixed disk of %d bytes: %w, which holds at most %d", size, ErrTooLarge, int64(maxFixedSize))
+	case t != Fixed && size > MaxSectors*SectorSize:
 		return fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", size, ErrTooLarge, int64(MaxSectors)*SectorSize)
 	}
 	return nil
