@@ -38,8 +38,10 @@ type input struct {
 	stream io.Reader
 	probed bool     // no format was given for the stream
 	names  []string // of the files, none for standard input
-	bases  []string // of their parents
-	closer func() error
+	// warnings are about disks whose size is in doubt.
+	warnings []string
+	bases    []string // of their parents
+	closer   func() error
 }
 
 // size is the disk's size, or -1 if it is not known.
@@ -67,7 +69,7 @@ func (in *input) trailer() func([]byte, int64) bool {
 // openInputs opens the sources as one disk, or the only one as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
-	var names, bases []string
+	var names, bases, warnings []string
 	fail := func(err error) (*input, error) {
 		_ = disk.NewConcat(disks...).Close()
 		return nil, err
@@ -87,12 +89,13 @@ func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string)
 		disks = append(disks, in.disk)
 		names = append(names, in.names...)
 		bases = append(bases, in.bases...)
+		warnings = append(warnings, in.warnings...)
 	}
 	all := disks[0]
 	if len(disks) > 1 {
 		all = disk.NewConcat(disks...)
 	}
-	return &input{disk: all, names: names, bases: bases, closer: all.Close}, nil
+	return &input{disk: all, names: names, bases: bases, warnings: warnings, closer: all.Close}, nil
 }
 
 // openInput opens one source.
@@ -121,11 +124,17 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 			return in, err
 		}
 	}
-	d, _, err := c.open(ref, false)
+	d, f, err := c.open(ref, false)
 	if err != nil {
 		return nil, err
 	}
-	return &input{disk: d, names: []string{ref.name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}, nil
+	in := &input{disk: d, names: []string{ref.name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}
+	if f.sizeInDoubt != nil {
+		if doubt := f.sizeInDoubt(d); doubt != "" {
+			in.warnings = []string{ref.name + ": " + doubt}
+		}
+	}
+	return in, nil
 }
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil
