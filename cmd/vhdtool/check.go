@@ -56,7 +56,8 @@ type checkCounts struct {
 	Findings    []checkFinding `json:"findings,omitempty"`
 	Repairs     []string       `json:"repairs,omitempty"`
 
-	warnings int64
+	warnings  int64
+	unchecked bool // the format has nothing to check
 }
 
 type checkCmdOptions struct {
@@ -236,7 +237,7 @@ type checking struct {
 // withoutFooter is the result for a file that has no footer, which is examined for a
 // product only.
 func (k *checking) withoutFooter() checkCounts {
-	counts := checkCounts{Filename: k.ref.name, Format: k.format.Name}
+	counts := checkCounts{Filename: k.ref.name, Format: k.format.Name, unchecked: true}
 	k.setProduct(&counts, k.product.ExamineUnreadable(false, 0))
 	if k.o.output != "human" && !k.likeQEMU {
 		counts.Warnings = &counts.warnings
@@ -437,7 +438,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 // print writes qemu-img's summary.
 func (n *checkCounts) print(w io.Writer) error {
 	var s string
-	if n.Corruptions == 0 && n.Leaks == 0 {
+	if n.Corruptions == 0 && n.Leaks == 0 && !n.unchecked {
 		s = "No errors were found on the image.\n"
 	}
 	if n.Corruptions > 0 {

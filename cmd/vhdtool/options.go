@@ -125,7 +125,8 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 // those of the named product, if any. If no time of creation is set, it is that of
 // SOURCE_DATE_EPOCH.
 func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
-	all := maps.Clone(set)
+	all := disk.Options{}
+	maps.Copy(all, set)
 	if p, err := product.Find(productName); err == nil {
 		all = p.Options(set)
 	}

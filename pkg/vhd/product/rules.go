@@ -17,7 +17,7 @@ var (
 		Reason: "without it, most readers do not take the file for a VHD",
 		Source: "VHD specification",
 		check: func(s *subject) (any, Want, bool) {
-			return "none", oneOf("one that is valid"), !s.trailing
+			return "none", oneOf("valid"), !s.trailing
 		},
 	}
 	validRule = Rule{
@@ -33,7 +33,7 @@ var (
 		Reason: "children know the image by it",
 		Source: "VHD specification; `vhd-util check`",
 		check: func(s *subject) (any, Want, bool) {
-			return s.footer.UniqueID.String(), oneOf("an id that is not zero"), s.footer.UniqueID == uuid.Nil
+			return s.footer.UniqueID.String(), oneOf("non-zero"), s.footer.UniqueID == uuid.Nil
 		},
 	}
 	shownSizeRule = Rule{
@@ -49,7 +49,7 @@ var (
 		Reason: "only XenServer knows parents that are raw disks",
 		Source: "VHD specification",
 		check: func(s *subject) (any, Want, bool) {
-			return uuid.Nil.String(), oneOf("the id of a VHD"), s.rawParent()
+			return uuid.Nil.String(), oneOf("non-zero"), s.rawParent()
 		},
 	}
 )

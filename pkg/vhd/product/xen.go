@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func xenRules() []Rule {
 			Name: "batmap", Field: "batmap", Wants: "one, if the creator version is 1.2 or 1.3",
 			Reason: "the image is refused, and resize does nothing without one", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				return "none", oneOf("a batmap behind the BAT"), s.tap() && s.dynamic() && s.footer.CreatorVersion >= tapBatmapVersion && !s.batmap
+				return "none", oneOf("present"), s.tap() && s.dynamic() && s.footer.CreatorVersion >= tapBatmapVersion && !s.batmap
 			},
 		},
 		{
@@ -90,7 +91,7 @@ func xenRules() []Rule {
 			Name: "metadata-first", Field: "first block", Wants: "one behind all metadata",
 			Reason: "the image is refused (block clobbers headers)", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				return "before the end of the metadata", oneOf("behind all metadata"), !s.metadataFirst
+				return "before the end of the metadata", oneOf("after the metadata"), !s.metadataFirst
 			},
 		},
 		{
@@ -132,7 +133,7 @@ func xenRules() []Rule {
 			Name: "footers", Field: "footers at the start and at the end", Wants: "two that are equal",
 			Reason: "the image is refused", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				return "two that differ", oneOf("two that are equal"), s.trailing && !s.copiesAgree
+				return "different", oneOf("equal"), s.trailing && !s.copiesAgree
 			},
 		},
 		idRule,
@@ -167,15 +168,15 @@ func (s *subject) reservedUsed() []string {
 
 // xenParentRules are those about the parent record.
 func xenParentRules() []Rule {
-	rule := func(name, field, wants string, check func(s *subject) (found []string)) Rule {
+	rule := func(name, field, wants string, check func(s *subject) (found []string, wanted Want)) Rule {
 		return Rule{
 			Name: name, Field: field, Wants: wants, Reason: "the image is refused", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
 				if s.footer.Type != vhd.Differencing {
 					return nil, Want{}, false
 				}
-				found := check(s)
-				return found, oneOf(wants), len(found) > 0
+				found, wanted := check(s)
+				return found, wanted, len(found) > 0
 			},
 		}
 	}
@@ -199,24 +200,24 @@ func xenParentRules() []Rule {
 				return found, want, broken && s.footer.Type == vhd.Differencing
 			},
 		},
-		rule("locator-code", "platform codes of parent locators", "known codes", func(s *subject) (found []string) {
+		rule("locator-code", "platform codes of parent locators", "known codes", func(s *subject) (found []string, wanted Want) {
 			for _, l := range s.locators() {
-				if !knownCodes[l.Code] {
+				if !slices.Contains(knownCodes, l.Code) {
 					found = append(found, l.Code)
 				}
 			}
-			return found
+			return found, oneOf(knownCodes...)
 		}),
-		rule("locator-twice", "platform codes of parent locators", "each code once", func(s *subject) (found []string) {
+		rule("locator-twice", "platform codes of parent locators", "each code once", func(s *subject) (found []string, wanted Want) {
 			seen := map[string]int{}
 			for _, l := range s.locators() {
 				if seen[l.Code]++; seen[l.Code] == 2 {
 					found = append(found, l.Code)
 				}
 			}
-			return found
+			return found, oneOf("distinct")
 		}),
-		rule("locator-empty", "parent locators", "each with an offset, a space and a length, or all zero", func(s *subject) (found []string) {
+		rule("locator-empty", "parent locators", "each with an offset, a space and a length, or all zero", func(s *subject) (found []string, wanted Want) {
 			for i, l := range s.header.LocatorEntries() {
 				empty := l.Offset == 0 || l.Space == 0 || l.Length == 0
 				if unusedCode(l.Code) {
@@ -226,37 +227,38 @@ func xenParentRules() []Rule {
 					found = append(found, fmt.Sprintf("parent locator %d", i+1))
 				}
 			}
-			return found
+			return found, oneOf("non-empty")
 		}),
-		rule("locator-missing", "parent locators", "a path behind W2ru, W2ku or MacX", func(s *subject) []string {
+		rule("locator-missing", "parent locators", "a path behind W2ru, W2ku or MacX", func(s *subject) ([]string, Want) {
+			want := oneOf("W2ru", "W2ku", "MacX")
 			if len(s.paths()) == 0 {
-				return []string{"none"}
+				return []string{"none"}, want
 			}
-			return nil
+			return nil, want
 		}),
-		rule("locator-name", "file names of parent locators", "the parent name of the header", func(s *subject) (found []string) {
+		rule("locator-name", "file names of parent locators", "the parent name of the header", func(s *subject) (found []string, wanted Want) {
 			for _, l := range s.paths() {
 				if !isAny(l.Path, func(p string) bool { return path.Base(p) == s.parent.Name }) {
 					found = append(found, l.Code+" "+l.Path)
 				}
 			}
-			return found
+			return found, oneOf(s.parent.Name)
 		}),
-		rule("locator-path", "paths of parent locators", "paths relative to the image that lead to a file", func(s *subject) (found []string) {
+		rule("locator-path", "paths of parent locators", "paths relative to the image that lead to a file", func(s *subject) (found []string, wanted Want) {
 			if s.dir == "" {
-				return nil
+				return nil, wanted
 			}
 			for _, l := range s.paths() {
 				if !isAny(l.Path, s.leadsToFile) {
 					found = append(found, l.Code+" "+l.Path)
 				}
 			}
-			return found
+			return found, oneOf("existing")
 		}),
 	}
 }
 
-var knownCodes = map[string]bool{"W2ru": true, "W2ku": true, "Wi2r": true, "Wi2k": true, "Mac ": true, "MacX": true}
+var knownCodes = []string{"W2ru", "W2ku", "Wi2r", "Wi2k", "Mac ", "MacX"}
 
 func unusedCode(code string) bool { return strings.Trim(code, "\x00") == "" }
 
