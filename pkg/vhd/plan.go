@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -85,7 +86,8 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 		return int64(f.CurrentSize) + footerSize, err
 	}
 	lay := o.layout(&f, &h)
-	end := lay.tableEnd()
+	lay.locators = h.locatorRegions(math.MaxInt64)
+	end := lay.metadataEnd()
 	if allocated > 0 {
 		stride := roundUp(lay.stored(), lay.align)
 		end = lay.nextBlockOffset(end) + lay.stored() + (allocated-1)*stride

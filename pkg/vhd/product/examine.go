@@ -78,6 +78,10 @@ func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) (
 		return nil, err
 	}
 	length, err := o.FileLength(0)
+	// Without FileAlign the length is that of a Hyper-V image by chance only.
+	for n := int64(1); err == nil && f.Type != vhd.Fixed && o.FileAlign != pageSize && length%pageSize == 0; n++ {
+		length, err = o.FileLength(n)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
+// pageSize is what the length of Hyper-V's files with blocks is a multiple of.
+const pageSize = 4096
+
 // Rules that several products share; names are without the product's.
 
 var (
@@ -148,7 +151,7 @@ func hypervRules() []Rule {
 			Name: "file-length", Field: "length of the file", Wants: "a multiple of 4096, but for a fixed disk",
 			Reason: "Get-VHD reports alignment 0, and Windows places new blocks unaligned", Source: "images made by Windows",
 			check: func(s *subject) (any, Want, bool) {
-				return s.length, Want{MultipleOf: 4096}, s.dynamic() && s.length%4096 != 0
+				return s.length, Want{MultipleOf: pageSize}, s.dynamic() && s.length%pageSize != 0
 			},
 		},
 		{
