@@ -195,7 +195,14 @@ func (img *Image) reserveForBAT(n int64) error {
 		}
 	}
 	slices.SortFunc(blocks, func(a, b placedBlock) int { return cmp.Compare(a.start, b.start) })
+	free := freeSpace{gaps: [][2]int64{{end, a.end}}, lay: &img.lay} // until the first block that stays
+	for _, e := range img.bat.used() {
+		if start := int64(e) * SectorSize; start >= end {
+			free.gaps[0][1] = min(free.gaps[0][1], start)
+		}
+	}
 	a.end = max(a.end, end)
+	var moved []placedBlock
 	for _, b := range blocks {
 		x, err := img.extendForBlock(0)
 		if err != nil {
@@ -209,6 +216,17 @@ func (img *Image) reserveForBAT(n int64) error {
 			return fmt.Errorf("moving block %d: %w", b.block, err)
 		}
 		img.bat.store(b.block, uint32(x.start/SectorSize))
+		moved = append(moved, placedBlock{b.block, x.start})
+	}
+	// Small blocks that fit between the BAT and the others go there: it would be a leak.
+	for at, ok := free.next(); ok && len(moved) > 0; at, ok = free.next() {
+		b := moved[len(moved)-1]
+		if err := img.copyBlock(at, b.start); err != nil {
+			return fmt.Errorf("moving block %d: %w", b.block, err)
+		}
+		img.bat.store(b.block, uint32(at/SectorSize))
+		moved = moved[:len(moved)-1]
+		a.end = b.start
 	}
 	a.batRoom = n
 	return nil

@@ -3,6 +3,7 @@ package vhd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -44,10 +45,9 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err != nil {
 		return err
 	}
-	if img.footer.Creator == CreatorXenServer {
-		if err := img.vacateForMetadata(end + headerSize); err != nil {
-			return err
-		}
+	// Without space for that, the locators go to the end of the file.
+	if err := img.vacateForMetadata(end + headerSize); err != nil && !errors.Is(err, errNoRoom) {
+		return err
 	}
 	x, taken, err := img.findSpace(end + headerSize)
 	if err != nil {
@@ -78,8 +78,9 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	return err
 }
 
-// vacateForMetadata makes sure that there is a gap of n bytes before the first block:
-// XenServer's tools refuse locators behind a block.
+// vacateForMetadata makes sure that there is a gap of n bytes before the first block.
+// XenServer's tools refuse locators behind a block, and behind all blocks they would keep
+// the file from becoming shorter when those are gone.
 func (img *Image) vacateForMetadata(n int64) error {
 	first, _, blocks := img.blockSpan()
 	if blocks == 0 {
