@@ -59,7 +59,7 @@ torture: ## the long forms of the tests that kill, cut and damage (several minut
 	VHDTOOL_TORTURE=1 $(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Fail|Repair|Relink|Commit' -rapid.checks=2000 -timeout 30m
 
 man: ## write the man pages, the README's picture and that of the packages
-	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture)$$' -update-man
+	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture|TestProductsPage)$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

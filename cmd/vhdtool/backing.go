@@ -105,6 +105,7 @@ func exists(name string) bool {
 
 // childRequest describes a new image with a parent.
 type childRequest struct {
+	format     *format
 	file       disk.File
 	name       string       // that the file will have
 	size       int64        // of the disk, bytes; 0 means the parent's
@@ -128,7 +129,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearc
 	}
 	out, err = c.createOutputBy(name, f, set, func(file disk.File) (disk.Disk, error) {
 		return f.createChild(&childRequest{
-			file: file, name: name, size: size(parent), set: set, options: newImageOptions(f, product, set),
+			format: f, file: file, name: name, size: size(parent), set: set, options: newImageOptions(f, product, set),
 			product: product, parent: parent, parentName: parentName,
 		})
 	})
@@ -141,7 +142,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearc
 
 // createDifferencing is create with a parent.
 func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, size int64, set disk.Options) error {
-	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.consumer)
+	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.product)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,6 @@ func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, si
 		return withoutPath(err)
 	}
 	if !o.quiet {
-		c.warnSize(o.target.consumer, out.disk.Size())
 		c.warnApart(name)
 	}
 	return nil
@@ -194,7 +194,7 @@ func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) er
 	}
 	// The parent's size may have been rounded up; zeros follow the source then.
 	size := func(parent disk.Disk) int64 { return max(in.size(), parent.Size()) }
-	out, parent, err := v.createChild(v.target, b, v.parents, v.format, size, v.given, v.product)
+	out, parent, err := v.createChild(v.target, b, v.parents, v.format, size, v.given, v.wanted.product)
 	if err != nil {
 		return fail(err)
 	}

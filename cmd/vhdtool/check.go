@@ -49,6 +49,7 @@ type checkCounts struct {
 	Leaks       int64          `json:"leaks,omitempty"`
 	Allocated   int64          `json:"allocated-clusters"`
 	Fragmented  int64          `json:"fragmented-clusters,omitempty"`
+	Product     *productResult `json:"product,omitempty"`
 	Filename    string         `json:"filename"`
 	Format      string         `json:"format"`
 	LeaksFixed  int64          `json:"leaks-fixed,omitempty"`
@@ -59,6 +60,7 @@ type checkCounts struct {
 
 	warnings  int64
 	blockSize int64
+	unchecked bool // the format has nothing to check
 }
 
 type checkCmdOptions struct {
@@ -72,7 +74,7 @@ type checkCmdOptions struct {
 	dryRun  bool
 	backup  string
 	restore string
-	target  string // product to check the image for
+	product string // to check the image for
 	args    []string
 }
 
@@ -93,9 +95,13 @@ header and BAT are mended as well, as far as that loses no byte of the disk.
 --dry-run tells what would be done. --backup saves all that is overwritten in a
 new file, and --restore puts it back.
 
+--for also checks the rules of a product, which are no damage: each has a name, such
+as azure-size-multiple. The man page and docs/products.md list them with their
+reasons. Raw disks break the rule about the footer.
+
 Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
-made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
-(raw). After a repair it is that of what is left.`,
+made, 2 errors or a broken rule of the product, 3 no errors but leaked space, 63
+the format has nothing to check (raw). After a repair it is that of what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore
@@ -106,7 +112,7 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
-	addConsumerFlag(cmd, &o.target, "also check that this product takes the image")
+	addProductFlag(cmd, &o.product, "also check that this product accepts the image")
 	fl := cmd.Flags()
 	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
 	fl.BoolVar(&o.alone, "no-parents", false, "do not look at the image's parents")
@@ -160,6 +166,12 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
+	k := checking{cli: c, o: o, ref: ref}
+	if o.product != "" {
+		if k.product, err = product.Find(o.product); err != nil {
+			return c.openError(ref, err)
+		}
+	}
 	write := o.repair != "" && !o.dryRun || o.restore != ""
 	if write { // a signal ends a repair between two steps; putting back goes on to its end
 		var stop context.CancelFunc
@@ -182,11 +194,17 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
+	k.file, k.format = file, f
 	if f.Check == nil {
-		return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
+		if k.product == nil {
+			return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
+		}
+		return k.report(k.withoutFooter())
 	}
-	k := checking{cli: c, o: o, ref: ref, file: file, format: f}
 	counts, err := k.pass(ctx, size)
+	if errors.Is(err, vhd.ErrNotVHD) && k.product != nil {
+		return k.report(k.withoutFooter())
+	}
 	if err != nil {
 		return err
 	}
@@ -212,10 +230,33 @@ func (c *cli) restore(o *checkCmdOptions, name string, file *os.File) error {
 // checking is a check of one file.
 type checking struct {
 	*cli
-	o      *checkCmdOptions
-	ref    imageRef
-	file   *os.File
-	format *format
+	o       *checkCmdOptions
+	ref     imageRef
+	product *product.Product // that the image is to be for, or nil
+	file    *os.File
+	format  *format
+}
+
+// withoutFooter is the result for a file that has no footer, which is examined for a
+// product only.
+func (k *checking) withoutFooter() checkCounts {
+	counts := checkCounts{Filename: k.ref.name, Format: k.format.Name, unchecked: true}
+	k.setProduct(&counts, k.product.ExamineUnreadable(false, 0))
+	if k.o.output != "human" && !k.likeQEMU {
+		counts.Warnings = &counts.warnings
+	}
+	return counts
+}
+
+// setProduct notes which rules of the product are broken, and prints them for people.
+func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) {
+	result := newProductResult(k.product, broken)
+	counts.Product = &result
+	if k.talks() {
+		for _, b := range broken {
+			fmt.Fprintf(k.stdout, "rule %v\n", b)
+		}
+	}
 }
 
 // pass checks once, and prints what it finds for people as it is found.
@@ -225,9 +266,6 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
 		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share,
 	})
-	if err == nil && k.o.target != "" {
-		_, err = product.Find(k.o.target)
-	}
 	if err != nil {
 		return checkCounts{}, k.openError(k.ref, err)
 	}
@@ -242,17 +280,16 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings, blockSize: n.BlockSize,
 	}
-	if k.o.target != "" && k.format.examine != nil {
-		found, err := k.format.examine(k.file, size, k.ref.options.Options, k.o.target)
-		if err != nil && n.Errors == 0 { // else the reasons are printed
+	p.printRest()
+	if k.product != nil && k.format.examine != nil {
+		broken, err := k.format.examine(&examineRequest{
+			r: k.file, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
+		})
+		if err != nil {
 			return counts, k.openError(k.ref, err)
 		}
-		for _, f := range found {
-			p.print(f)
-			counts.Corruptions++
-		}
+		k.setProduct(&counts, broken)
 	}
-	p.printRest()
 	counts.Filename, counts.Format = k.ref.name, k.format.Name
 	if k.o.output != "human" && !k.likeQEMU {
 		counts.Warnings, counts.Findings = &counts.warnings, p.kept
@@ -370,7 +407,7 @@ func (k *checking) report(counts checkCounts) error {
 	switch {
 	case err != nil:
 		return err
-	case counts.Corruptions > 0:
+	case counts.Corruptions > 0, counts.Product != nil && !counts.Product.Accepted:
 		return &statusError{code: checkCorrupt}
 	case counts.Leaks > 0:
 		return &statusError{code: checkLeaks}
@@ -412,7 +449,7 @@ func (n *checkCounts) leaked() string {
 // print writes qemu-img's summary.
 func (n *checkCounts) print(w io.Writer) error {
 	var s string
-	if n.Corruptions == 0 && n.Leaks == 0 {
+	if n.Corruptions == 0 && n.Leaks == 0 && !n.unchecked {
 		s = "No errors were found on the image.\n"
 	}
 	if n.Corruptions > 0 {
@@ -432,6 +469,9 @@ func (n *checkCounts) print(w io.Writer) error {
 	}
 	if n.EndOffset > 0 {
 		s += fmt.Sprintf("Image end offset: %d\n", n.EndOffset)
+	}
+	if n.Product != nil {
+		s += n.Product.String() + "\n"
 	}
 	_, err := io.WriteString(w, s)
 	return err

@@ -12,7 +12,6 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
-	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 type convertOptions struct {
@@ -208,9 +207,9 @@ type conversion struct {
 	flush   bool
 	quiet   bool
 
-	exact     bool   // a pipe gets the bytes of a raw disk only, not whole sectors
-	imageOpts bool   // the target is given as options
-	product   string // that the target is for
+	exact     bool // a pipe gets the bytes of a raw disk only, not whole sectors
+	imageOpts bool // the target is given as options
+	wanted    targetFlags
 }
 
 func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
@@ -238,8 +237,8 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	v := conversion{
 		cli: c, target: target, format: f, named: o.format,
-		given: opts.set, options: newImageOptions(f, o.target.consumer, opts.set),
-		quiet: o.quiet, product: o.target.consumer, imageOpts: o.targetImageOpts,
+		given: opts.set, options: newImageOptions(f, o.target.product, opts.set),
+		quiet: o.quiet, wanted: o.target, imageOpts: o.targetImageOpts,
 		parents: disk.ParentSearch{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
 	}
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
@@ -266,6 +265,11 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	if o.compress {
 		return qemuErrorf("Compression not supported for this file format")
+	}
+	if !o.quiet && !c.likeQEMU {
+		for _, w := range in.warnings {
+			c.message("warning: %s", w)
+		}
 	}
 	for _, name := range in.names {
 		if err := c.refuseSource(name, target, f); err != nil {
@@ -302,6 +306,9 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	if err := checkOptions(v.format, v.given); err != nil {
 		return err
 	}
+	if err := v.wanted.promise(v.format, in.size(), v.given); err != nil {
+		return conversionError(v.target, v.format, err)
+	}
 	out, err := v.createOutput(v.target, v.format, in.size(), v.options)
 	if err != nil {
 		return conversionError(v.target, v.format, err)
@@ -319,6 +326,12 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 		out.discard()
 		return v.copyError(in.name(), v.target, creationError(v.format, err))
 	}
+	if in.size() < 0 { // it is known only now
+		if err := v.wanted.promise(v.format, out.disk.Size(), v.given); err != nil {
+			out.discard()
+			return conversionError(v.target, v.format, err)
+		}
+	}
 	var guest disk.Disk = out.disk
 	if in.disk != nil {
 		guest = in.disk
@@ -330,7 +343,6 @@ func (v *conversion) toFile(ctx context.Context, in *input) error {
 	if v.quiet {
 		return nil
 	}
-	v.warnSize(v.product, out.disk.Size())
 	if hasGPT {
 		v.warnGPT(v.target, backup, in.size(), out.disk.Size())
 	}
@@ -371,19 +383,6 @@ func (v *conversion) inPlace(ctx context.Context, in *input) error {
 		err = cerr
 	}
 	return v.copyError(in.name(), v.target, err)
-}
-
-// warnSize says so when the product that an image is for does not take disks of
-// that size.
-func (c *cli) warnSize(consumer string, size int64) {
-	if consumer == "" {
-		return
-	}
-	if p, err := product.Find(consumer); err == nil {
-		if err := p.CheckSize(size); err != nil {
-			c.message("warning: %v", err)
-		}
-	}
 }
 
 // warnGPT says so when padding has moved the end of a disk of size bytes away

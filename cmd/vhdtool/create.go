@@ -116,6 +116,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if !given {
 		return inFile(qemuErrorf("Image creation needs a size parameter"))
 	}
+	if err := o.target.promise(f, size, opts.set); err != nil {
+		return inFile(err)
+	}
 	if !o.quiet {
 		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d", name, f.Name, size)
 		printSettings(c.stdout, f, opts.set)
@@ -123,7 +126,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 			return err
 		}
 	}
-	out, err := c.createOutput(name, f, size, newImageOptions(f, o.target.consumer, opts.set))
+	out, err := c.createOutput(name, f, size, newImageOptions(f, o.target.product, opts.set))
 	if err != nil {
 		return inFile(withoutPath(err))
 	}
@@ -133,9 +136,6 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	}
 	if err := out.commit(false); err != nil {
 		return inFile(withoutPath(err))
-	}
-	if !o.quiet {
-		c.warnSize(o.target.consumer, out.disk.Size())
 	}
 	return nil
 }

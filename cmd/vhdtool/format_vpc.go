@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -37,14 +36,27 @@ var vpcFormat = format{
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
 		{name: "uuid", kind: textValue, own: true, help: "Unique id (default random)"},
 		alignOption,
+		{name: "min_size", kind: sizeValue, own: true, help: "Make the disk at least so large"},
+		{
+			name: "data_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
+			help: "Alignment of the data of blocks in the file {4k (default) | 512: packed, as VirtualBox needs it}",
+		},
+		{
+			name: "file_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
+			help: "Alignment of the length of a file with blocks {512 (default) | 4k, as Hyper-V has it}",
+		},
 		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
 	},
 	describe: describeVPC,
 	fileSize: vpcFileSize,
 
-	stream:      streamVPC,
-	streamEnd:   endVPC,
-	examine:     examineVPC,
+	stream:    streamVPC,
+	streamEnd: endVPC,
+	examine:   examineVPC,
+
+	examineResized: examineResizedVPC,
+	sizeInDoubt:    sizeInDoubtVPC,
+
 	createChild: createVPCChild,
 	set:         setVPC,
 	fileParts:   partsOfVPC,
@@ -59,12 +71,17 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	spelling, err := spellingFor(r.product, r.parent)
-	if err != nil {
-		return nil, err
+	style := vhd.PathsAll
+	if r.product != "" {
+		if style, err = pathStyleFor(r.product, r.parent); err != nil {
+			return nil, err
+		}
 	}
 	vo.Size, vo.Parent = r.size, r.parent
-	if vo.ParentRecord, err = vhd.ParentRecordOf(r.name, r.parentName, r.parent, spelling); err != nil {
+	if vo.ParentRecord, err = vhd.ParentRecordOf(r.name, r.parentName, r.parent, style); err != nil {
+		return nil, err
+	}
+	if err := promiseChild(r, vo); err != nil {
 		return nil, err
 	}
 	img, err := vhd.CreateIn(r.file, vo)
@@ -72,22 +89,6 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 		return nil, err // not img: a nil *Image is not a nil Disk
 	}
 	return img, nil
-}
-
-// spellingFor is how the named product spells the path to a parent; "" is no product. Only
-// XenServer's take a raw disk for one.
-func spellingFor(name string, parent disk.Disk) (vhd.PathStyle, error) {
-	if name == "" {
-		return vhd.PathsAll, nil
-	}
-	consumer, err := product.Find(name)
-	if err != nil {
-		return 0, err
-	}
-	if _, ok := parent.(*vhd.Image); !ok && parent != nil && consumer.PathStyle() != vhd.PathsXen {
-		return 0, fmt.Errorf("%s takes no raw disk for a parent", consumer.Title)
-	}
-	return consumer.PathStyle(), nil
 }
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
@@ -157,7 +158,8 @@ type vpcDetails struct {
 	Blocks      *int64 `json:"blocks,omitempty"`
 	BlocksInUse *int64 `json:"blocks-in-use,omitempty"`
 
-	Consumers []readiness `json:"consumers"`
+	BeyondGeometry int64           `json:"beyond-geometry,omitempty"`
+	Products       []productResult `json:"products"`
 
 	created time.Time
 }
@@ -178,13 +180,6 @@ type vpcLocator struct {
 	Path string `json:"path"`
 }
 
-// readiness says whether a consumer takes an image, and if not, why.
-type readiness struct {
-	Name    string   `json:"name"`
-	Ready   bool     `json:"ready"`
-	Reasons []string `json:"reasons,omitempty"`
-}
-
 func describeVPC(d disk.Disk, length int64) description {
 	img := d.(*vhd.Image)
 	f := img.Footer()
@@ -203,17 +198,13 @@ func describeVPC(d disk.Disk, length int64) description {
 		SavedState:     f.SavedState != 0,
 		Hidden:         f.Hidden(),
 		created:        f.Timestamp.Time(),
+		BeyondGeometry: f.BeyondGeometry(),
 	}
 	if f.Type == vhd.Differencing {
 		v.Parent = describeParent(img.ParentRecord())
 	}
-	for _, c := range product.All() {
-		r := readiness{Name: c.Name}
-		for _, b := range c.Examine(img, length, time.Now()) {
-			r.Reasons = append(r.Reasons, fmt.Sprintf("%s: found %s, wanted %s", strings.TrimPrefix(b.ID, c.Name+"-")+" ("+afterColon(b.Field)+")", b.Got, b.Want))
-		}
-		r.Ready = len(r.Reasons) == 0
-		v.Consumers = append(v.Consumers, r)
+	for _, p := range product.All() {
+		v.Products = append(v.Products, newProductResult(p, p.Examine(img, product.Examination{Length: length, Now: time.Now()})))
 	}
 	if f.Type != vhd.Fixed {
 		total, used := img.BlockCounts()
@@ -237,12 +228,6 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 	return v
 }
 
-// afterColon is what follows the first colon of a text.
-func afterColon(s string) string {
-	_, after, _ := strings.Cut(s, ": ")
-	return after
-}
-
 // lines implements description.
 func (v *vpcDetails) lines() []string {
 	out := []string{
@@ -254,6 +239,9 @@ func (v *vpcDetails) lines() []string {
 	}
 	if uint64(v.GeometrySize) != v.CurrentSize {
 		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+	}
+	if v.BeyondGeometry > 0 {
+		out = append(out, fmt.Sprintf("beyond the geometry: the last %d bytes of the current size, which qemu and Virtual PC do not see", v.BeyondGeometry))
 	}
 	if v.Blocks != nil {
 		out = append(out, fmt.Sprintf("blocks in use: %s of %s", humanize.Comma(*v.BlocksInUse), humanize.Comma(*v.Blocks)))
@@ -273,36 +261,7 @@ func (v *vpcDetails) lines() []string {
 	if v.SavedState {
 		out = append(out, "saved state: a suspended virtual machine depends on this image")
 	}
-	ready := []string{}
-	for _, r := range v.Consumers {
-		if r.Ready {
-			ready = append(ready, r.Name)
-		}
-	}
-	out = append(out, "ready for: "+cmp.Or(strings.Join(ready, ", "), "none"))
-	for _, r := range v.Consumers {
-		if !r.Ready {
-			out = append(out, fmt.Sprintf("not ready for %s: rule %s", r.Name, strings.Join(r.Reasons, "; rule ")))
-		}
-	}
-	return out
-}
-
-// examineVPC returns what keeps a product from accepting an image.
-func examineVPC(r io.ReaderAt, size int64, o disk.Options, name string) ([]disk.Finding, error) {
-	p, err := product.Find(name)
-	if err != nil {
-		return nil, err
-	}
-	vo, err := vhd.ParseOpenOptions(&disk.OpenOptions{Options: o, Parents: disk.ParentSearch{None: true}})
-	if err != nil {
-		return nil, err
-	}
-	img, err := vhd.NewImage(r, size, vo)
-	if err != nil {
-		return nil, err
-	}
-	return p.Examine(img, size, time.Now()), nil
+	return append(out, productLine(v.Products))
 }
 
 // partKind is how pictures show a use of a file's parts.

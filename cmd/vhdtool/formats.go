@@ -8,6 +8,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 // format is a format with what only the command needs to know about it.
@@ -28,9 +29,15 @@ type format struct {
 	// streamEnd writes what follows the bytes of a disk that went to a pipe
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
-	// examine returns what keeps a product from accepting an image; nil if the format
-	// has no products.
-	examine func(r io.ReaderAt, size int64, o disk.Options, product string) ([]disk.Finding, error)
+	// examine returns the rules of a product that an image breaks; nil if no product
+	// accepts images of the format.
+	examine func(r *examineRequest) ([]product.BrokenRule, error)
+	// examineResized returns those that an image will break when it has another size, as
+	// by Resize, or by ResizeExact if exact is set; nil as above.
+	examineResized func(d disk.Disk, p *product.Product, length, size int64, exact bool) ([]product.BrokenRule, error)
+	// sizeInDoubt says that readers disagree about the size of a disk, or ""; nil if they
+	// never do.
+	sizeInDoubt func(d disk.Disk) string
 	// createChild starts a new image with a parent; nil if images of the format have
 	// none.
 	createChild func(r *childRequest) (disk.Disk, error)

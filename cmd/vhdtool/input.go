@@ -39,8 +39,10 @@ type input struct {
 	probed  bool     // no format was given for the stream
 	names   []string // of the files, none for standard input
 	formats []string // of the sources
-	bases   []string // of their parents
-	closer  func() error
+	// warnings are about disks whose size is in doubt.
+	warnings []string
+	bases    []string // of their parents
+	closer   func() error
 }
 
 // size is the disk's size, or -1 if it is not known.
@@ -68,7 +70,7 @@ func (in *input) trailer() func([]byte, int64) bool {
 // openInputs opens the sources as one disk, or the only one as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
-	var names, bases, kinds []string
+	var names, bases, kinds, warnings []string
 	fail := func(err error) (*input, error) {
 		_ = disk.NewConcat(disks...).Close()
 		return nil, err
@@ -89,12 +91,13 @@ func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string)
 		names = append(names, in.names...)
 		bases = append(bases, in.bases...)
 		kinds = append(kinds, in.formats...)
+		warnings = append(warnings, in.warnings...)
 	}
 	all := disks[0]
 	if len(disks) > 1 {
 		all = disk.NewConcat(disks...)
 	}
-	return &input{disk: all, names: names, bases: bases, formats: kinds, closer: all.Close}, nil
+	return &input{disk: all, names: names, bases: bases, formats: kinds, warnings: warnings, closer: all.Close}, nil
 }
 
 // openInput opens one source.
@@ -127,7 +130,13 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 	if err != nil {
 		return nil, err
 	}
-	return &input{disk: d, names: []string{ref.name}, formats: []string{f.Name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}, nil
+	in := &input{disk: d, names: []string{ref.name}, formats: []string{f.Name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}
+	if f.sizeInDoubt != nil {
+		if doubt := f.sizeInDoubt(d); doubt != "" {
+			in.warnings = []string{ref.name + ": " + doubt}
+		}
+	}
+	return in, nil
 }
 
 // openCompressed opens a file as a stream if it is compressed; it returns nil

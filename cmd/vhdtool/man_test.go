@@ -22,6 +22,11 @@ func TestManPages(t *testing.T) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd("convert")
 	root.DisableAutoGenTag = true
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "check" {
+			cmd.Long += "\n\n" + productRules()
+		}
+	}
 	date := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	dir := t.TempDir()
 	if *updateMan {

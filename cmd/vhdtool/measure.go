@@ -113,7 +113,10 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if err != nil {
 		return errors.Join(err, qemuErrorf("Invalid options for file format '%s'", f.Name))
 	}
-	m, err := measureFile(ctx, f, src, size, newImageOptions(f, o.target.consumer, opts.set))
+	if err := o.target.promise(f, size, opts.set); err != nil {
+		return err
+	}
+	m, err := measureFile(ctx, f, src, size, newImageOptions(f, o.target.product, opts.set))
 	if err != nil {
 		return creationError(f, err)
 	}

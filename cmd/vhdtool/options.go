@@ -42,8 +42,8 @@ var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "R
 
 // targetFlags are the flags for the target of a new image.
 type targetFlags struct {
-	consumer string
-	align    string
+	product string // that the image is for, or ""
+	align   string
 }
 
 // add adds them, and completes the -o of the command, whose flag formatFlag
@@ -53,8 +53,13 @@ func (t *targetFlags) add(cmd *cobra.Command, formatFlag string) {
 	_ = cmd.RegisterFlagCompletionFunc("options", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return completeOptions(cmd.Flag(formatFlag).Value.String(), typed)
 	})
+	t.addSize(cmd, "make a VHD that this product accepts")
+}
+
+// addSize adds those that decide on the size of the disk.
+func (t *targetFlags) addSize(cmd *cobra.Command, forHelp string) {
 	cmd.Flags().StringVar(&t.align, "align", "", "round the size of the disk up to a multiple of this, such as 1M")
-	addConsumerFlag(cmd, &t.consumer, "make a VHD that this product takes")
+	addProductFlag(cmd, &t.product, forHelp)
 }
 
 // completeOptions completes the last option of a list, for the format if it was
@@ -81,10 +86,11 @@ func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirecti
 	return all, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
-func addConsumerFlag(cmd *cobra.Command, to *string, help string) {
+// addProductFlag adds --for.
+func addProductFlag(cmd *cobra.Command, to *string, help string) {
 	var names []string
-	for _, c := range product.All() {
-		names = append(names, c.Name)
+	for _, p := range product.All() {
+		names = append(names, p.Name)
 	}
 	cmd.Flags().StringVar(to, "for", "", help+": "+strings.Join(names, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
@@ -92,7 +98,7 @@ func addConsumerFlag(cmd *cobra.Command, to *string, help string) {
 
 // formatName is the format's name that the flags imply if none is given.
 func (t *targetFlags) formatName(given string) string {
-	if given == "" && t.consumer != "" {
+	if given == "" && t.product != "" {
 		return vpcFormat.Name
 	}
 	return given
@@ -103,11 +109,11 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 	if t.align != "" {
 		set[alignOption.name] = t.align
 	}
-	if t.consumer != "" {
+	if t.product != "" {
 		if f != &vpcFormat {
-			return fmt.Errorf("--for %s takes a VHD, not format %s", t.consumer, f.Name)
+			return fmt.Errorf("--for %s makes a VHD, not an image of format %s", t.product, f.Name)
 		}
-		if _, err := product.Find(t.consumer); err != nil {
+		if _, err := product.Find(t.product); err != nil {
 			return err
 		}
 	}
@@ -118,18 +124,20 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 // those of the named product, if any. If no time of creation is set, it is that of
 // SOURCE_DATE_EPOCH.
 func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
-	all := disk.Options{}
+	set = withoutFileOptions(set)
+	all := maps.Clone(set)
 	if p, err := product.Find(productName); err == nil {
-		all = p.Options()
+		all = p.Options(set)
 	}
 	if stamp := os.Getenv("SOURCE_DATE_EPOCH"); stamp != "" && slices.ContainsFunc(f.createOptions, func(s optionSpec) bool { return s.name == "timestamp" }) {
 		// Builds set it to 1970 or 1980, before the time of the format begins.
 		if t, err := vhd.ParseTime(stamp); err == nil {
 			stamp = strconv.FormatInt(vhd.NearestTime(t).Unix(), 10)
 		}
-		all["timestamp"] = stamp
+		if _, given := set["timestamp"]; !given {
+			all["timestamp"] = stamp
+		}
 	}
-	maps.Copy(all, withoutFileOptions(set))
 	delete(all, sizeOption.name) // the command's
 	return all
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 type rebaseOptions struct {
@@ -39,6 +40,8 @@ With -u only the record of the parent changes, and its path with it: for a paren
 that was moved, or whose contents are the same. Nothing is compared, but a parent
 that is made of FILE, or larger, is refused all the same.
 
+The new path has the form of the old one: FILE keeps its kinds of parent locators.
+
 If it fails, or the machine does, FILE has its old parent or the new one, and the
 same disk with both.`,
 		Example: "  vhdtool rebase -b other.vhd child.vhd\n" +
@@ -60,7 +63,7 @@ same disk with both.`,
 	fl.StringVarP(&o.srcCache, "source-cache", "T", "writeback", "cache mode, accepted for compatibility")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
-	addConsumerFlag(cmd, &o.product, "spell the path to the parent as this product does")
+	addProductFlag(cmd, &o.product, "spell the paths to the parent as this product does, not as FILE did before")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
 	fl.BoolVarP(&o.compress, "compress", "c", false, "accepted to be refused: no format here compresses")
 	_ = fl.MarkHidden("compress")
@@ -85,8 +88,10 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 			return qemuErrorf("Invalid %s option: %s", mode.what, mode.name)
 		}
 	}
-	if _, err := spellingFor(o.product, nil); err != nil {
-		return err
+	if o.product != "" {
+		if _, err := product.Find(o.product); err != nil {
+			return err
+		}
 	}
 	ref, err := c.differencingFile(&o.source, o.args)
 	if c.likeQEMU && errors.Is(err, errNoBacking) {
@@ -131,8 +136,12 @@ func (c *cli) findNewParent(name string, o *rebaseOptions, ro *chain.RebaseOptio
 		return err
 	}
 	defer d.Close()
-	if ro.Paths, err = spellingFor(o.product, d); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if o.product != "" {
+		style, err := pathStyleFor(o.product, d)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		ro.Paths = &style
 	}
 	ro.Parent, ro.Raw = parent, f == &rawFormat
 	return nil

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
 type resizeOptions struct {
 	source        sourceFlags
+	target        targetFlags
 	preallocation string
 	shrink        bool
 	quiet         bool
@@ -23,15 +26,18 @@ type resizeOptions struct {
 func (c *cli) newResizeCmd() *cobra.Command {
 	var o resizeOptions
 	cmd := &cobra.Command{
-		Use:   "resize [-f FORMAT] [--shrink] FILE [+|-]SIZE",
+		Use:   "resize [-f FORMAT] [--shrink] [--align SIZE] [--for PRODUCT] FILE [[+|-]SIZE]",
 		Short: "Change the size of a disk, in place",
 		Long: `Make the disk in an image larger or smaller, to SIZE bytes or by SIZE bytes more
 (+) or less (-). What is gained reads as zeros; to lose something takes --shrink.
 
 Each step is safe against crashes: afterwards the image has the old size or the
 new one. A VHD that is as large as its geometry (creator qemu or vpc) is rounded
-up to the next geometry.`,
-		Example: "  vhdtool resize disk.vhd 60G\n  vhdtool resize --shrink disk.vhd -1G",
+up to the next geometry, but not with --align or --for.
+
+--align and --for round the size up, or without SIZE that of the disk. --for is
+refused if the image would still break a rule of the product.`,
+		Example: "  vhdtool resize disk.vhd 60G\n  vhdtool resize --shrink disk.vhd -1G\n  vhdtool resize --for azure disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runResize(cmd.Context(), &o)
@@ -39,6 +45,7 @@ up to the next geometry.`,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
+	o.target.addSize(cmd, "round the size up so that this product accepts the VHD")
 	fl := cmd.Flags()
 	fl.StringVar(&o.preallocation, "preallocation", "off", "what is gained of a raw or fixed disk: off, falloc (space is reserved) or full (zeros are written)")
 	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")
@@ -55,6 +62,59 @@ func resizePreallocation(mode string) (preallocation, error) {
 	return p, err
 }
 
+// exactResizer is a disk whose Resize may round the size.
+type exactResizer interface {
+	ResizeExact(ctx context.Context, size int64, progress disk.Progress) error
+}
+
+// resized is the size in bytes that a disk, in the named file, gets where size is asked
+// for, and whether it is exact. It is an error if the product will not accept the image.
+func (t *targetFlags) resized(f *format, d disk.Disk, name string, size int64) (n int64, exact bool, err error) {
+	if *t == (targetFlags{}) {
+		return size, false, nil
+	}
+	if err := t.apply(f, disk.Options{}); err != nil {
+		return 0, false, err
+	}
+	exact = true
+	var p *product.Product
+	if t.product != "" {
+		if p, err = product.Find(t.product); err != nil {
+			return 0, false, err
+		}
+		size, exact = p.ResizedSize(size)
+	}
+	if t.align != "" {
+		align, err := optlist.Size(alignOption.name, t.align)
+		if err != nil {
+			return 0, false, err
+		}
+		if align == 0 || align%disk.SectorSize != 0 {
+			return 0, false, fmt.Errorf("alignment %d: want a multiple of 512", align)
+		}
+		if rest := size % align; rest != 0 {
+			size += align - rest
+		}
+		exact = true
+	}
+	if p == nil {
+		return size, exact, nil
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return 0, false, withoutPath(err)
+	}
+	length, err := fileLength(name, st)
+	if err != nil {
+		return 0, false, withoutPath(err)
+	}
+	broken, err := f.examineResized(d, p, length, size, exact)
+	if err == nil && len(broken) > 0 {
+		err = promiseError(p, nil, broken)
+	}
+	return size, exact, err
+}
+
 // rawWarning is qemu-img's, for a raw disk that was not named as one.
 const rawWarning = `WARNING: Image format was not specified for '%s' and probing guessed raw.
          Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
@@ -63,6 +123,8 @@ const rawWarning = `WARNING: Image format was not specified for '%s' and probing
 
 func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	switch {
+	case len(o.args) == 1 && o.target != (targetFlags{}):
+		o.args = append(o.args, "+0")
 	case len(o.args) == 0 || len(o.args) == 1 && o.source.format == "":
 		return usagef("Not enough arguments")
 	case len(o.args) != 2:
@@ -106,6 +168,10 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if size <= 0 {
 		return qemuErrorf("New image size must be positive")
 	}
+	size, exact, err := o.target.resized(f, d, ref.name, size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", ref.name, creationError(f, err))
+	}
 	if size < d.Size() && !o.shrink {
 		return errors.Join(qemuErrorf("Use the --shrink option to perform a shrink operation."),
 			qemuErrorf("warning: Shrinking an image will delete all data beyond the shrunken image's end. "+
@@ -121,7 +187,11 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != preallocateOff {
 		return fmt.Errorf("%s: --preallocation=%s needs a raw or fixed disk", ref.name, o.preallocation)
 	}
-	resize := func(size int64) error { return r.Resize(ctx, size, nil) }
+	resizeTo := r.Resize
+	if x, ok := d.(exactResizer); ok && exact {
+		resizeTo = x.ResizeExact
+	}
+	resize := func(size int64) error { return resizeTo(ctx, size, nil) }
 	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}

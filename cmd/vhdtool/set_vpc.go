@@ -16,7 +16,8 @@ import (
 func setVPC(d disk.Disk, o *setOptions) error {
 	img := d.(*vhd.Image)
 	f := img.Footer()
-	if err := o.changeFooter(&f); err != nil {
+	_, batmap := img.Marker()
+	if err := o.changeFooter(&f, batmap); err != nil {
 		return err
 	}
 	marker := uint64(0)
@@ -25,7 +26,7 @@ func setVPC(d disk.Disk, o *setOptions) error {
 		if marker, err = strconv.ParseUint(o.marker, 0, 8); err != nil {
 			return fmt.Errorf("marker '%s': want a number from 0 to 255", o.marker)
 		}
-		if _, ok := img.Marker(); !ok {
+		if !batmap {
 			return errors.New("--marker is for images with a batmap of XenServer")
 		}
 	}
@@ -40,8 +41,8 @@ func setVPC(d disk.Disk, o *setOptions) error {
 	return nil
 }
 
-// changeFooter sets the fields that the flags name.
-func (o *setOptions) changeFooter(f *vhd.Footer) error {
+// changeFooter sets the fields that the flags name, of an image with or without a batmap.
+func (o *setOptions) changeFooter(f *vhd.Footer, batmap bool) error {
 	switch o.uuid {
 	case "":
 	case "new":
@@ -62,7 +63,7 @@ func (o *setOptions) changeFooter(f *vhd.Footer) error {
 		if err != nil {
 			return err
 		}
-		if err := f.SetCreator(creator); err != nil {
+		if err := f.SetCreator(creator, batmap); err != nil {
 			return err
 		}
 	}

@@ -59,6 +59,9 @@ func (v *conversion) toStream(ctx context.Context, in *input) (err error) {
 		return err
 	}
 	size := in.size()
+	if err := v.wanted.promise(v.format, size, v.given); err != nil {
+		return conversionError(stdoutName, v.format, err)
+	}
 	switch {
 	case in.disk != nil && v.format.stream != nil:
 		err = v.format.stream(ctx, w, in.disk, v.options, v.copy.Allocate)
@@ -71,6 +74,9 @@ func (v *conversion) toStream(ctx context.Context, in *input) (err error) {
 	}
 	if cerr := w.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil && in.disk == nil {
+		err = v.wanted.promise(v.format, size, v.given)
 	}
 	if err == nil && !v.quiet {
 		err = v.warnOf(in.disk, size)
@@ -85,7 +91,6 @@ func (v *conversion) warnOf(src disk.Disk, size int64) error {
 	if err != nil {
 		return err
 	}
-	v.warnSize(v.product, now)
 	if src == nil {
 		return nil
 	}

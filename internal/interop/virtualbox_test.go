@@ -122,7 +122,7 @@ func createChild(t *testing.T, image, parent string, size int64, m model, ws []w
 }
 
 // refusedFor returns the findings by which a product does not accept an image.
-func refusedFor(t *testing.T, name, image string) []vhd.Finding {
+func refusedFor(t *testing.T, name, image string) []product.BrokenRule {
 	t.Helper()
 	p, err := product.Find(name)
 	if err != nil {
@@ -137,7 +137,7 @@ func refusedFor(t *testing.T, name, image string) []vhd.Finding {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Examine(img, st.Size(), time.Now())
+	return p.Examine(img, product.Examination{Length: st.Size(), Dir: filepath.Dir(image), Now: time.Now()})
 }
 
 // register makes an image known to VirtualBox, so that it can be a parent.
@@ -299,8 +299,8 @@ func TestVirtualBoxChanges(t *testing.T) {
 						t.Fatalf("not accepted: %v", found)
 					}
 					for _, x := range found {
-						if !strings.HasPrefix(x.ID, "virtualbox-") {
-							t.Errorf("%v has the name %q, want one of a rule for VirtualBox", x, x.ID)
+						if !strings.HasPrefix(x.Name, "virtualbox-") {
+							t.Errorf("%v has the name %q, want one of a rule for VirtualBox", x, x.Name)
 						}
 					}
 					return

@@ -60,7 +60,7 @@ type allocator struct {
 	length         int64 // of the file
 	deviceFooterAt int64 // last sector of a device
 
-	batRoom int64 // bytes before the blocks of a new image that are reserved for the BAT
+	batRoom int64 // bytes before the blocks of a new image that are reserved for the BAT and its batmap
 	ahead   int64 // packed files: blocks to take space for with the next extension
 
 	gapAndBitmap []byte // buffer for what is written before a block

@@ -7,6 +7,8 @@ import (
 	"math/bits"
 )
 
+const batmapCookie = "tdbatmap"
+
 // batmap is XenServer's map of the blocks that are written whole: a header right
 // behind the BAT, and a bit for each block, most significant bit first. A set bit
 // means that the block has its place and that all bits of its bitmap are set; a
@@ -30,6 +32,32 @@ type batmap struct {
 	encrypted bool
 }
 
+// batmapVersion is that of new batmaps, in which the checksum sums unsigned bytes.
+const batmapVersion = 0x00010002
+
+// newBatmap is the batmap of a new image of so many blocks, behind a BAT that ends at
+// at. XenServer's tools want a map of at least a sector.
+func newBatmap(at, blocks int64) *batmap {
+	length := max(SectorSize, roundUp((blocks+7)/8, SectorSize))
+	return &batmap{at: at, offset: uint64(at + SectorSize), sectors: uint32(length / SectorSize), version: batmapVersion}
+}
+
+// encode returns header and map, which follow each other, and sets the checksum. bits
+// is the map, or the start of it.
+func (m *batmap) encode(bits []byte) []byte {
+	b := make([]byte, SectorSize+int64(m.sectors)*SectorSize)
+	copy(b[SectorSize:], bits)
+	m.checksum = m.sum(bits)
+	be := binary.BigEndian
+	copy(b, batmapCookie)
+	be.PutUint64(b[8:], m.offset)
+	be.PutUint32(b[16:], m.sectors)
+	be.PutUint32(b[20:], m.version)
+	be.PutUint32(b[24:], m.checksum)
+	b[28] = m.marker
+	return b
+}
+
 // readBatmap reads the header of the batmap behind a BAT that ends at at. It
 // returns nil if the image has none.
 func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
@@ -40,7 +68,7 @@ func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 	if err := readFull(r, b[:], at); err != nil {
 		return nil, fmt.Errorf("batmap: %w", err)
 	}
-	if string(b[:8]) != "tdbatmap" {
+	if string(b[:8]) != batmapCookie {
 		return nil, nil
 	}
 	be := binary.BigEndian
@@ -210,8 +238,44 @@ func (img *Image) clearBatmap(first int64) error {
 	return img.flush()
 }
 
+// dropBatmap erases the header of the batmap, durably, also if the creator is not
+// XenServer: one that is left from before would be believed again.
+func (img *Image) dropBatmap() error {
+	f := img.footer
+	f.Creator = CreatorXenServer
+	at := img.lay.batEnd()
+	m, err := readBatmap(img.r, &f, at, img.alloc.length)
+	if err != nil || m == nil {
+		return err
+	}
+	start, end := m.at, m.at+SectorSize
+	if img.bat.over(&img.lay, start, end) >= 0 || regionOver(img.lay.locators, start, end) != nil {
+		return nil // something else, which only looks like one
+	}
+	if _, err := img.f.WriteAt(make([]byte, SectorSize), m.at); err != nil {
+		return fmt.Errorf("batmap: %w", err)
+	}
+	if err := img.flush(); err != nil {
+		return err
+	}
+	img.batmap, img.lay.batmap = nil, nil
+	return nil
+}
+
 // batmapInPlace reports whether there is a map that can be read and written.
 func (img *Image) batmapInPlace() bool { return len(img.lay.batmap) == 2 }
+
+// fullBlocksMap has the bit of each block set whose sector bitmap is known to be all
+// ones, in the file or written before the map is.
+func (img *Image) fullBlocksMap() []byte {
+	bits := make([]byte, (img.bat.len()+7)/8)
+	for block := range img.bat.used() {
+		if bm, ok := img.bitmaps.known(block); ok && bm == nil {
+			setBits(bits, block, block+1)
+		}
+	}
+	return bits
+}
 
 // clearFrom clears the bits from the first one on.
 func clearFrom(bits []byte, first int64) {

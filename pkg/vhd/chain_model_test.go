@@ -256,7 +256,7 @@ func (m *chainModel) rebase(t *rapid.T) {
 	o := &chain.RebaseOptions{}
 	if at >= 0 {
 		o.Parent, o.Raw = m.levels[at].file, m.levels[at].raw
-		o.Paths = rapid.SampledFrom([]vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen}).Draw(t, "spelling")
+		o.Paths = rapid.SampledFrom([]*vhd.PathStyle{nil, &vhd.PathsAll, &vhd.PathsWindows, &vhd.PathsXen}).Draw(t, "spelling")
 	}
 	must(t, chain.Rebase(context.Background(), l.file, o))
 	if at < 0 {

@@ -49,11 +49,14 @@ const parentID = "the parent's id!"
 
 // childOf is an image of four blocks, of which one has a sector of its own, with a
 // parent of the given id that is found by these paths, or by name.
-func childOf(id, name string, paths ...path) []byte {
+func childOf(id, name string, paths ...path) []byte { return childOfSize(16*kib, id, name, paths...) }
+
+// childOfSize is childOf for a disk of another size.
+func childOfSize(size int64, id, name string, paths ...path) []byte {
 	own := make([]byte, 4*kib)
 	copy(own, pattern(sector, 9))
 	c := craft{
-		size: 16 * kib, footer: []edit{u32(60, differencing), text(68, "id of this child")},
+		size: size, footer: []edit{u32(60, differencing), text(68, "id of this child")},
 		header: []edit{text(40, id), text(64, bigEndian(name))},
 		blocks: []block{{2, 200, append([]byte{0x80}, make([]byte, 511)...), own}},
 	}

@@ -93,6 +93,9 @@ func TestCheckFindings(t *testing.T) {
 		{"size beyond 2040 GiB", footerOf(currentSize(2040*gib + 512)), []string{"warning large-disk", "error bat-too-small"}},
 		{"fixed of impossible size", fix(currentSize(1<<63 + 512)), []string{"error current-size", "error fixed-length"}},
 		{"geometry too small", fixedImage(make([]byte, mib), geometry(29, 4, 17)), []string{"warning geometry"}},
+		{"geometry of qemu that ends before the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(30, 4, 17)), []string{"warning geometry-size"}},
+		{"geometry of Virtual PC that ends before the current size", fixedImage(make([]byte, mib), creator("vpc "), geometry(29, 4, 17)), []string{"warning geometry-size"}},
+		{"geometry of qemu that ends behind the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(31, 4, 17)), []string{"warning geometry"}},
 		{"geometry too large", fixedImage(make([]byte, mib), geometry(31, 4, 17)), []string{"warning geometry"}},
 		{"geometry of zeros", fix(geometry(0, 0, 0)), []string{"warning geometry"}},
 		{"no id", fix(text(68, strings.Repeat("\x00", 16))), []string{"warning unique-id"}},
@@ -142,8 +145,8 @@ func TestCheckFindings(t *testing.T) {
 		// What the geometry hides, another rule of size shows.
 		{
 			"block behind the size of the geometry, beyond the end",
-			craft{size: 160 * sector, bat: map[int]uint32{19: 1000}, footer: []edit{creator("qemu"), geometry(2, 4, 17)}}.bytes(),
-			[]string{"error bat-beyond-end"},
+			craft{size: 160 * sector, bat: map[int]uint32{19: 1000}, footer: []edit{creator("vpc "), geometry(2, 4, 17)}}.bytes(),
+			[]string{"warning geometry-size", "error bat-beyond-end"},
 		},
 		{"space of a block", two(map[int]uint32{1: unused}), []string{"leak leak"}},
 		{"space of almost a block", craft{size: 8 * kib, end: (4 + 8) * 512}.bytes(), nil},

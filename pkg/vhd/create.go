@@ -69,7 +69,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		blocks := int64(header.MaxTableEntries)
 		img.bat = newBAT(blocks)
 		img.bitmaps.init(blocks, false)
-		a.batRoom = batBytes(blocks)
+		a.batRoom = img.lay.tableEnd() - img.lay.batOff
 		if o.Growing {
 			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize-dataAlign))
 		}
@@ -156,11 +156,12 @@ func (img *Image) resizeNew(size int64) error {
 		}
 		switch {
 		case img.dynamic():
-			img.bat = img.bat.resized(blocks)
-			img.bitmaps.grow(blocks)
-			if err := img.growBATRoom(batBytes(blocks)); err != nil {
+			lay := o.layout(&footer, &header)
+			if err := img.reserveForBAT(lay.tableEnd() - lay.batOff); err != nil {
 				return err
 			}
+			img.bat = img.bat.resized(blocks)
+			img.bitmaps.grow(blocks)
 		case img.trailer.onDevice():
 			if err := sparse.Zero(img.f, img.size, end-img.size); err != nil {
 				return err
@@ -177,9 +178,9 @@ func (img *Image) resizeNew(size int64) error {
 	})
 }
 
-// growBATRoom makes the space for the BAT of a new image at least n bytes: the blocks
-// that are in the way go behind all others.
-func (img *Image) growBATRoom(n int64) error {
+// reserveForBAT makes the space before the blocks of a new image at least n bytes: the
+// blocks in the way move behind all others.
+func (img *Image) reserveForBAT(n int64) error {
 	a := &img.alloc
 	if n <= a.batRoom {
 		return nil
@@ -193,14 +194,8 @@ func (img *Image) growBATRoom(n int64) error {
 	if _, err := img.extend(a.end, max(0, end-a.end)); err != nil {
 		return err
 	}
-	if !img.trailer.onDevice() { // the last block may not be all in the file yet
-		if size, err := disk.FileSize(img.f); err != nil {
-			return err
-		} else if size < a.end {
-			if err := img.f.Truncate(a.end); err != nil {
-				return err
-			}
-		}
+	if err := img.lengthenTo(a.end); err != nil { // the last block may not be all in the file yet
+		return err
 	}
 	var move []placedBlock
 	first := a.end // of the blocks that stay
@@ -240,6 +235,15 @@ func (img *Image) growBATRoom(n int64) error {
 	}
 	a.batRoom = first - img.lay.batOff
 	return nil
+}
+
+// lengthenTo makes a file that is shorter n bytes long. A device keeps its length.
+func (img *Image) lengthenTo(n int64) error {
+	length, err := disk.FileSize(img.f)
+	if err != nil || length >= n || img.trailer.onDevice() {
+		return err
+	}
+	return img.f.Truncate(n)
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not

@@ -62,11 +62,14 @@ func (c Creator) version() uint32 {
 	case CreatorVirtualPC:
 		return 0x00010000
 	case CreatorXenServer:
-		// 1.1, not 1.3: from 1.2 on a batmap must follow the BAT.
+		// Without a batmap: from 1.2 on one must follow the BAT.
 		return 0x00010001
 	}
 	return 0x00050003 // qemu's
 }
+
+// creatorVersionBatmap is the version of XenServer's images that have a batmap.
+const creatorVersionBatmap = 0x00010003
 
 // hostOS is the creator host OS that goes with the creator.
 func (c Creator) hostOS() [4]byte {
@@ -75,11 +78,6 @@ func (c Creator) hostOS() [4]byte {
 	}
 	return [4]byte{'W', 'i', '2', 'k'}
 }
-
-// sizedByGeometry reports whether an image of this creator is as large as its
-// geometry says, not as its current size says: Virtual PC, and qemu, which
-// follows it (qemu 10.0, block/vpc.c).
-func (c Creator) sizedByGeometry() bool { return c == CreatorVirtualPC || c == CreatorQEMU }
 
 // trustedByOldQEMU reports whether qemu 2.6 to 9.2 takes the current size of
 // an image of this creator. For all others it takes the geometry, unless that

@@ -192,15 +192,21 @@ func TestDriver2013Correct(t *testing.T) {
 				t.Errorf("a new disk has %d bytes, %v; want %d", got, err, size)
 			}
 		}
-		for _, typ := range []vhd.DiskType{vhd.Dynamic, vhd.Fixed} {
-			if err := (&vhd.CreateOptions{Type: typ, Size: 2040*gib + 1}).Validate(); !errors.Is(err, vhd.ErrTooLarge) {
+		// A fixed disk has no BAT: only the footer limits it.
+		for typ, most := range map[vhd.DiskType]int64{vhd.Dynamic: 2040 * gib, vhd.Fixed: 1 << 62} {
+			o := vhd.CreateOptions{Type: typ, Size: most, Exact: true}
+			if got, err := o.VirtualSize(); got != most || err != nil {
+				t.Errorf("a %v disk of %d bytes: %d, %v", typ, most, got, err)
+			}
+			o.Size++
+			if err := o.Validate(); !errors.Is(err, vhd.ErrTooLarge) {
 				t.Errorf("a %v disk one byte too large: %v, want ErrTooLarge", typ, err)
 			}
 		}
 		// VirtualBox makes larger ones, which are read.
-		b := craft{size: 2040*gib + 512, blockSize: 256 * mib}.bytes()
-		if n := openBytes(t, b, nil).Size(); n != 2040*gib+512 {
-			t.Errorf("a dynamic disk one sector larger has %d bytes", n)
+		b := craft{size: 4000 * gib, blockSize: 256 * mib}.bytes()
+		if img := openBytes(t, b, nil); img.Size() != 4000*gib {
+			t.Errorf("size %d, want 4000 GiB", img.Size())
 		}
 	})
 	t.Run("correct 05 sizes are rounded up to sectors", func(t *testing.T) {

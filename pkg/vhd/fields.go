@@ -3,7 +3,9 @@ package vhd
 import "fmt"
 
 // SetFooter replaces the footer, but for the fields that describe the file: data
-// offset, sizes, geometry and type stay. It is durable when it returns.
+// offset, sizes, geometry and type stay. It is durable when it returns. When the creator
+// becomes XenServer, or was, the image has no batmap afterwards: other programs do not
+// keep one right.
 func (img *Image) SetFooter(f Footer) error {
 	if err := img.state.inPlace("changing the footer of"); err != nil {
 		return err
@@ -15,10 +17,15 @@ func (img *Image) SetFooter(f Footer) error {
 	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
 	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
 	return img.state.change(func() error {
-		if img.dynamic() {
-			return img.writeFooters(f)
+		if !img.dynamic() {
+			return img.writeFixedFooter(f)
 		}
-		return img.writeFixedFooter(f)
+		if (f.Creator == CreatorXenServer) != (old.Creator == CreatorXenServer) {
+			if err := img.dropBatmap(); err != nil {
+				return err
+			}
+		}
+		return img.writeFooters(f)
 	})
 }
 

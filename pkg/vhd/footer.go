@@ -3,6 +3,7 @@ package vhd
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/google/uuid"
 )
@@ -159,9 +160,11 @@ func (f *Footer) hiddenUnsummed() bool {
 	return f.Creator == CreatorXenServer && (f.CreatorVersion == 0x00000001 || f.CreatorVersion == 0x00010001)
 }
 
-// SetCreator names another creator application. It refuses one for which a reader
-// that goes by the creator would take another size for the disk's.
-func (f *Footer) SetCreator(c Creator) error {
+// SetCreator names another creator application, with the version and the host OS that
+// it writes. XenServer's version depends on whether the image has a batmap: see
+// [Image.Marker]. It refuses a creator for which a reader that goes by the creator would
+// take another size for the disk's.
+func (f *Footer) SetCreator(c Creator, batmap bool) error {
 	g := *f
 	g.Creator = c
 	old, now := SizeAuto.resolve(f), SizeAuto.resolve(&g)
@@ -169,8 +172,18 @@ func (f *Footer) SetCreator(c Creator) error {
 	if f.Geometry.Product() != sectors && (old != now || f.Geometry != MaxGeometry && f.Creator.trustedByOldQEMU() && !c.trustedByOldQEMU()) {
 		return fmt.Errorf("creator %q: %w: readers would take the disk for one of %v sectors, and it has %d", c, ErrUnsupported, f.Geometry.Product(), sectors)
 	}
-	f.Creator = c
+	f.Creator, f.CreatorVersion, f.CreatorHostOS = c, c.version(), c.hostOS()
+	if batmap && c == CreatorXenServer {
+		f.CreatorVersion = creatorVersionBatmap
+	}
 	return nil
+}
+
+// VirtualSize is the disk's size in bytes, as far as the file has room for it: what
+// SizeAuto takes.
+func (f *Footer) VirtualSize() int64 {
+	size, _ := (&footerCopy{Footer: *f}).virtualSize(SizeAuto, math.MaxInt64)
+	return size
 }
 
 // Hidden is XenServer's mark of an image that only others are made of, and that is
@@ -256,15 +269,18 @@ func (c *footerCopy) validate() []finding {
 	switch {
 	case c.CurrentSize == 0:
 		odd("current-size", Error, 48, "current size", "0", "the disk's size").harmless = true
-	case c.CurrentSize > 1<<62:
-		odd("current-size", Error, 48, "current size", fmt.Sprint(c.CurrentSize), fmt.Sprintf("at most %d (2040 GiB)", uint64(MaxSectors)*SectorSize))
+	case c.CurrentSize > maxFixedSize:
+		odd("current-size", Error, 48, "current size", fmt.Sprint(c.CurrentSize), fmt.Sprintf("at most %d", uint64(maxFixedSize)))
 	case c.CurrentSize > MaxSectors*SectorSize && c.Type != Fixed: // VirtualBox makes such
 		odd("large-disk", Warning, 48, "current size", fmt.Sprint(c.CurrentSize),
-			fmt.Sprintf("at most %d (2040 GiB): qemu and Windows refuse larger ones", uint64(MaxSectors)*SectorSize))
+			fmt.Sprintf("at most %d (2040 GiB): Windows and qemu open no larger one", uint64(MaxSectors)*SectorSize))
 	case c.CurrentSize%SectorSize != 0:
 		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512")
 	}
-	if f, ok := c.oddGeometry(); ok {
+	if n := c.BeyondGeometry(); n > 0 {
+		odd("geometry-size", Warning, 56, "disk geometry", fmt.Sprintf("%v, which ends %d bytes before the current size", c.Geometry, n),
+			"one that spans the current size, or the largest: qemu and Virtual PC do not see what is beyond it")
+	} else if f, ok := c.oddGeometry(); ok {
 		odd("geometry", Warning, 56, "disk geometry", f.Got, f.Want)
 	}
 	if c.UniqueID == uuid.Nil {

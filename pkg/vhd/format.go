@@ -13,8 +13,8 @@ import (
 //
 // Opening accepts the options force_size_calc (chs or current_size) and
 // ignore_checksums; see [ParseOpenOptions]. Creating accepts subformat (dynamic or
-// fixed), force_size, block_size, creator, uuid, align and timestamp; see
-// [ParseCreateOptions]. Errors about options have qemu's words.
+// fixed), force_size, block_size, creator, uuid, align, min_size, data_align,
+// file_align and timestamp; see [ParseCreateOptions]. Errors about options have qemu's words.
 var Format = disk.Format{
 	Name:         formatName,
 	Aliases:      []string{"vhd"},
@@ -115,7 +115,7 @@ func ParseCreateOptions(size int64, o disk.Options) (*CreateOptions, error) {
 
 // parseCreateOptions sets what o says. Switches and sizes come first, as in qemu.
 func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
-	if err := optlist.Only(o, "subformat", "force_size", "block_size", "creator", "uuid", "align", "timestamp"); err != nil {
+	if err := optlist.Only(o, "subformat", "force_size", "block_size", "creator", "uuid", "align", "min_size", "data_align", "file_align", "timestamp"); err != nil {
 		return err
 	}
 	if v, given := o["align"]; given {
@@ -123,6 +123,17 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 			return err
 		}
 		vo.Exact = true // a size that is rounded to a geometry does not stay aligned
+	}
+	if v, given := o["min_size"]; given {
+		if vo.MinSize, err = optlist.Size("min_size", v); err != nil {
+			return err
+		}
+	}
+	if vo.DataAlign, err = fileAlignment(o, "data_align"); err != nil {
+		return err
+	}
+	if vo.FileAlign, err = fileAlignment(o, "file_align"); err != nil {
+		return err
 	}
 	if v, given := o["force_size"]; given {
 		if vo.Exact, err = optlist.Bool("force_size", v); err != nil {
@@ -164,6 +175,20 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 		}
 	}
 	return nil
+}
+
+// fileAlignment is the value of an option for an alignment in the file; 0 if it is not
+// set.
+func fileAlignment(o disk.Options, key string) (int64, error) {
+	v, given := o[key]
+	if !given {
+		return 0, nil
+	}
+	n, err := optlist.Size(key, v)
+	if err == nil && n != SectorSize && n != dataAlign {
+		err = optlist.Errorf("Parameter '%s' expects 512 or 4k", key)
+	}
+	return n, err
 }
 
 var _ interface {

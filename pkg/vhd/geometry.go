@@ -10,8 +10,9 @@ import (
 const SectorSize = disk.SectorSize
 
 const (
-	// MaxSectors is the largest disk, 2040 GiB in sectors: the limit of the
-	// specification, of Windows and of qemu.
+	// MaxSectors is the largest dynamic or differencing disk that is made, 2040 GiB in
+	// sectors: the limit of the specification, of Windows and of qemu. A fixed disk has
+	// no BAT, and may be larger.
 	MaxSectors = 0xff000000
 
 	maxGeometrySectors = 65535 * 16 * 255

@@ -3,6 +3,7 @@ package vhd
 import (
 	"cmp"
 	"iter"
+	"math"
 	"slices"
 )
 
@@ -78,29 +79,94 @@ func (l *layout) nextBlockOffset(free int64) int64 {
 }
 
 // footerOffset is the offset of the trailing footer when everything in use ends at
-// end.
+// end. Where the length is aligned and there are no blocks, it has a page of its own, as
+// Windows has it: by that foundAlignment recognises such a file. (With blocks so small
+// that one would fit before the footer, that would count as a leak.)
 func (l *layout) footerOffset(end int64) int64 {
+	if l.fileAlign == dataAlign && end <= l.metadataEnd() && l.stored() > 2*dataAlign {
+		end = roundUp(end, dataAlign)
+	}
 	return roundUp(end+footerSize, l.fileAlign) - footerSize
 }
 
-// foundAlignment is how an image in a file of size bytes is laid out, so that what is
-// added follows: the alignment of its blocks, and that of the length.
-func (img *Image) foundAlignment(size int64) (align, fileAlign int64) {
-	align, fileAlign = dataAlign, SectorSize
-	if img.trailer == trailerMoves && size%dataAlign == 0 {
-		fileAlign = dataAlign
-	}
-	blocks := false
-	for _, e := range img.bat.used() {
-		blocks = true
-		if (int64(e)*SectorSize+img.lay.bitmapSize)%dataAlign != 0 {
-			return SectorSize, SectorSize
+// metadataEnd is the first byte behind all metadata.
+func (l *layout) metadataEnd() int64 {
+	end := int64(0)
+	for _, rs := range [][]region{l.regions, l.batmap, l.locators} {
+		for _, r := range rs {
+			end = max(end, r.end)
 		}
 	}
-	if !blocks && fileAlign != dataAlign && img.footer.Creator != CreatorXenServer {
-		align = SectorSize // neither Windows nor XenServer made it, and all others pack
+	return end
+}
+
+// foundAlignment is how an image in a file of size bytes is laid out, so that what is
+// added follows: the alignment of its blocks, and that of the length. The length of a
+// packed file may be a multiple by chance; then nothing is between its last block, or
+// its metadata, and the footer.
+func (img *Image) foundAlignment(size int64) (align, fileAlign int64) {
+	first, _, blocks := img.blockSpan()
+	packed := blocks == 0
+	for _, e := range img.bat.used() {
+		packed = packed || (int64(e)*SectorSize+img.lay.bitmapSize)%dataAlign != 0
 	}
-	return align, fileAlign
+	fileAlign = SectorSize
+	if img.trailer == trailerMoves && size%dataAlign == 0 && (!packed || img.footerAt > img.endOfUse()) {
+		fileAlign = dataAlign
+	}
+	// Where there is no block, or a single one, which may be aligned by chance: only
+	// Windows and XenServer are known to align them.
+	if blocks == 0 || blocks == 1 && first*SectorSize == img.lay.metadataEnd() {
+		packed = fileAlign != dataAlign && img.footer.Creator != CreatorXenServer
+	}
+	if packed {
+		return SectorSize, fileAlign
+	}
+	return dataAlign, fileAlign
+}
+
+// Packed reports whether the blocks follow each other in the file without gaps, in any
+// order, as qemu and VirtualBox write them. It is true for an image without blocks.
+func (img *Image) Packed() bool {
+	first, last, n := img.blockSpan()
+	if n < 2 {
+		return true
+	}
+	stored := img.lay.stored() / SectorSize
+	if last-first != (n-1)*stored {
+		return false
+	}
+	for _, e := range img.bat.used() { // no two of them overlap
+		if (int64(e)-first)%stored != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// MetadataFirst reports whether header, BAT, batmap and parent locators are all before
+// the first block. It is true for an image without blocks.
+func (img *Image) MetadataFirst() bool {
+	first, _, n := img.blockSpan()
+	if n == 0 {
+		return true
+	}
+	for _, r := range img.lay.metadata() {
+		if r.end > first*SectorSize {
+			return false
+		}
+	}
+	return true
+}
+
+// blockSpan is the sectors of the first and the last block in the file, and how many
+// there are.
+func (img *Image) blockSpan() (first, last, n int64) {
+	first = math.MaxInt64
+	for _, e := range img.bat.used() {
+		first, last, n = min(first, int64(e)), max(last, int64(e)), n+1
+	}
+	return first, last, n
 }
 
 // relocate takes the offsets of another layout, of the same blocks.
@@ -110,6 +176,16 @@ func (l *layout) relocate(to *layout) {
 
 // batEnd is the first byte behind the BAT.
 func (l *layout) batEnd() int64 { return l.regions[2].end }
+
+// tableEnd is the first byte behind the BAT, and the batmap that follows it, of a new
+// image.
+func (l *layout) tableEnd() int64 {
+	end := l.batEnd()
+	for _, r := range l.batmap {
+		end = max(end, r.end)
+	}
+	return end
+}
 
 // metadata is all that is not a block.
 func (l *layout) metadata() []region { return slices.Concat(l.regions, l.batmap, l.locators) }

@@ -53,7 +53,7 @@ func readError(p []byte, off int64, err error) error {
 // locateFooters reads the footers of a file of size bytes. The trailing one is
 // looked for in the last 512 bytes, in the last 511 where the length says so,
 // and in the last whole sector where the end of the file is torn. Only errors
-// of reading are returned.
+// of reading are returned, and the one that refuses a piece of a split image.
 func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 	var fs footers
 	type place struct {
@@ -81,6 +81,9 @@ func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 		if c.valid() {
 			break
 		}
+	}
+	if err := refuseSplit(r, fs.trailing.valid()); err != nil {
+		return fs, err
 	}
 	if size >= footerSize {
 		c, err := readFooterAt(r, 0, footerSize)

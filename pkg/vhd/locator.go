@@ -63,6 +63,26 @@ func (h *Header) locators() map[int]locator {
 	return used
 }
 
+// LocatorEntry is one of the eight parent locator entries of the header, as it is in
+// the file.
+type LocatorEntry struct {
+	Code     string // 4 bytes; NULs if the entry is not used
+	Space    uint32 // bytes or sectors
+	Length   uint32 // of the text, bytes
+	Reserved uint32
+	Offset   uint64 // of the text in the file, bytes
+}
+
+// LocatorEntries returns the eight parent locator entries, used or not.
+func (h *Header) LocatorEntries() []LocatorEntry {
+	var all []LocatorEntry
+	for b := range slices.Chunk(h.Locators[:], locatorSize) {
+		be := binary.BigEndian
+		all = append(all, LocatorEntry{string(b[:4]), be.Uint32(b[4:]), be.Uint32(b[8:]), be.Uint32(b[12:]), be.Uint64(b[16:])})
+	}
+	return all
+}
+
 // put writes the entry.
 func (l *locator) put(b []byte) {
 	be := binary.BigEndian

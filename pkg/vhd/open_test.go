@@ -332,12 +332,19 @@ func TestSizeRules(t *testing.T) {
 	} {
 		name := fmt.Sprintf("%q", c.creator)
 		n, by := int64(160), cur
-		if c.byCHS {
+		if c.creator == "vpc " { // the geometry is the specification's for 160 sectors
 			n, by = 136, geo
+		}
+		rounded, larger := int64(120), cur
+		if c.byCHS {
+			rounded, larger = 136, geo
 		}
 		tests = append(
 			tests,
 			row(name+", smaller geometry", []edit{creator(c.creator), small}, auto, n, by),
+			row(name+", smaller geometry that nobody rounds to", []edit{creator(c.creator), geometry(1, 4, 17)}, auto, 160, cur),
+			row(name+", geometry as large as the current size", []edit{creator(c.creator), small, currentSize(136 * sector)}, auto, 136, larger),
+			row(name+", geometry larger than the current size", []edit{creator(c.creator), small, currentSize(120 * sector)}, auto, rounded, larger),
 			row(name+", smaller geometry, by geometry", []edit{creator(c.creator), small}, geo, 136, geo),
 			row(name+", smaller geometry, by current size", []edit{creator(c.creator), small}, cur, 160, cur),
 			row(name+", largest geometry", []edit{creator(c.creator)}, auto, 160, cur),

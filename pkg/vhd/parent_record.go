@@ -5,17 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
-
-	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // ParentRecord is what a differencing image records of its parent ("Differencing
@@ -40,84 +33,6 @@ type Locator struct {
 	Code string
 	// Path is the text. It is whatever its writer liked, and not to be trusted.
 	Path string
-}
-
-// PathStyle is how an image spells the paths to its parent.
-type PathStyle uint8
-
-const (
-	// PathsAll has a relative and an absolute path, and a URL.
-	PathsAll PathStyle = iota
-	// PathsWindows has a relative and an absolute path, the latter also as the
-	// name, and no time, as Windows 10 writes them.
-	PathsWindows
-	// PathsXen has the relative path in all three, as XenServer's vhd-util
-	// writes them.
-	PathsXen
-)
-
-// ParentRecordOf is what an image in the file child is to record of its parent: the
-// disk in the file name, which exists, while child need not. A disk that is not
-// an [Image] is a raw parent.
-func ParentRecordOf(child, name string, parent disk.Disk, s PathStyle) (ParentRecord, error) {
-	var p ParentRecord
-	if img, ok := parent.(*Image); ok {
-		if p.ID = img.footer.UniqueID; p.ID == uuid.Nil {
-			return p, fmt.Errorf("%s: %w: a parent whose unique id is zero", name, ErrUnsupported)
-		}
-	}
-	st, err := os.Stat(name)
-	if err != nil {
-		return p, err
-	}
-	if s != PathsWindows {
-		p.Time = NearestTimestamp(st.ModTime())
-	}
-	abs, err := filepath.Abs(name)
-	if err != nil {
-		return p, err
-	}
-	childAbs, err := filepath.Abs(child)
-	if err != nil {
-		return p, err
-	}
-	p.Name = filepath.Base(abs)
-	relative, err := filepath.Rel(filepath.Dir(childAbs), abs)
-	switch {
-	case err != nil: // on another drive
-	case runtime.GOOS != "windows" && strings.Contains(relative, `\`):
-		return p, fmt.Errorf("%s: a path with a backslash cannot be written in a VHD", relative)
-	case !utf8.ValidString(relative):
-		return p, fmt.Errorf("%q: a path that is not UTF-8 cannot be written in a VHD", relative)
-	default:
-		p.Locators = append(p.Locators, Locator{"W2ru", `.\` + backslashes(relative)})
-	}
-	switch {
-	case s == PathsXen && err == nil:
-		p.Locators = append(p.Locators,
-			Locator{"W2ku", `.\` + backslashes(relative)},
-			Locator{"MacX", "file://./" + escape(filepath.ToSlash(relative))})
-	case runtime.GOOS != "windows" && strings.Contains(abs, `\`), !utf8.ValidString(abs): // of a folder further up
-	default:
-		p.Locators = append(p.Locators, Locator{"W2ku", backslashes(abs)})
-		if s == PathsWindows {
-			p.Name = backslashes(abs)
-		} else {
-			p.Locators = append(p.Locators, Locator{"MacX", "file://localhost/" + escape(strings.TrimPrefix(filepath.ToSlash(abs), "/"))})
-		}
-	}
-	if len(utf16.Encode([]rune(p.Name))) > nameUnits {
-		p.Name = filepath.Base(abs)
-	}
-	return p, nil
-}
-
-func backslashes(path string) string { return strings.ReplaceAll(filepath.ToSlash(path), "/", `\`) }
-
-// escape writes a path as a part of a URL.
-func escape(path string) string {
-	u := url.URL{Path: path}
-	return strings.TrimPrefix(u.EscapedPath(), "./")
 }
 
 // nameUnits is how many UTF-16 units the header has room for.
@@ -161,6 +76,9 @@ func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 	}
 	for i, t := range p.texts(at) {
 		code := p.Locators[i].Code
+		if wide, _ := locatorCode(code); !wide && code != "MacX" && strings.ContainsFunc(p.Locators[i].Path, func(r rune) bool { return r > 0xff }) {
+			return 0, fmt.Errorf("parent locator %q: %q cannot be written in 8-bit characters", code, p.Locators[i].Path)
+		}
 		if len(t.text) == 0 || len(t.text) > maxLocatorText {
 			return 0, fmt.Errorf("parent locator %q: a path of %d bytes, want 1 to %d", code, len(t.text), maxLocatorText)
 		}
@@ -173,10 +91,16 @@ func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 
 // encode is the text as it stands in the file.
 func (l *Locator) encode() []byte {
-	if wide, _ := locatorCode(l.Code); !wide {
-		return []byte(l.Path)
-	}
 	var b []byte
+	if wide, _ := locatorCode(l.Code); !wide {
+		if l.Code == "MacX" {
+			return []byte(l.Path)
+		}
+		for _, r := range l.Path { // Latin-1, as it is read
+			b = append(b, byte(r))
+		}
+		return b
+	}
 	for _, u := range utf16.Encode([]rune(l.Path)) {
 		b = binary.LittleEndian.AppendUint16(b, u)
 	}

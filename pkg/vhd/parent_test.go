@@ -46,22 +46,26 @@ func TestEncryptedParent(t *testing.T) {
 // The parent is as large as its geometry or as its current size says, whichever the
 // child needs: the two may be of programs that disagree.
 func TestParentSizedForChild(t *testing.T) {
+	// Virtual PC's geometry of 160 sectors (80 KiB) spans 136 (68 KiB).
+	spec, other := geometry(2, 4, 17), geometry(1, 4, 17)
 	for _, c := range []struct {
 		name     string
+		child    int64
 		current  int // of the parent
 		geometry edit
-		want     int // the parent's size, as the child, of 16 KiB, sees it
+		want     int // the parent's size, as the child sees it
 	}{
-		{"geometry smaller than the child, current size as large", 16 * kib, geometry(1, 1, 17), 16 * kib},
-		{"geometry smaller than the child, current size larger", 24 * kib, geometry(1, 1, 17), 24 * kib},
-		{"geometry as large as the child, current size larger", 24 * kib, geometry(1, 2, 16), 16 * kib},
-		{"both smaller than the child", 8 * kib, geometry(1, 1, 8), 4 * kib},
+		{"geometry smaller than the child, current size as large", 80 * kib, 80 * kib, spec, 80 * kib},
+		{"geometry smaller than the child, current size larger", 72 * kib, 80 * kib, spec, 80 * kib},
+		{"geometry as large as the child, current size larger", 68 * kib, 80 * kib, spec, 68 * kib},
+		{"geometry that Virtual PC does not write", 16 * kib, 80 * kib, other, 80 * kib},
+		{"both smaller than the child", 96 * kib, 80 * kib, spec, 68 * kib},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			contents := pattern(c.current, 1)
 			tree(t, dir, map[string][]byte{
-				"child.vhd": childOf(parentID, "", path{code: "W2ru", text: wide("p.vhd")}),
+				"child.vhd": childOfSize(c.child, parentID, "", path{code: "W2ru", text: wide("p.vhd")}),
 				"p.vhd":     fixedImage(contents, text(68, parentID), creator("vpc "), c.geometry),
 			})
 			img, err := vhd.Open(filepath.Join(dir, "child.vhd"), nil)
@@ -70,7 +74,7 @@ func TestParentSizedForChild(t *testing.T) {
 			if got := img.Parent().Size(); got != int64(c.want) {
 				t.Errorf("the parent has %d bytes, want %d", got, c.want)
 			}
-			want := make([]byte, 16*kib)
+			want := make([]byte, c.child)
 			copy(want, contents[:c.want])
 			sameBytes(t, "contents", readAll(t, img), childDisk(want))
 		})
@@ -114,7 +118,7 @@ func TestParentNameNotUTF8(t *testing.T) {
 		t.Skip("file names are Unicode here")
 	}
 	parent := openBytes(t, fixedImage(pattern(16*kib, 1)), nil)
-	for _, s := range []vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen} {
+	for i, s := range []vhd.PathStyle{vhd.PathsAll, vhd.PathsWindows, vhd.PathsXen} {
 		dir := filepath.Join(t.TempDir(), "folder\xff")
 		tree(t, dir, map[string][]byte{"p.vhd": nil, "p\xff.vhd": nil, "sub\xff/p.vhd": nil})
 		for name, want := range map[string]string{
@@ -124,17 +128,17 @@ func TestParentNameNotUTF8(t *testing.T) {
 			switch {
 			case want != "":
 				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("spelling %d: %q: %v, want %s", s, name, err, want)
+					t.Errorf("style %d: %q: %v, want %s", i, name, err, want)
 				}
 				continue
 			case err != nil:
-				t.Errorf("spelling %d: %q: %v", s, name, err)
+				t.Errorf("style %d: %q: %v", i, name, err)
 			case len(p.Locators) == 0 || p.Locators[0] != (vhd.Locator{Code: "W2ru", Path: `.\p.vhd`}):
-				t.Errorf("spelling %d: locators %q, want a relative one first", s, p.Locators)
+				t.Errorf("style %d: locators %q, want a relative one first", i, p.Locators)
 			}
 			for _, l := range p.Locators {
 				if strings.Contains(l.Path, "folder") || strings.Contains(l.Path, "%FF") {
-					t.Errorf("spelling %d: the path %q leads through a folder whose name is not UTF-8", s, l.Path)
+					t.Errorf("style %d: the path %q leads through a folder whose name is not UTF-8", i, l.Path)
 				}
 			}
 		}

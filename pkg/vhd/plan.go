@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,13 +23,16 @@ type CreateOptions struct {
 	Size int64
 	// Exact keeps the size (qemu's force_size).
 	Exact bool
+	// MinSize is the least virtual size in bytes: a smaller Size is raised to it. It is
+	// not used if there is a Parent.
+	MinSize int64
 	// Align, if not 0, rounds the size up to a multiple of so many bytes, itself
 	// a multiple of 512. It goes with Exact.
 	Align int64
 	// Growing says that the size is not known yet: the new image will be given
 	// its size by Resize, after parts of it were written. A dynamic image keeps
-	// room for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
-	// first block; the BAT of a larger disk stands at the end of the file.
+	// space for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
+	// first block; for a larger disk the first blocks move to the end of the file.
 	Growing bool
 	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
 	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
@@ -64,6 +68,10 @@ func (o *CreateOptions) Validate() error {
 	return err
 }
 
+// Metadata returns the footer and the header that the image will have. The header is
+// zero for a fixed disk. Without UniqueID and Time they differ from call to call.
+func (o *CreateOptions) Metadata() (Footer, Header, error) { return o.metadata() }
+
 // VirtualSize is the size in bytes that the image will have.
 func (o *CreateOptions) VirtualSize() (int64, error) {
 	f, _, err := o.metadata()
@@ -78,7 +86,8 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 		return int64(f.CurrentSize) + footerSize, err
 	}
 	lay := o.layout(&f, &h)
-	end := lay.batOff + batBytes(int64(h.MaxTableEntries))
+	lay.locators = h.locatorRegions(math.MaxInt64)
+	end := lay.metadataEnd()
 	if allocated > 0 {
 		stride := roundUp(lay.stored(), lay.align)
 		end = lay.nextBlockOffset(end) + lay.stored() + (allocated-1)*stride
@@ -160,7 +169,16 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	}
 	f.Type, f.DataOffset = Dynamic, footerSize
 	h, err := newHeader(int64(current), o.BlockSize)
+	if hasBatmap(&f, &h) {
+		f.CreatorVersion = creatorVersionBatmap
+	}
 	return f, h, err
+}
+
+// hasBatmap reports whether a new image has XenServer's batmap, without which
+// XenServer's resize does nothing. Its tools know blocks of 2 MiB only.
+func hasBatmap(f *Footer, h *Header) bool {
+	return f.Creator == CreatorXenServer && f.Type != Fixed && h.BlockSize == DefaultBlockSize
 }
 
 // newHeader is the header of a disk of so many bytes, in blocks of blockSize, or
@@ -192,7 +210,7 @@ func (o *CreateOptions) parentRecord() ParentRecord {
 func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	own := *o
-	own.Parent, own.Type, own.Align, own.Growing = nil, Dynamic, 0, false
+	own.Parent, own.Type, own.Align, own.MinSize, own.Growing = nil, Dynamic, 0, 0, false
 	parent, _ := o.Parent.(*Image)
 	size := o.Parent.Size()
 	switch {
@@ -223,14 +241,19 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	}
 	f.Type = Differencing
 	p := o.parentRecord()
-	_, err = p.encodeInto(&h, int64(h.TableOffset)+batBytes(int64(h.MaxTableEntries)))
+	lay := o.layout(&f, &h)
+	_, err = p.encodeInto(&h, lay.tableEnd())
 	return f, h, err
 }
 
 // alignedSize is the size asked for, aligned; it may still need rounding up to
 // a geometry.
 func (o *CreateOptions) alignedSize() (int64, error) {
-	size, err := o.Size, checkSize(o.Size)
+	size := max(o.Size, o.MinSize)
+	if o.Size < 0 {
+		size = o.Size
+	}
+	err := checkSize(size, o.Type)
 	if err != nil || o.Align == 0 {
 		return size, err
 	}
@@ -243,15 +266,21 @@ func (o *CreateOptions) alignedSize() (int64, error) {
 	if rest := size % o.Align; rest != 0 {
 		size += o.Align - rest
 	}
-	return size, checkSize(size)
+	return size, checkSize(size, o.Type)
 }
 
-// checkSize checks that a VHD can be so large.
-func checkSize(size int64) error {
+// maxFixedSize is the largest fixed disk: the footer's 64 bits hold it, and offsets in
+// its file are no problem.
+const maxFixedSize = 1 << 62
+
+// checkSize checks that a VHD of the type can be so large.
+func checkSize(size int64, t DiskType) error {
 	switch {
 	case size < 0:
 		return fmt.Errorf("disk size %d is negative", size)
-	case size > MaxSectors*SectorSize:
+	case t == Fixed && size > maxFixedSize:
+		return fmt.Errorf("fixed disk of %d bytes: %w, which holds at most %d", size, ErrTooLarge, int64(maxFixedSize))
+	case t != Fixed && size > MaxSectors*SectorSize:
 		return fmt.Errorf("disk of %d bytes: %w, which holds at most %d (2040 GiB)", size, ErrTooLarge, int64(MaxSectors)*SectorSize)
 	}
 	return nil
@@ -274,6 +303,9 @@ func (o *CreateOptions) layout(f *Footer, h *Header) layout {
 	lay := layoutOf(f, h, 0)
 	if o != nil {
 		lay.align, lay.fileAlign = cmp.Or(o.DataAlign, dataAlign), cmp.Or(o.FileAlign, SectorSize)
+	}
+	if hasBatmap(f, h) {
+		lay.batmap = newBatmap(lay.batEnd(), int64(h.MaxTableEntries)).ownRegions()
 	}
 	return lay
 }

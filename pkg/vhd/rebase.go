@@ -3,6 +3,7 @@ package vhd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
@@ -44,6 +45,10 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err != nil {
 		return err
 	}
+	// Without space for that, the locators go to the end of the file.
+	if err := img.vacateForMetadata(end + headerSize); err != nil && !errors.Is(err, errNoRoom) {
+		return err
+	}
 	x, taken, err := img.findSpace(end + headerSize)
 	if err != nil {
 		return err
@@ -70,6 +75,27 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 		err = img.closeParents()
 		img.parent, img.parentPath = parent, ""
 	}
+	return err
+}
+
+// vacateForMetadata makes sure that there is a gap of n bytes before the first block.
+// XenServer's tools refuse locators behind a block, and behind all blocks they would keep
+// the file from becoming shorter when those are gone.
+func (img *Image) vacateForMetadata(n int64) error {
+	first, _, blocks := img.blockSpan()
+	if blocks == 0 {
+		return nil
+	}
+	end := int64(0)
+	for _, r := range img.lay.metadata() {
+		end = max(end, roundUp(r.end, SectorSize))
+	}
+	for _, g := range img.gaps() {
+		if at := roundUp(g[0], SectorSize); at+n <= min(g[1], first*SectorSize) {
+			return nil
+		}
+	}
+	_, err := img.vacate(context.Background(), min(end+n, img.alloc.end), nil)
 	return err
 }
 

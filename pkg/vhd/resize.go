@@ -30,6 +30,16 @@ import (
 // then, and the file keeps unused space, as after a crash. progress counts the bytes
 // that are moved.
 func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress) error {
+	return img.resize(ctx, size, false, progress)
+}
+
+// ResizeExact is Resize without rounding to a geometry. An image that was as large as
+// its geometry gets the largest one, with which every reader takes the current size.
+func (img *Image) ResizeExact(ctx context.Context, size int64, progress disk.Progress) error {
+	return img.resize(ctx, size, true, progress)
+}
+
+func (img *Image) resize(ctx context.Context, size int64, exact bool, progress disk.Progress) error {
 	if err := img.state.writable(); err != nil {
 		return err
 	}
@@ -39,7 +49,7 @@ func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress
 	if img.state.phase() == phaseCreating {
 		return img.resizeNew(size)
 	}
-	footer, err := img.resizedFooter(size)
+	footer, err := img.ResizedFooter(size, exact)
 	if err != nil {
 		return err
 	}
@@ -104,14 +114,15 @@ func (img *Image) fitsParent(size int64) error {
 	return nil
 }
 
-// resizedFooter is the footer that goes with a new size.
-func (img *Image) resizedFooter(size int64) (Footer, error) {
+// ResizedFooter is the footer that the image has after [Image.ResizeExact] to that size,
+// or, if exact is false, after [Image.Resize]. Nothing is changed.
+func (img *Image) ResizedFooter(size int64, exact bool) (Footer, error) {
 	f := img.footer
-	if err := checkSize(size); err != nil {
+	if err := checkSize(size, f.Type); err != nil {
 		return f, err
 	}
 	sectors := (size + SectorSize - 1) / SectorSize
-	if SizeAuto.resolve(&f) == SizeFromGeometry {
+	if !exact && SizeAuto.resolve(&f) == SizeFromGeometry {
 		f.Geometry, sectors = RoundToGeometry(sectors)
 	} else {
 		f.Geometry = exactGeometry(sectors, f.Creator)

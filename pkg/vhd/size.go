@@ -1,6 +1,9 @@
 package vhd
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // SizeRule says which field of the footer is the disk's size. Products
 // disagree: Virtual PC and qemu's default images are as large as their
@@ -8,9 +11,11 @@ import "fmt"
 type SizeRule uint8
 
 const (
-	// SizeAuto chooses by creator and geometry, as qemu 10.0 does: the
-	// geometry for creators "vpc " and "qemu", unless it is 0 or the largest,
-	// and the current size for all others.
+	// SizeAuto chooses by creator and geometry, as qemu 10.0 does: the geometry for
+	// creators "vpc " and "qemu", unless it is 0 or the largest, and the current size
+	// for all others. It differs where the geometry is smaller than the current size
+	// in a way that the creator never writes: then another program has changed the
+	// image, and the current size is the disk's.
 	SizeAuto SizeRule = iota
 	// SizeFromGeometry takes the geometry unless it is 0 or the largest.
 	SizeFromGeometry
@@ -36,12 +41,42 @@ func (r SizeRule) resolve(f *Footer) SizeRule {
 		return SizeFromCurrent
 	}
 	if r == SizeAuto {
-		if f.Creator.sizedByGeometry() {
+		if f.sizedByGeometry() {
 			return SizeFromGeometry
 		}
 		return SizeFromCurrent
 	}
 	return r
+}
+
+// sizedByGeometry reports whether the disk is as large as its geometry, and not as
+// its current size says.
+//
+// qemu makes the two equal, or writes the largest geometry; that of 2012 rounded up
+// the geometry only. Virtual PC rounds the geometry down by the specification, and
+// shows its guests the geometry. Any other geometry below the current size was written
+// by a program that goes by the current size, as VirtualBox does when it resizes.
+func (f *Footer) sizedByGeometry() bool {
+	sectors := int64(f.CurrentSize / SectorSize)
+	whole := f.Geometry.Product() >= sectors
+	switch f.Creator {
+	case CreatorQEMU:
+		return whole
+	case CreatorVirtualPC:
+		return whole || f.Geometry == GeometryOf(sectors)
+	}
+	return false
+}
+
+// BeyondGeometry returns how many bytes of the current size are not spanned by a
+// geometry that some reader takes for the disk's size: all versions of qemu for
+// creators "qemu" and "vpc ", and Virtual PC. It returns 0 if every reader sees the
+// current size.
+func (f *Footer) BeyondGeometry() int64 {
+	if f.Creator != CreatorQEMU && f.Creator != CreatorVirtualPC || SizeFromGeometry.resolve(f) != SizeFromGeometry {
+		return 0
+	}
+	return max(0, int64(min(f.CurrentSize, math.MaxInt64))-f.Geometry.Product()*SectorSize)
 }
 
 // virtualSize is the disk's size by the rule, given that the file has room for

@@ -56,6 +56,13 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 		s.write(b)
 		return s.err
 	})
+	if len(lay.batmap) > 0 {
+		full := make([]byte, (table.len()+7)/8)
+		for _, b := range blocks {
+			setBits(full, b, b+1)
+		}
+		s.write(newBatmap(lay.batEnd(), table.len()).encode(full))
+	}
 	bits := make([]byte, lay.bitmapSize)
 	setBits(bits, 0, lay.blockSize/SectorSize)
 	for _, b := range blocks {
@@ -71,7 +78,7 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 // placeStream returns the BAT of an image with n BAT entries whose blocks are stored in
 // the given order, and the offset at which the last one ends.
 func placeStream(lay *layout, n int64, blocks []int64) (table bat, end int64, err error) {
-	end = lay.batOff + batBytes(n)
+	end = lay.tableEnd()
 	table = newBAT(n)
 	for i, b := range blocks {
 		switch {

@@ -176,9 +176,12 @@ func (img *Image) complete(flush bool) error {
 			return err
 		}
 	}
-	end := img.usedEnd()
 	lay := img.plan.layout(&img.footer, &img.header)
 	lay.locators = img.lay.locators
+	end := a.end
+	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batRoom { // there are no blocks
+		end = lay.tableEnd()
+	}
 	footerAt := end
 	if img.dynamic() {
 		footerAt = lay.footerOffset(end)
@@ -188,30 +191,26 @@ func (img *Image) complete(flush bool) error {
 			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
 		}
 	}
-	if err := img.writeMetadata(&lay, footerAt, flush); err != nil {
+	var m *batmap
+	if len(lay.batmap) > 0 {
+		m = newBatmap(lay.batEnd(), img.bat.len())
+	}
+	if err := img.writeMetadata(&lay, m, footerAt, flush); err != nil {
 		return img.uncomplete(err, footerAt)
 	}
 	if err := img.writeLeadingFooter(flush); err != nil {
 		return img.state.fail(err) // a reader may recognise the file already
 	}
-	img.footerAt = footerAt
+	img.footerAt, img.batmap = footerAt, m
 	img.lay.relocate(&lay)
 	a.end, a.footerAt, a.length = end, footerAt, footerAt+footerSize
 	img.state.set(phaseWriting)
 	return nil
 }
 
-// usedEnd is the end of everything in use of a new image: of the space for its BAT only
-// the BAT itself, if there are no blocks.
-func (img *Image) usedEnd() int64 {
-	if img.dynamic() && !img.differencing() && img.alloc.end == img.lay.batOff+img.alloc.batRoom {
-		return img.lay.batOff + batBytes(img.bat.len())
-	}
-	return img.alloc.end
-}
-
-// writeMetadata writes header, BAT and trailing footer of a new image.
-func (img *Image) writeMetadata(lay *layout, footerAt int64, flush bool) error {
+// writeMetadata writes header, BAT, batmap if m is not nil, and trailing footer of a new
+// image.
+func (img *Image) writeMetadata(lay *layout, m *batmap, footerAt int64, flush bool) error {
 	if !img.trailer.onDevice() {
 		if err := cutTo(img.f, footerAt+footerSize); err != nil {
 			return err
@@ -225,7 +224,12 @@ func (img *Image) writeMetadata(lay *layout, footerAt int64, flush bool) error {
 		if err := img.bat.writeTo(img.f, lay.batOff, 0); err != nil {
 			return err
 		}
-		if err := img.writeTexts(img.parentRecord.texts(lay.batEnd())); err != nil {
+		if m != nil {
+			if _, err := img.f.WriteAt(m.encode(img.fullBlocksMap()), m.at); err != nil {
+				return fmt.Errorf("batmap: %w", err)
+			}
+		}
+		if err := img.writeTexts(img.parentRecord.texts(lay.tableEnd())); err != nil {
 			return err
 		}
 	}

@@ -20,9 +20,9 @@ type RebaseOptions struct {
 	// what a raw disk holds is not trusted to say that it is raw. RebaseImage does not
 	// use it.
 	Raw bool
-	// Paths is how the image spells the paths to the parent. RebaseImage does not use
-	// it.
-	Paths vhd.PathStyle
+	// Paths is how the image spells the paths to the parent; nil means as it spelled
+	// those to the old one. RebaseImage does not use it.
+	Paths *vhd.PathStyle
 	// Unsafe changes only the record of the parent: for a parent that has moved, or has
 	// the same contents. Nothing is read or compared, and the old parent is not needed.
 	// A parent that is made of the image, or larger, is refused all the same.
@@ -63,15 +63,10 @@ func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 		return inFile(name, errUnsafeNone)
 	}
 	var parent disk.Disk
-	var record vhd.ParentRecord
 	if o.Parent != "" {
 		var err error
 		if parent, err = openNewParent(name, o); err != nil {
 			return err
-		}
-		if record, err = vhd.ParentRecordOf(name, o.Parent, parent, o.Paths); err != nil {
-			parent.Close()
-			return inFile(name, err)
 		}
 	}
 	open := o.Open
@@ -84,7 +79,10 @@ func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 		closeParent(parent)
 		return err
 	}
-	err = RebaseImage(ctx, img, parent, record, o)
+	record, err := recordOfParent(img, name, parent, o)
+	if err == nil {
+		err = RebaseImage(ctx, img, parent, record, o)
+	}
 	if err != nil {
 		closeParent(parent)
 		err = inFile(name, err)
@@ -93,6 +91,19 @@ func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 		err = inFile(name, cerr)
 	}
 	return err
+}
+
+// recordOfParent is what the image in the named file is to record of its new parent.
+func recordOfParent(img *vhd.Image, name string, parent disk.Disk, o *RebaseOptions) (vhd.ParentRecord, error) {
+	if parent == nil || differencing(img) != nil { // which RebaseImage refuses
+		return vhd.ParentRecord{}, nil
+	}
+	record := img.ParentRecord()
+	style := record.Style()
+	if o.Paths != nil {
+		style = *o.Paths
+	}
+	return vhd.ParentRecordOf(name, o.Parent, parent, style)
 }
 
 // RebaseImage gives an open differencing image another parent, of which it records what

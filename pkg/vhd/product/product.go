@@ -5,10 +5,7 @@ package product
 
 import (
 	"fmt"
-	"math"
-	"time"
-
-	"github.com/google/uuid"
+	"maps"
 
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -20,204 +17,53 @@ const (
 	gib = 1 << 30
 )
 
-// Product is a product that takes VHD images and has rules for them beyond
-// the format's own.
+// Product is a product that accepts VHD images, by rules of its own.
 type Product struct {
 	Name  string // such as "azure"
-	Title string // such as "Microsoft Azure"
+	Title string // such as "Azure"
 
-	template string        // options of an image for it, as behind -o; read when asked for
+	template string        // options of an image for it, as behind -o
 	children vhd.PathStyle // of the paths to the parents of its differencing images
-	minSize  int64         // bytes
-	maxSize  int64
-	rules    func() []rule // built when asked for: most commands never ask
+	rules    func() []Rule // built when asked for: most commands never ask
 }
 
-// rule is one rule; its number is its place in the list, from 1.
-type rule struct {
-	field string
-	want  string
-	// got returns what was found, if it breaks the rule.
-	got func(s *subject) (string, bool)
-}
-
-// subject is an image that rules look at.
-type subject struct {
-	img    *vhd.Image
-	length int64 // of the file
-	now    time.Time
-}
-
-// The rules. Sources: the Azure documentation on uploading disks, the Windows
-// documentation of New-VHD and virtdisk.h, the checks of XenServer's vhd-util,
-// and the behaviour of Virtual PC, VirtualBox and AWS VM Import.
 var products = []Product{
 	{
-		Name: "azure", Title: "Microsoft Azure",
-		template: "subformat=fixed,force_size=on,align=1M,creator=win",
-		minSize:  20 * mib, maxSize: 32 << 40,
-		rules: func() []rule {
-			return []rule{
-				typeRule(vhd.Fixed),
-				{"current size", "a whole number of MiB", func(s *subject) (string, bool) {
-					n := s.img.Footer().CurrentSize
-					return fmt.Sprintf("%d bytes, %d over", n, n%mib), n%mib != 0
-				}},
-				{"length of the file", "the current size and 512 bytes", func(s *subject) (string, bool) {
-					want := int64(s.img.Footer().CurrentSize) + vhd.SectorSize
-					return fmt.Sprintf("%d bytes, and the current size is %d", s.length, s.img.Footer().CurrentSize), s.length != want
-				}},
-				sizeRule(20*mib, 32<<40),
-				idRule,
-				{"creator host OS", `"Wi2k"`, func(s *subject) (string, bool) {
-					os := vhd.Creator(s.img.Footer().CreatorHostOS)
-					return fmt.Sprintf("%q", os.String()), os.String() != "Wi2k"
-				}},
-			}
-		},
-	},
-	{
-		Name: "hyperv", Title: "Windows and Hyper-V",
-		template: "subformat=dynamic,force_size=on,creator=win",
+		Name: "azure", Title: "Azure",
+		template: "subformat=fixed,force_size=on,align=1M,min_size=20M,creator=win",
 		children: vhd.PathsWindows,
-		minSize:  3 * mib, maxSize: 2040 * gib,
-		rules: func() []rule {
-			return []rule{
-				typeRule(vhd.Fixed, vhd.Dynamic, vhd.Differencing),
-				currentSizeRule,
-				sizeRule(3*mib, 2040*gib),
-				blockRule(512<<10, 2*mib),
-				trailingRule,
-			}
-		},
+		rules:    azureRules,
 	},
 	{
-		Name: "xen", Title: "XenServer and XCP-ng",
-		template: "subformat=dynamic,force_size=on,align=2M,creator=tap",
+		Name: "hyperv", Title: "Hyper-V",
+		template: "subformat=dynamic,force_size=on,min_size=3M,creator=win,file_align=4k",
+		children: vhd.PathsWindows,
+		rules:    hypervRules,
+	},
+	{
+		Name: "xen", Title: "XenServer",
+		template: "subformat=dynamic,force_size=on,align=2M,min_size=2M,block_size=2M,creator=tap",
 		children: vhd.PathsXen,
-		minSize:  2 * mib, maxSize: 2040 * gib,
-		rules: func() []rule {
-			return []rule{
-				typeRule(vhd.Dynamic, vhd.Differencing),
-				blockRule(2 * mib),
-				{"creator application", `"tap"`, func(s *subject) (string, bool) {
-					return fmt.Sprintf("%q", s.img.Footer().Creator.String()), s.img.Footer().Creator != vhd.CreatorXenServer
-				}},
-				sizeRule(2*mib, 2040*gib),
-				{"current size", "a multiple of 2 MiB", func(s *subject) (string, bool) {
-					return fmt.Sprintf("%d bytes", s.img.Footer().CurrentSize), s.img.Footer().CurrentSize%(2*mib) != 0
-				}},
-				{"disk geometry", "at most that of the current size", func(s *subject) (string, bool) {
-					g, most := s.img.Footer().Geometry, vhd.GeometryOf(int64(s.img.Footer().CurrentSize/vhd.SectorSize))
-					return fmt.Sprintf("%v, more than %v", g, most), packed(g) > packed(most)
-				}},
-				{"data offset of the dynamic disk header", hex64(math.MaxUint64), func(s *subject) (string, bool) {
-					return hex64(s.img.Header().DataOffset), s.img.Type() != vhd.Fixed && s.img.Header().DataOffset != math.MaxUint64
-				}},
-				{"features", "2, or 3 for a temporary disk", func(s *subject) (string, bool) {
-					f := s.img.Footer().Features
-					return fmt.Sprint(f), f != 2 && f != 3
-				}},
-				{"time stamp", "at most half an hour ahead", func(s *subject) (string, bool) {
-					t := s.img.Footer().Timestamp.Time()
-					return t.Format(time.RFC3339), t.After(s.now.Add(30 * time.Minute))
-				}},
-				{"footers at the start and at the end", "the same in both places", func(s *subject) (string, bool) {
-					return "two that differ, or only one", !s.img.FooterCopiesAgree()
-				}},
-				idRule,
-			}
-		},
+		rules:    xenRules,
 	},
 	{
 		Name: "virtualbox", Title: "VirtualBox",
-		template: "subformat=dynamic,force_size=on,creator=win",
-		maxSize:  2040 * gib,
-		rules: func() []rule {
-			return []rule{typeRule(vhd.Fixed, vhd.Dynamic, vhd.Differencing), currentSizeRule, trailingRule}
-		},
+		template: "subformat=dynamic,force_size=on,min_size=512,block_size=2M,data_align=512,creator=win",
+		children: vhd.PathsAll,
+		rules:    virtualboxRules,
 	},
 	{
 		Name: "virtualpc", Title: "Virtual PC",
-		template: "subformat=dynamic,creator=vpc",
-		maxSize:  65535 * 16 * 255 * vhd.SectorSize,
-		rules: func() []rule {
-			return []rule{
-				typeRule(vhd.Fixed, vhd.Dynamic, vhd.Differencing),
-				{"disk geometry", "one that spans the current size", func(s *subject) (string, bool) {
-					f := s.img.Footer()
-					return fmt.Sprintf("%v (%d bytes), and the current size is %d", f.Geometry, f.Geometry.Product()*vhd.SectorSize, f.CurrentSize),
-						uint64(f.Geometry.Product())*vhd.SectorSize != f.CurrentSize
-				}},
-				blockRule(512<<10, 2*mib),
-				trailingRule,
-			}
-		},
+		template: "subformat=dynamic,min_size=512,block_size=2M,data_align=512,creator=vpc",
+		children: vhd.PathsAll,
+		rules:    virtualpcRules,
 	},
 	{
 		Name: "aws", Title: "AWS VM Import",
-		template: "subformat=dynamic,force_size=on,creator=win",
-		maxSize:  2040 * gib,
-		rules:    func() []rule { return []rule{typeRule(vhd.Fixed, vhd.Dynamic), currentSizeRule, trailingRule} },
+		template: "subformat=dynamic,force_size=on,min_size=512,creator=win",
+		children: vhd.PathsAll,
+		rules:    awsRules,
 	},
-}
-
-func typeRule(types ...vhd.DiskType) rule {
-	want := types[0].String()
-	for _, t := range types[1:] {
-		want += " or " + t.String()
-	}
-	return rule{"disk type", want, func(s *subject) (string, bool) {
-		for _, t := range types {
-			if s.img.Footer().Type == t {
-				return "", false
-			}
-		}
-		return s.img.Footer().Type.String(), true
-	}}
-}
-
-func sizeRule(least, most int64) rule {
-	want := fmt.Sprintf("from %d (%d MiB) to %d bytes (%d GiB)", least, least/mib, most, most/gib)
-	return rule{"current size", want, func(s *subject) (string, bool) {
-		n := s.img.Footer().CurrentSize
-		return fmt.Sprintf("%d bytes", n), n < uint64(least) || n > uint64(most)
-	}}
-}
-
-func blockRule(sizes ...int64) rule {
-	want := fmt.Sprint(sizes[0])
-	for _, n := range sizes[1:] {
-		want += fmt.Sprintf(" or %d", n)
-	}
-	return rule{"block size", want + " bytes", func(s *subject) (string, bool) {
-		if s.img.Type() == vhd.Fixed {
-			return "", false
-		}
-		for _, n := range sizes {
-			if s.img.BlockSize() == n {
-				return "", false
-			}
-		}
-		return fmt.Sprintf("%d bytes", s.img.BlockSize()), true
-	}}
-}
-
-var (
-	idRule = rule{"unique id", "an id", func(s *subject) (string, bool) {
-		return "zeros", s.img.Footer().UniqueID == uuid.Nil
-	}}
-	trailingRule = rule{"footer at the end of the file", "one that is valid", func(s *subject) (string, bool) {
-		return "none", !s.img.HasTrailingFooter()
-	}}
-	currentSizeRule = rule{"current size", "the size that the image shows elsewhere", func(s *subject) (string, bool) {
-		return fmt.Sprintf("%d bytes, while %d are shown", s.img.Footer().CurrentSize, s.img.Size()), int64(s.img.Footer().CurrentSize) != s.img.Size()
-	}}
-)
-
-// packed is the geometry as the 32-bit number that it is in the footer.
-func packed(g vhd.Geometry) uint32 {
-	return uint32(g.Cylinders)<<16 | uint32(g.Heads)<<8 | uint32(g.Sectors)
 }
 
 // All returns the products whose rules are known.
@@ -232,19 +78,20 @@ func All() []*Product {
 // Find returns the product of that name.
 func Find(name string) (*Product, error) {
 	known := ""
-	for _, c := range All() {
-		if c.Name == name {
-			return c, nil
+	for _, p := range All() {
+		if p.Name == name {
+			return p, nil
 		}
-		known += " " + c.Name
+		known += " " + p.Name
 	}
 	return nil, fmt.Errorf("unknown product %q: want one of%s", name, known)
 }
 
 // Options returns the options by name, as [vhd.ParseCreateOptions] reads them, for an
-// image that the product accepts. The caller may change them, and merges its own over them.
-func (c *Product) Options() disk.Options {
-	list, err := optlist.Parse(c.template)
+// image that the product accepts, with those in set in place of its own; set may be nil.
+// What only images with blocks have is left out if subformat is set to fixed.
+func (p *Product) Options(set disk.Options) disk.Options {
+	list, err := optlist.Parse(p.template)
 	if err != nil {
 		panic(err) // the templates are above
 	}
@@ -252,44 +99,44 @@ func (c *Product) Options() disk.Options {
 	for _, x := range list {
 		o[x.Key] = x.Value
 	}
+	if set["subformat"] == "fixed" {
+		for _, key := range []string{"block_size", "data_align", "file_align"} {
+			delete(o, key)
+		}
+	}
+	maps.Copy(o, set)
 	return o
 }
 
 // CreateOptions returns the options for an image of at least size bytes that the product
-// accepts. The caller may change them. The error is that of [vhd.ParseCreateOptions].
-func (c *Product) CreateOptions(size int64) (*vhd.CreateOptions, error) {
-	return vhd.ParseCreateOptions(size, c.Options())
+// accepts, or the error of [vhd.ParseCreateOptions].
+func (p *Product) CreateOptions(size int64) (*vhd.CreateOptions, error) {
+	return vhd.ParseCreateOptions(size, p.Options(nil))
 }
 
-// PathStyle is how the product writes the paths to the parents of images.
-func (c *Product) PathStyle() vhd.PathStyle { return c.children }
-
-// CheckSize tells whether the product takes disks of so many bytes.
-func (c *Product) CheckSize(size int64) error {
-	switch {
-	case size < c.minSize:
-		return fmt.Errorf("%s takes disks of %d MiB or more, and this one has %d bytes", c.Title, c.minSize/mib, size)
-	case size > c.maxSize:
-		return fmt.Errorf("%s takes disks of at most %d bytes, and this one has %d", c.Title, c.maxSize, size)
+// ResizedSize is the least size in bytes that an image for the product can have, and is
+// not smaller than size. exact reports that an image of this size keeps it, and does not
+// round it to a geometry.
+func (p *Product) ResizedSize(size int64) (resized int64, exact bool) {
+	o, err := p.CreateOptions(0)
+	if err != nil {
+		panic(err) // the templates are above
 	}
-	return nil
-}
-
-// Examine returns a finding for each of the product's rules that an image in a
-// file of so many bytes breaks; its ID ends in the rule's number. Now is what
-// time stamps are compared with.
-func (c *Product) Examine(img *vhd.Image, length int64, now time.Time) []vhd.Finding {
-	s := &subject{img: img, length: length, now: now}
-	var found []vhd.Finding
-	for i, rule := range c.rules() {
-		if got, broken := rule.got(s); broken {
-			found = append(found, vhd.Finding{
-				ID: fmt.Sprintf("%s-%d", c.Name, i+1), Severity: vhd.Error, Offset: img.FooterOffset(),
-				Field: fmt.Sprintf("rule %d of %s: %s", i+1, c.Title, rule.field), Got: got, Want: rule.want,
-			})
-		}
+	size = max(size, o.MinSize)
+	if rest := size % max(o.Align, vhd.SectorSize); rest != 0 {
+		size += max(o.Align, vhd.SectorSize) - rest
 	}
-	return found
+	return size, o.Exact
 }
 
-func hex64(v uint64) string { return fmt.Sprintf("0x%016x", v) }
+// PathStyle is how the product spells the paths to the parents of images.
+func (p *Product) PathStyle() vhd.PathStyle { return p.children }
+
+// Rules returns the product's rules.
+func (p *Product) Rules() []Rule {
+	rules := p.rules()
+	for i := range rules {
+		rules[i].Name = p.Name + "-" + rules[i].Name
+	}
+	return rules
+}

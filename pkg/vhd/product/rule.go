@@ -1,0 +1,87 @@
+package product
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Rule is what a product wants of one field of an image.
+type Rule struct {
+	Name   string // stable, such as "azure-size-multiple"
+	Field  string // such as "current size"
+	Wants  string // what the field must be, for people
+	Reason string // what happens to an image that breaks the rule
+	Source string // where that is known from
+
+	// check returns what was found in the field, and what is wanted there. broken
+	// reports whether that breaks the rule; if not, the others count for nothing.
+	check func(s *subject) (found any, wanted Want, broken bool)
+}
+
+// BrokenRule is a rule that an image breaks.
+type BrokenRule struct {
+	Name  string `json:"name"` // of the rule
+	Field string `json:"field"`
+	// Found is a number, a text, or a list of these. Sizes are in bytes, times are in
+	// RFC 3339, versions are "MAJOR.MINOR".
+	Found  any  `json:"found"`
+	Wanted Want `json:"wanted"`
+}
+
+// String is the broken rule as a line for people.
+func (b BrokenRule) String() string {
+	return fmt.Sprintf("%s: %s: found %s, wanted %v", b.Name, b.Field, text(b.Found), b.Wanted)
+}
+
+// Want is what a rule wants: one of some values, or a value in a range, or a number that
+// is a multiple of another. Exactly one of these is set.
+type Want struct {
+	OneOf      []any `json:"one-of,omitempty"`
+	Min        any   `json:"min,omitempty"` // nil: no least value
+	Max        any   `json:"max,omitempty"` // nil: no largest value
+	MultipleOf int64 `json:"multiple-of,omitempty"`
+}
+
+// String is what is wanted, for people.
+func (w Want) String() string {
+	switch {
+	case w.MultipleOf != 0:
+		return "a multiple of " + text(w.MultipleOf)
+	case w.Min != nil && w.Max != nil:
+		return fmt.Sprintf("from %s to %s", text(w.Min), text(w.Max))
+	case w.Min != nil:
+		return "at least " + text(w.Min)
+	case w.Max != nil:
+		return "at most " + text(w.Max)
+	}
+	var all []string
+	for _, v := range w.OneOf {
+		all = append(all, text(v))
+	}
+	return strings.Join(all, " or ")
+}
+
+// text is a value for people. Large round numbers are sizes.
+func text(v any) string {
+	switch v := v.(type) {
+	case []string:
+		return strings.Join(v, ", ")
+	case int64:
+		switch {
+		case v >= gib && v%gib == 0:
+			return fmt.Sprintf("%d (%d GiB)", v, v/gib)
+		case v >= mib && v%mib == 0:
+			return fmt.Sprintf("%d (%d MiB)", v, v/mib)
+		}
+	}
+	return fmt.Sprint(v)
+}
+
+// oneOf wants one of the values.
+func oneOf[T any](values ...T) Want {
+	var w Want
+	for _, v := range values {
+		w.OneOf = append(w.OneOf, v)
+	}
+	return w
+}
