@@ -78,6 +78,30 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	return err
 }
 
+// refillFront moves a block to where the locators were, before the first block, if there
+// is room for one. Other unused space is not its to free: if there is any, it does
+// nothing.
+func (img *Image) refillFront(ctx context.Context) error {
+	first, _, blocks := img.blockSpan()
+	if blocks == 0 {
+		return nil
+	}
+	room := false
+	for _, g := range img.gaps() {
+		if g[1]-g[0] < img.lay.stored() {
+			continue
+		}
+		if g[0] >= first*SectorSize {
+			return nil
+		}
+		room = true
+	}
+	if !room {
+		return nil
+	}
+	return img.reclaim(ctx, nil)
+}
+
 // vacateForMetadata makes sure that there is a gap of n bytes before the first block.
 // XenServer's tools refuse locators behind a block, and behind all blocks they would keep
 // the file from becoming shorter when those are gone.
@@ -141,7 +165,10 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 		if err := img.retireSyncedFooter(); err != nil {
 			return err
 		}
-		return img.replaceHeader(h, f, x.start)
+		if err := img.replaceHeader(h, f, x.start); err != nil {
+			return err
+		}
+		return img.refillFront(context.WithoutCancel(ctx))
 	})
 	if err != nil {
 		return err
