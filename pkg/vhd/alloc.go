@@ -406,14 +406,8 @@ func (img *Image) fullBitmap() []byte {
 }
 
 // findSpace returns n bytes of space, a multiple of 512, for metadata: a gap that
-// nothing uses, or an extension. taken is false for a gap. In a packed file nothing may
-// come between blocks: there, those in front make space.
+// nothing uses, or an extension. taken is false for a gap.
 func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
-	if img.lay.packed() {
-		if err := img.makeSpaceInFront(n); err != nil {
-			return x, false, err
-		}
-	}
 	for _, g := range img.gaps() {
 		if at := roundUp(g[0], SectorSize); at+n <= g[1] {
 			return extension{start: at, end: at + n}, false, nil

@@ -45,8 +45,10 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err != nil {
 		return err
 	}
-	// Without space for that, the locators go to the end of the file.
-	if err := img.vacateForMetadata(end + headerSize); err != nil && !errors.Is(err, errNoRoom) {
+	// XenServer's tools refuse locators behind a block, and VirtualBox's compact loses
+	// blocks behind them. Without space for that they go to the end of the file, unless it
+	// is packed.
+	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoRoom)) {
 		return err
 	}
 	x, taken, err := img.findSpace(end + headerSize)
@@ -78,25 +80,28 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	return err
 }
 
-// vacateForMetadata makes sure that there is a gap of n bytes before the first block.
-// XenServer's tools refuse locators behind a block, and behind all blocks they would keep
-// the file from becoming shorter when those are gone.
-func (img *Image) vacateForMetadata(n int64) error {
+// refillFront moves a block to where the locators were, before the first block, if there
+// is room for one. Other unused space is not its to free: if there is any, it does
+// nothing.
+func (img *Image) refillFront(ctx context.Context) error {
 	first, _, blocks := img.blockSpan()
 	if blocks == 0 {
 		return nil
 	}
-	end := int64(0)
-	for _, r := range img.lay.metadata() {
-		end = max(end, roundUp(r.end, SectorSize))
-	}
+	room := false
 	for _, g := range img.gaps() {
-		if at := roundUp(g[0], SectorSize); at+n <= min(g[1], first*SectorSize) {
+		if g[1]-g[0] < img.lay.stored() {
+			continue
+		}
+		if g[0] >= first*SectorSize {
 			return nil
 		}
+		room = true
 	}
-	_, err := img.vacate(context.Background(), min(end+n, img.alloc.end), nil)
-	return err
+	if !room {
+		return nil
+	}
+	return img.reclaim(ctx, nil)
 }
 
 // writeLocators writes the texts of a parent record from at on, durably, and the
@@ -141,10 +146,10 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 		if err := img.retireSyncedFooter(); err != nil {
 			return err
 		}
-		if err := img.replaceHeader(h, f, x.start); err != nil || !img.lay.packed() {
+		if err := img.replaceHeader(h, f, x.start); err != nil {
 			return err
 		}
-		return img.reclaim(context.Background(), nil) // blocks had made space for the locators
+		return img.refillFront(context.WithoutCancel(ctx))
 	})
 	if err != nil {
 		return err
