@@ -173,7 +173,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	}
 	defer file.Close()
 	if o.restore != "" {
-		return c.restore(o, ref.name, file)
+		return c.restore(o, ref.name, file, size)
 	}
 	f, err := c.formatToCheck(ref, file, size)
 	if err != nil {
@@ -196,9 +196,20 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 }
 
 // restore puts back what a repair has overwritten.
-func (c *cli) restore(o *checkCmdOptions, name string, file *os.File) error {
-	if err := undo.Restore(file, o.restore); err != nil {
-		return fmt.Errorf("%s: %w", name, withoutPath(err))
+func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64) error {
+	if _, err := os.Stat(o.restore); err != nil {
+		return pathFirst(err)
+	}
+	id, err := vhd.Identify(file, size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := undo.Restore(file, o.restore, id.UniqueID); err != nil {
+		err = fmt.Errorf("%s: %w", name, withoutPath(err))
+		if errors.Is(err, undo.ErrMismatch) {
+			err = &hintError{err, "restore the file that was repaired, as it was right after the repair; nothing was written"}
+		}
+		return err
 	}
 	if !o.quiet {
 		fmt.Fprintf(c.stdout, "%s is as it was before the repair.\n", name)
@@ -303,18 +314,7 @@ func (p *findingPrinter) printRest() {
 
 // repair repairs what it can, and checks again if that was anything.
 func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
-	var f disk.File = k.file
-	if k.o.backup != "" {
-		saved, err := undo.Create(k.o.backup, k.file, size)
-		if err != nil {
-			return before, fmt.Errorf("%s: %w", k.o.backup, withoutPath(err))
-		}
-		defer saved.Close()
-		f = saved
-	}
-	done, err := k.format.Repair(ctx, f, size, &disk.RepairOptions{
-		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
-	})
+	done, err := k.repairFile(ctx, size)
 	var texts []string
 	for _, x := range done {
 		texts = append(texts, x.Text)
@@ -322,7 +322,10 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
 		}
 	}
+	var backup *backupError
 	switch err = withoutPath(err); {
+	case errors.As(err, &backup):
+		return before, err
 	case errors.Is(err, vhd.ErrSavedState):
 		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--force repairs it all the same"}
 	case errors.Is(err, vhd.ErrOrphans):
@@ -351,6 +354,50 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 	}
 	return after, err
 }
+
+// repairFile repairs the image, and saves what is overwritten if that was asked for.
+func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
+	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != ""}
+	if k.o.backup == "" {
+		return k.format.Repair(ctx, k.file, size, o)
+	}
+	id, err := vhd.Identify(k.file, size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
+	}
+	saved, err := undo.Create(k.o.backup, k.file, size, id.UniqueID)
+	if err != nil {
+		return nil, &backupError{k.o.backup, withoutPath(err)}
+	}
+	done, err := k.format.Repair(ctx, saved, size, o)
+	if cerr := closeUndo(saved); cerr != nil && err == nil {
+		err = &backupError{k.o.backup, withoutPath(cerr)}
+	}
+	return done, err
+}
+
+// closeUndo completes an undo file with what identifies the repaired image.
+func closeUndo(saved *undo.File) error {
+	var identify []undo.Span
+	size, err := saved.Size()
+	if err == nil {
+		var id vhd.Identity
+		id, err = vhd.Identify(saved, size)
+		for _, x := range id.Metadata {
+			identify = append(identify, undo.Span{Start: x[0], End: x[1]})
+		}
+	}
+	return errors.Join(err, saved.Close(identify...))
+}
+
+// backupError is an error about the undo file, and not about the image.
+type backupError struct {
+	name string
+	err  error
+}
+
+func (e *backupError) Error() string { return fmt.Sprintf("%s: %v", e.name, e.err) }
+func (e *backupError) Unwrap() error { return e.err }
 
 // report prints the summary, and gives the exit status.
 func (k *checking) report(counts checkCounts) error {
