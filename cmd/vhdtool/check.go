@@ -65,6 +65,7 @@ type checkCmdOptions struct {
 	deep    bool
 	alone   bool
 	force   bool
+	discard bool // orphans
 	repair  string
 	dryRun  bool
 	backup  string
@@ -85,10 +86,14 @@ The parents of a differencing image are checked as well, each as an image of its
 own. Errors in them count; leaked space in them is told, but is theirs to give
 back. -r never changes them.
 
-With -r leaks, space that nothing refers to is given back; with -r all, footers,
-header and BAT are mended as well, as far as that loses no byte of the disk.
---dry-run tells what would be done. --backup saves all that is overwritten in a
-new file, and --restore puts it back.
+-r leaks returns space that nothing refers to to the file system. -r all also
+repairs footers, header and BAT, as far as that loses no data. Unreferenced space
+that holds data may be lost blocks: it stays in the file unless --backup saves it
+or --discard-orphans gives it up. --dry-run shows what would be done.
+
+--backup saves everything that is overwritten or cut off in a new file. --restore
+undoes the repair with that file. It refuses any other image, and the repaired
+image once it was used again.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
 made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
@@ -111,8 +116,9 @@ made, 2 errors, 3 no errors but leaked space, 63 the format has nothing to check
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
 	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
 	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
-	fl.BoolVar(&o.force, "force", false, "repair the image of a suspended virtual machine, too")
-	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "no-parents")
+	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
+	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: return unreferenced space even if it holds data")
+	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
 	fl.StringP("cache", "T", "", "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
@@ -126,8 +132,8 @@ func (o *checkCmdOptions) valid() error {
 	}
 	switch o.repair {
 	case "":
-		if o.dryRun || o.backup != "" || o.force {
-			return usagef("--dry-run, --backup and --force go with -r")
+		if o.dryRun || o.backup != "" || o.force || o.discard {
+			return usagef("--dry-run, --backup, --force and --discard-orphans go with -r")
 		}
 	case "leaks", "all":
 	default:
@@ -327,9 +333,9 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 	case errors.As(err, &backup):
 		return before, err
 	case errors.Is(err, vhd.ErrSavedState):
-		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--force repairs it all the same"}
+		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "resume and shut down the machine first, or use --force; the machine cannot be resumed after that"}
 	case errors.Is(err, vhd.ErrOrphans):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--backup FILE saves it, and then the entries are repaired and the space is given back"})
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
 	case errors.Is(err, vhd.ErrBeyondRepair):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:
@@ -357,7 +363,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 
 // repairFile repairs the image, and saves what is overwritten if that was asked for.
 func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
-	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != ""}
+	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard}
 	if k.o.backup == "" {
 		return k.format.Repair(ctx, k.file, size, o)
 	}

@@ -57,11 +57,13 @@ type RepairOptions struct {
 	// Deep also makes data readable that the image holds and hides. It reads all
 	// of the image.
 	Deep bool
-	// Saved says that the caller saves everything that is overwritten. Then space
-	// with data that wrong entries may have lost is given up.
+	// Saved says that the caller saves everything that is overwritten or cut off. Then
+	// space that holds data and that nothing refers to is returned to the file system.
 	Saved bool
-	// Force does as Saved. It also repairs an image that should not be written,
-	// such as that of a suspended virtual machine.
+	// DiscardOrphans does so, too, without anything being saved.
+	DiscardOrphans bool
+	// Force repairs an image that should not be written, such as that of a suspended
+	// virtual machine.
 	Force bool
 	// Progress, if set, is called with the bytes examined and moved, and those to
 	// examine and move. The total grows as more turns out to be needed.

@@ -11,9 +11,9 @@ import (
 // ErrBeyondRepair: what is left of the image does not say enough.
 var ErrBeyondRepair = errors.New("the image cannot be repaired: neither footer, nor a header that leads to one, is left")
 
-// ErrOrphans: BAT entries are wrong, and there are blocks with data that no
-// entry points to. They may belong together, so neither is touched.
-var ErrOrphans = errors.New("BAT entries are wrong, and space that no entry points to holds data, which may be what they have lost")
+// ErrOrphans: space that nothing refers to holds data, which may be blocks whose
+// entries were lost. It is not returned to the file system.
+var ErrOrphans = errors.New("space that no BAT entry refers to holds data, which may be lost blocks: it stays in the file")
 
 // RepairOptions say what to repair. In a VHD, All repairs footers, header and BAT,
 // and Deep sets the bits of sectors that hold data under a clear bit.
@@ -61,6 +61,8 @@ type repairer struct {
 	size int64 // of the file
 	o    RepairOptions
 	done []Repaired
+
+	overlapped []int64 // the blocks that overlapped others before the repair
 
 	worked, work int64 // bytes examined and moved, and to examine and move
 }
@@ -124,15 +126,7 @@ func (r *repairer) blocks() error {
 	if !r.o.All {
 		return r.leaks(img)
 	}
-	if !img.bat.sane(&img.lay) && !r.o.Saved && !r.o.Force {
-		orphans, err := img.orphans(r.ctx)
-		if err != nil {
-			return err
-		}
-		if orphans {
-			return ErrOrphans
-		}
-	}
+	r.overlapped = img.overlapping()
 	steps := []func(*Image) error{r.separate, r.excess, r.batmap}
 	if r.o.Deep && !img.differencing() {
 		steps = append(steps, r.setBits)

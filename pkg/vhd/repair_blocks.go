@@ -2,7 +2,10 @@ package vhd
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
 )
@@ -22,7 +25,7 @@ func (img *Image) overlapping() []int64 {
 // separate copies blocks that overlap others to the end of the file, one after the
 // other in the order of overlapping. Each keeps what was read of it until then.
 func (r *repairer) separate(img *Image) error {
-	move := img.overlapping()
+	move := r.overlapped
 	if len(move) == 0 {
 		return nil
 	}
@@ -84,12 +87,19 @@ func (img *Image) moveBlock(block int64) (int64, error) {
 const maxZeroExcess = 1 << 20
 
 // excess marks BAT entries behind the disk's end as unused, and writes only where
-// there are used ones.
+// there are used ones. If one of them refers to a block that no other entry refers to,
+// the size of the disk is in doubt, and all stay as they are, unless what they refer
+// to may be given up.
 func (r *repairer) excess(img *Image) error {
 	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
 	found, err := scanExcess(r.ctx, r.f, off, blocks, entries, nil)
 	if err != nil || found.used == 0 {
 		return err
+	}
+	if !r.o.Saved && !r.o.DiscardOrphans {
+		if own, err := r.excessOwnsBlocks(img); err != nil || own {
+			return err
+		}
 	}
 	ones := bytes.Repeat([]byte{0xff}, 64<<10)
 	first, end := int64(-1), int64(0)
@@ -124,6 +134,23 @@ func (r *repairer) excess(img *Image) error {
 	}
 	r.did("bat-excess", first, end-first, "%d BAT entries behind the disk's end were marked as unused", found.used)
 	return nil
+}
+
+// excessOwnsBlocks reports whether an entry behind the disk's end refers to a block in
+// space that nothing else refers to.
+func (r *repairer) excessOwnsBlocks(img *Image) (bool, error) {
+	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
+	gaps, stored := img.gaps(), img.lay.stored()
+	own := false
+	_, err := scanExcess(r.ctx, r.f, off, blocks, entries, func(_, _ int64, b []byte, zeros bool) error {
+		for ; !zeros && !own && len(b) > 0; b = b[4:] {
+			start := int64(binary.BigEndian.Uint32(b)) * SectorSize
+			i, _ := slices.BinarySearchFunc(gaps, start+1, func(g [2]int64, at int64) int { return cmp.Compare(g[0], at) })
+			own = i > 0 && start+stored <= gaps[i-1][1]
+		}
+		return nil
+	})
+	return own, err
 }
 
 // batmap clears bits of XenServer's map that must not be set.

@@ -147,6 +147,7 @@ func dynamicDamages(blockSize int64) []damage {
 	deep := vhd.RepairOptions{All: true, Deep: true}
 	saved := vhd.RepairOptions{All: true, Saved: true}
 	force := vhd.RepairOptions{All: true, Force: true}
+	discard := vhd.RepairOptions{All: true, DiscardOrphans: true}
 
 	// The last block in the file is that of entry 9, of which the disk has all
 	// but three sectors.
@@ -198,6 +199,13 @@ func dynamicDamages(blockSize int64) []damage {
 	gapFirst := s.with(func(s *sample) { s.blocks = s.blocks[1:] })
 	gapFirstDisk := gapFirst.disk()
 	gapLast := s.with(func(s *sample) { s.blocks = s.blocks[:3]; s.end = int64(end) })
+
+	// Half of the disk, with two of its blocks, is behind the size that both footers say.
+	tooSmall := s.with(func(s *sample) { s.footer = []edit{currentSize(uint64(5 * blockSize))} })
+	tooSmallDisk := s.contents[:5*blockSize]
+	leakedLast := s.with(func(s *sample) { s.bat = map[int]uint32{9: unused} }) // the last block in the file
+	leakedLastDisk := slices.Clone(s.contents)
+	clear(leakedLastDisk[9*blockSize:])
 
 	nested := leaked.bytes() // a footer of another image in the space
 	copy(nested[int(s.place(1))*sector+sector:], footerBytes(fixed, 1234, text(68, "another image!!!")))
@@ -273,7 +281,18 @@ func dynamicDamages(blockSize int64) []damage {
 		},
 		{"block over the footer", reaching.bytes(), guest(reaching.bytes(), 512, s.size), all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
 		{"entries behind the end of the disk", excess.bytes(), s.contents, all, ids("bat-excess", "max-table-entries"), ids("max-table-entries"), nil, false, 0, 0},
-		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
+		{"current size too small", tooSmall.bytes(), tooSmallDisk, all, ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0},
+		{
+			"current size too small, given up", tooSmall.bytes(), tooSmallDisk,
+			vhd.RepairOptions{DiscardOrphans: true},
+			ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0,
+		},
+		{"footer lost behind a block that nothing refers to", leakedLast.bytes()[:end], leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
+		{"footer spoilt behind a block that nothing refers to", spoil(leakedLast.bytes(), end, 512), leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
+		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
+		{"leak with data, saved", leaked.bytes(), leakedDisk, saved, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with data, given up", leaked.bytes(), leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with data, by force", leaked.bytes(), leakedDisk, force, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
 		{"leak without data", gap.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
 		{"leak before all blocks", gapFirst.bytes(), gapFirstDisk, all, ids("leak"), nil, nil, false, 0, 0},
 		{"leak behind all blocks", gapLast.bytes(), gapLast.disk(), all, ids("leak"), nil, nil, false, 0, 0},
@@ -282,20 +301,20 @@ func dynamicDamages(blockSize int64) []damage {
 			vhd.RepairOptions{},
 			ids("file-length", "leak", "trailing-footer"), nil, nil, false, 0, 0,
 		},
-		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, all, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
-		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, all, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
+		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, discard, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
+		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, discard, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
 		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), nil, true, 0, 0},
-		{"leak with the footer of another image, by force", nested, leakedDisk, force, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with the footer of another image, given up", nested, leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
 		{"leak, and a block behind the end", over(0, uint32(s.place(40))).bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
 		{"data under clear bits", hidden.bytes(), s.contents, deep, ids("bitmap-data"), nil, nil, false, 0, 0},
 		{"data under clear bits, not asked for", hidden.bytes(), hiddenDisk, all, nil, nil, nil, true, 0, 0},
 		{"suspended", patch(suspended.bytes(), 64, 0), s.contents, all, ids("leading-footer", "saved-state"), ids("leading-footer", "saved-state"), vhd.ErrSavedState, true, 0, 0},
 		{"suspended, by force", patch(suspended.bytes(), 64, 0), s.contents, force, ids("leading-footer", "saved-state"), ids("saved-state"), nil, false, 0, 0},
 		{"suspended, and a leak", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{}, ids("leak", "saved-state"), ids("leak", "saved-state"), vhd.ErrSavedState, true, 0, 0},
-		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
-		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("bat-overlap", "leak"), vhd.ErrOrphans, true, 0, 0},
+		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true, DiscardOrphans: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
+		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("leak"), vhd.ErrOrphans, false, s.stored + odd, 0},
 		{"equal entries, and an orphan that is saved", orphan, orphanDisk, saved, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
-		{"equal entries, and an orphan, by force", orphan, orphanDisk, force, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{"equal entries, and an orphan, given up", orphan, orphanDisk, discard, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
 		{"equal entries, and an orphan of zeros", orphanZero, orphanDisk, all, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
 		{
 			"all at once", patch(spoil(hidden.with(func(s *sample) {
@@ -464,8 +483,8 @@ func TestRepairKeepsReadable(t *testing.T) {
 			return
 		}
 		want := readAll(t, img)
-		for i := range 16 {
-			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0}
+		for i := range 32 {
+			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0, DiscardOrphans: i&16 != 0}
 			if o.Deep && strings.HasPrefix(d.name, "data under clear bits") {
 				continue // then more is read
 			}
@@ -481,9 +500,9 @@ func TestRepairLeaksOnly(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		before := summary(t, d.file, false)
 		r := record(d.file)
-		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, Deep: true}
+		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, DiscardOrphans: d.o.DiscardOrphans, Deep: true}
 		err := repairFile(r.memFile, &o)
-		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) {
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) {
 			t.Fatal(err)
 		}
 		if !slices.Contains(before, "leak") {
