@@ -336,6 +336,8 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "resume and shut down the machine first, or use --force; the machine cannot be resumed after that"}
 	case errors.Is(err, vhd.ErrOrphans):
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
+	case errors.Is(err, vhd.ErrTwoIDs):
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
 	case errors.Is(err, vhd.ErrBeyondRepair):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:

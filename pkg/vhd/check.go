@@ -177,6 +177,12 @@ func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 	if footer.Type == Fixed || footer == &fs.leading {
 		return footer, found
 	}
+	if fs.twoIDs() {
+		return footer, append(found, finding{harmless: true, Finding: Finding{
+			ID: "unique-ids-differ", Severity: Error, Offset: fs.leading.off + 68, Field: "copy of the footer at the start of the file: unique id",
+			Got: fs.leading.UniqueID.String(), Want: footer.UniqueID.String() + ", as in the trailing footer",
+		}})
+	}
 	odd := func(id, got string) {
 		found = append(found, finding{Finding: Finding{
 			ID: id, Severity: Warning, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the footer's bytes",

@@ -120,6 +120,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		return nil, ErrSavedState
 	}
 	img.copiesAgree = c.Type == Fixed || fs.trailing.valid() && fs.leading.valid() && fs.trailing.same(&fs.leading.Footer)
+	img.twoIDs = fs.twoIDs()
 	img.rule = o.SizeRule.resolve(&c.Footer)
 	if c.Type == Fixed {
 		var found []finding

@@ -33,7 +33,7 @@ type Repaired = disk.Repaired
 // an error of the file, ends the repair between two steps. Repairing again does
 // nothing.
 //
-// Errors are ErrNotVHD, ErrBeyondRepair, ErrOrphans, ErrSavedState, ErrTooLarge,
+// Errors are ErrNotVHD, ErrBeyondRepair, ErrTwoIDs, ErrOrphans, ErrSavedState, ErrTooLarge,
 // ctx.Err(), or of the file.
 func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]Repaired, error) {
 	if o == nil {
@@ -43,6 +43,13 @@ func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]R
 	typ, _, err := r.check()
 	if err != nil {
 		return nil, err
+	}
+	fs, err := locateFooters(f, size)
+	if err != nil {
+		return nil, err
+	}
+	if fs.twoIDs() {
+		return nil, ErrTwoIDs
 	}
 	if o.All {
 		if err := r.metadata(); err != nil {

@@ -252,6 +252,15 @@ func dynamicDamages(blockSize int64) []damage {
 		}(), all, ids("bat-beyond-end", "trailing-footer"), nil, nil, false, cut + 1024, 0},
 		{"leading copy lost", spoil(good, 0, 512), s.contents, all, ids("leading-footer"), nil, nil, false, 0, 0},
 		{"leading copy of other contents", patch(good, 0, footerBytes(dynamic, s.size, u32(24, 99))...), s.contents, all, ids("footers-differ"), nil, nil, false, 0, 0},
+		{
+			"leading copy of another image", patch(good, 0, footerBytes(dynamic, s.size, text(68, "another image!!!"))...), s.contents, saved,
+			ids("unique-ids-differ"), ids("unique-ids-differ"), vhd.ErrTwoIDs, true, 0, 0,
+		},
+		{
+			"leading copy of another image, and a leak", patch(leaked.bytes(), 0, footerBytes(dynamic, s.size, text(68, "another image!!!"))...), leakedDisk,
+			vhd.RepairOptions{DiscardOrphans: true, Force: true},
+			ids("leak", "unique-ids-differ"), ids("leak", "unique-ids-differ"), vhd.ErrTwoIDs, true, 0, 0,
+		},
 		{"both checksums wrong", wrongSums, s.contents, all, ids("footer-checksum", "leading-footer"), nil, nil, false, 0, 0},
 		{"only a leading copy, with a wrong checksum", patch(good[:end], 64, 1), s.contents, all, ids("footer-checksum", "trailing-footer"), nil, nil, false, 512, 0},
 		{"both types unknown", wrongType, s.contents, all, ids("disk-type"), ids("disk-type"), vhd.ErrBeyondRepair, true, 0, 0},
@@ -502,7 +511,7 @@ func TestRepairLeaksOnly(t *testing.T) {
 		r := record(d.file)
 		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, DiscardOrphans: d.o.DiscardOrphans, Deep: true}
 		err := repairFile(r.memFile, &o)
-		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) {
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) && !errors.Is(err, vhd.ErrTwoIDs) {
 			t.Fatal(err)
 		}
 		if !slices.Contains(before, "leak") {
@@ -786,5 +795,36 @@ func TestBatmapRepair(t *testing.T) {
 	}
 	if fs, _ := findings(t, encrypted); !slices.ContainsFunc(fs, func(f vhd.Finding) bool { return f.ID == "batmap-encrypted" }) {
 		t.Errorf("check of an encrypted image finds %v", fs)
+	}
+}
+
+// An image whose copies of the footer are of two images is never made one of them by
+// accident: neither copy is overwritten until SetFooter gives both another id.
+func TestTwoIDs(t *testing.T) {
+	s := sampleOf(4 * kib)
+	file := s.bytes()
+	other := footerBytes(dynamic, s.size, text(68, "another image!!!"))
+	copy(file, other)
+	sameBytes(t, "contents", readAll(t, openBytes(t, file, nil)), s.contents)
+	m := newMemFile(file)
+	img := openMem(t, m)
+	for what, err := range map[string]error{
+		"writing to a new block": second(img.WriteAt([]byte{1}, 2*4*kib)),
+		"Resize":                 img.Resize(context.Background(), 20*4*kib, nil),
+		"Empty":                  img.Empty(context.Background(), nil),
+		"SetFooter":              img.SetFooter(img.Footer()),
+	} {
+		if !errors.Is(err, vhd.ErrTwoIDs) {
+			t.Errorf("%s: %v, want ErrTwoIDs", what, err)
+		}
+	}
+	sameBytes(t, "the file", m.bytes(), file)
+	f := img.Footer()
+	copy(f.UniqueID[:], "another image!!!")
+	must(t, img.SetFooter(f))
+	write(t, img, []byte{1}, 2*4*kib)
+	must(t, img.Close())
+	if got := summary(t, m.bytes(), false); len(got) > 0 {
+		t.Errorf("after SetFooter check finds %q", got)
 	}
 }

@@ -39,6 +39,9 @@ func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress
 	if img.state.phase() == phaseCreating {
 		return img.resizeNew(size)
 	}
+	if img.twoIDs {
+		return ErrTwoIDs
+	}
 	footer, err := img.resizedFooter(size)
 	if err != nil {
 		return err
