@@ -338,6 +338,8 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
 	case errors.Is(err, vhd.ErrTwoIDs):
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
+	case errors.Is(err, vhd.ErrShifted):
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
 	case errors.Is(err, vhd.ErrBeyondRepair):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:

@@ -125,7 +125,14 @@ func (c *Checker) run() error {
 	if !fs.trailing.marked() && !fs.leading.marked() {
 		return ErrNotVHD
 	}
-	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize {
+	moved, err := fs.unaligned(c.r)
+	if err == nil {
+		err = c.add(moved...)
+	}
+	if err != nil {
+		return err
+	}
+	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize && len(moved) == 0 {
 		err := c.add(finding{Finding: Finding{
 			ID: "file-length", Severity: Warning, Offset: c.size - rest, Field: "length of the file",
 			Got: fmt.Sprint(c.size), Want: "a multiple of 512 (or 511 bytes more)",
@@ -275,6 +282,15 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	lay.addLocators(&f.Footer, &h, t, c.size)
+	if trailing && limit%SectorSize == 0 && !c.o.Device {
+		found, err := t.cutInside(c.r, &lay)
+		if err == nil {
+			err = c.add(found...)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	t.validate(&lay, func(f finding) bool {
 		err = c.add(f)
 		return err == nil

@@ -261,6 +261,10 @@ func dynamicDamages(blockSize int64) []damage {
 			vhd.RepairOptions{DiscardOrphans: true, Force: true},
 			ids("leak", "unique-ids-differ"), ids("leak", "unique-ids-differ"), vhd.ErrTwoIDs, true, 0, 0,
 		},
+		{"bytes missing in a block", slices.Delete(slices.Clone(good), 2600, 2607), nil, saved, ids("bat-beyond-end", "bytes-missing"), ids("bat-beyond-end", "bytes-missing"), vhd.ErrShifted, true, 0, 0},
+		{"bytes missing in a block, and both header and table", slices.Delete(slices.Clone(good), 500, 507), nil, saved, ids("bytes-missing", "header-cookie", "leading-footer"), ids("bytes-missing", "header-cookie", "leading-footer"), vhd.ErrShifted, true, 0, 0},
+		{"bytes added in a block", slices.Insert(slices.Clone(good), 2600, 1, 2, 3), nil, saved, ids("bytes-added"), ids("bytes-added"), vhd.ErrShifted, true, 0, 0},
+		{"sectors missing in a block", slices.Delete(slices.Clone(good), 3000, 3000+3*sector), nil, saved, ids("bat-beyond-end", "bytes-missing"), ids("bat-beyond-end", "bytes-missing"), vhd.ErrShifted, true, 0, 0},
 		{"both checksums wrong", wrongSums, s.contents, all, ids("footer-checksum", "leading-footer"), nil, nil, false, 0, 0},
 		{"only a leading copy, with a wrong checksum", patch(good[:end], 64, 1), s.contents, all, ids("footer-checksum", "trailing-footer"), nil, nil, false, 512, 0},
 		{"both types unknown", wrongType, s.contents, all, ids("disk-type"), ids("disk-type"), vhd.ErrBeyondRepair, true, 0, 0},
@@ -397,6 +401,8 @@ func fixedDamages() []damage {
 		{"none", good, data, all, nil, nil, nil, true, 0, -1},
 		{"no leaks", good, data, vhd.RepairOptions{}, nil, nil, nil, true, 0, -1},
 		{"data offset", offset, data, all, []string{"fixed-data-offset"}, nil, nil, false, 0, -1},
+		{"bytes missing", slices.Delete(slices.Clone(good), 100, 103), nil, all, []string{"bytes-missing", "fixed-length"}, []string{"bytes-missing", "fixed-length"}, vhd.ErrShifted, true, 0, -1},
+		{"bytes added", slices.Insert(slices.Clone(good), 100, 1, 2, 3), nil, all, []string{"bytes-added", "fixed-slack"}, []string{"bytes-added", "fixed-slack"}, vhd.ErrShifted, true, 0, -1},
 		{"wrong checksum", badSum, data, all, []string{"footer-checksum"}, nil, nil, false, 0, -1},
 		{"511 bytes", good[:len(good)-1], data, all, nil, nil, nil, false, 1, -1},
 		{"torn tail", append(slices.Clone(good), 1, 2, 3), data, all, []string{"file-length"}, []string{"file-length"}, nil, true, 0, -1},
@@ -511,7 +517,7 @@ func TestRepairLeaksOnly(t *testing.T) {
 		r := record(d.file)
 		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, DiscardOrphans: d.o.DiscardOrphans, Deep: true}
 		err := repairFile(r.memFile, &o)
-		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) && !errors.Is(err, vhd.ErrTwoIDs) {
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) && !errors.Is(err, vhd.ErrTwoIDs) && !errors.Is(err, vhd.ErrShifted) {
 			t.Fatal(err)
 		}
 		if !slices.Contains(before, "leak") {
@@ -826,5 +832,38 @@ func TestTwoIDs(t *testing.T) {
 	must(t, img.Close())
 	if got := summary(t, m.bytes(), false); len(got) > 0 {
 		t.Errorf("after SetFooter check finds %q", got)
+	}
+}
+
+// How many bytes are missing or were added is told.
+func TestShiftedBy(t *testing.T) {
+	s := sampleOf(4 * kib)
+	good := s.bytes()
+	end := int64(len(good) - 512)
+	fixedGood := fixedImage(noise(9*kib, 5))
+	for _, x := range []struct {
+		file []byte
+		want string
+	}{
+		{slices.Delete(slices.Clone(good), 2600, 2607), fmt.Sprintf("byte %d: 7 bytes are missing inside the file", end-7)},
+		{slices.Delete(slices.Clone(good), 3000, 3000+3*sector), fmt.Sprintf("byte %d: 1536 bytes are missing inside the file", end-1536)},
+		{slices.Insert(slices.Clone(good), 2600, 1, 2, 3), fmt.Sprintf("byte %d: 3 bytes were added inside the file", end+3)},
+		{slices.Delete(slices.Clone(good), 500, 507), fmt.Sprintf("byte %d: at least 7 bytes are missing inside the file", end-7)},
+		{slices.Delete(slices.Clone(fixedGood), 100, 103), "byte 9213: 3 bytes are missing inside the file"},
+		{slices.Insert(slices.Clone(fixedGood), 100, 1, 2, 3), "byte 9219: 3 bytes were added inside the file"},
+	} {
+		fs, _ := findings(t, x.file)
+		if len(fs) == 0 || !strings.HasPrefix(fs[0].ID, "bytes-") && !slices.ContainsFunc(fs, func(f vhd.Finding) bool { return f.ID == "bytes-missing" }) {
+			t.Errorf("findings %v, want %q", fs, x.want)
+			continue
+		}
+		for _, f := range fs {
+			if strings.HasPrefix(f.ID, "bytes-") && f.Got != x.want {
+				t.Errorf("found %q, want %q", f.Got, x.want)
+			}
+		}
+		if _, err := vhd.NewImage(bytes.NewReader(x.file), int64(len(x.file)), nil); err == nil {
+			t.Errorf("an image opens of which %q", x.want)
+		}
 	}
 }
