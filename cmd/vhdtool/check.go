@@ -38,6 +38,13 @@ type checkFinding struct {
 	File     string `json:"file,omitempty"`   // the parent that it is about
 }
 
+// doubtful is bytes of the disk that a repair could not restore.
+type doubtful struct {
+	Start  int64  `json:"start"`
+	Length int64  `json:"length"`
+	Check  string `json:"check"` // what was repaired
+}
+
 // checkCounts sum a check up, in the order of qemu-img's JSON.
 type checkCounts struct {
 	EndOffset   int64          `json:"image-end-offset"`
@@ -54,6 +61,8 @@ type checkCounts struct {
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
 	Repairs     []string       `json:"repairs,omitempty"`
+	Doubtful    []doubtful     `json:"doubtful,omitempty"`
+	Orphaned    int64          `json:"orphaned,omitempty"` // of the leaks, those with data
 
 	warnings int64
 }
@@ -271,6 +280,9 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	if k.o.output != "human" && !k.likeQEMU {
 		counts.Warnings, counts.Findings = &counts.warnings, p.kept
 	}
+	if !k.likeQEMU {
+		counts.Orphaned = n.Orphaned
+	}
 	return counts, nil
 }
 
@@ -322,8 +334,14 @@ func (p *findingPrinter) printRest() {
 func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
 	done, err := k.repairFile(ctx, size)
 	var texts []string
+	var doubt []doubtful
 	for _, x := range done {
 		texts = append(texts, x.Text)
+		for _, lost := range x.Doubtful {
+			if lost.N > 0 {
+				doubt = append(doubt, doubtful{lost.Off, lost.N, x.ID})
+			}
+		}
 		if k.talks() {
 			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
 		}
@@ -360,7 +378,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
 	}
 	if !k.likeQEMU {
-		after.Repairs = texts
+		after.Repairs, after.Doubtful = texts, doubt
 	}
 	return after, err
 }
@@ -466,7 +484,12 @@ func (n *checkCounts) print(w io.Writer) error {
 			"Data may be corrupted, or further writes to the image may corrupt it.\n", n.Corruptions)
 	}
 	if n.Leaks > 0 {
-		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n", n.Leaks)
+		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\n", n.Leaks)
+		if n.Orphaned > 0 {
+			s += fmt.Sprintf("%d of them hold data that nothing refers to, which may be lost blocks.\n", n.Orphaned)
+		} else {
+			s += "This means waste of disk space, but no harm to data.\n"
+		}
 	}
 	if n.Total > 0 {
 		fragmented := 0.0

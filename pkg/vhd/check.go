@@ -8,6 +8,9 @@ import (
 	"iter"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -47,6 +50,7 @@ type Checker struct {
 	size int64
 	o    CheckOptions
 	typ  DiskType
+	id   uuid.UUID
 	n    Counts
 
 	ctx   context.Context
@@ -101,7 +105,9 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	f.Remedy = remedies[f.ID]
+	if f.Remedy == "" {
+		f.Remedy = remedies[f.ID]
+	}
 	switch f.Severity {
 	case Error:
 		c.n.Errors += f.Count
@@ -145,7 +151,7 @@ func (c *Checker) run() error {
 	if err := c.add(found...); err != nil || footer == nil {
 		return err
 	}
-	c.typ = footer.Type
+	c.typ, c.id = footer.Type, footer.UniqueID
 	switch footer.Type {
 	case Fixed:
 		return c.checkFixed(footer)
@@ -372,8 +378,26 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 // leaked reports n bytes of the file that nothing refers to.
 func (c *Checker) leaked(off, n, stored int64) error {
 	c.n.Leaked += n / stored
-	return c.add(finding{Finding: Finding{
+	f := Finding{
 		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none",
-	}})
+	}
+	data := false
+	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
+		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
+			x := DecodeFooter((*[footerSize]byte)(b))
+			// Footers stay behind where they moved on from.
+			data = [SectorSize]byte(b) != [SectorSize]byte{} && !(x.valid() && x.UniqueID == c.id)
+		}
+		return !data
+	})
+	if data {
+		c.n.Orphaned += n / stored
+		f.Got += "; it holds data, which may be lost blocks"
+		f.Remedy = "keep it, unless --backup or --discard-orphans is given"
+	}
+	if err != nil {
+		return err
+	}
+	return c.add(finding{Finding: f})
 }

@@ -69,7 +69,8 @@ type repairer struct {
 	o    RepairOptions
 	done []Repaired
 
-	overlapped []int64 // the blocks that overlapped others before the repair
+	overlapped []overlap // before the repair
+	torn       []tornBlock
 
 	worked, work int64 // bytes examined and moved, and to examine and move
 }

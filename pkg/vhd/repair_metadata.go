@@ -122,14 +122,31 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
-	for _, e := range t.usedOnce() {
+	for i, e := range t.usedOnce() {
 		// A block that begins in the file may have lost its tail. One that begins
 		// behind it tells nothing.
-		if start := int64(e) * SectorSize; start+lay.bitmapSize <= r.size {
-			end = max(end, start+lay.stored())
+		start := int64(e) * SectorSize
+		if start+lay.bitmapSize > r.size {
+			continue
+		}
+		end = max(end, start+lay.stored())
+		if n := start + lay.stored() - r.size; n > 0 {
+			for block := i; block < i+t.alike(i) && len(r.torn) < maxTorn; block++ {
+				r.torn = append(r.torn, tornBlock{block, n, lay.diskRange(block, lay.blockSize-n, int64(footer.CurrentSize))})
+			}
 		}
 	}
 	return end, lay.stored(), moved, nil
+}
+
+// maxTorn is how many torn blocks are named. In a file that is only cut there is one; a
+// wild BAT may have any number.
+const maxTorn = 1000
+
+// tornBlock is a block that begins in the file, which ends n bytes before it does.
+type tornBlock struct {
+	block, n int64
+	lost     disk.Range
 }
 
 // headerScan is how far from the start of the file a lost header is looked for.
@@ -218,6 +235,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 			id = "footer-checksum"
 		}
 	}
+	size := r.size
 	if err := r.write(b[:], at); err != nil {
 		return err
 	}
@@ -225,6 +243,12 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 		r.foundHeader(footer, moved)
 	}
 	r.did(id, at, footerSize, "the footer at the end was written anew, at offset %d", at)
+	if !fs.trailing.valid() {
+		for _, x := range r.torn {
+			r.did("bat-beyond-end", size, x.n, "the last %d bytes of block %d are not in the file and are zeros now: %s of the disk", x.n, x.block, rangeText(x.lost))
+			r.done[len(r.done)-1].Doubtful = []disk.Range{x.lost}
+		}
+	}
 	return nil
 }
 

@@ -16,7 +16,7 @@ type orphanSearch struct {
 	ctx   context.Context
 	holes *sparse.Map
 
-	over []int64 // the blocks that overlapped others before the repair
+	over []overlap // before the repair
 	// byData has all blocks by their first sector that is not zero. It is nil until it is
 	// needed.
 	byData map[firstSector][]int64
@@ -40,8 +40,8 @@ const maxAlike = 4
 
 // orphans reports whether there is data in spaces that nothing refers to, other than
 // copies, whole or begun, of blocks: those are what moving blocks leaves when it is
-// interrupted. over are the blocks that overlapped others before the repair.
-func (img *Image) orphans(ctx context.Context, over []int64) (bool, error) {
+// interrupted. over are the overlaps before the repair.
+func (img *Image) orphans(ctx context.Context, over []overlap) (bool, error) {
 	x := &orphanSearch{Image: img, ctx: ctx, holes: sparse.NewMap(img.r), over: over, seed: maphash.MakeSeed()}
 	for start, end := range img.spaces {
 		if found, err := x.in(start, end); found || err != nil {
@@ -123,7 +123,10 @@ func (x *orphanSearch) likely(slot int64) []int64 {
 	}
 	n := int64(len(x.fromEnd))
 	blocks := x.fromEnd[min(n, max(0, slot-1)):min(n, slot+2)]
-	return slices.Concat(x.over[:min(1, len(x.over))], blocks)
+	if len(x.over) > 0 {
+		blocks = append([]int64{x.over[0].block}, blocks...)
+	}
+	return blocks
 }
 
 // index fills byData.

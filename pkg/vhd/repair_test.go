@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -680,7 +682,7 @@ func TestRepairCancelled(t *testing.T) {
 			if err != nil && !errors.Is(err, context.Canceled) {
 				t.Fatalf("cancelled at change %d: %v", k, err)
 			}
-			if len(done) > len(all) || !slices.Equal(done, all[:len(done)]) && err != nil {
+			if len(done) > len(all) || !slices.EqualFunc(done, all[:len(done)], func(a, b vhd.Repaired) bool { return reflect.DeepEqual(a, b) }) && err != nil {
 				t.Errorf("cancelled at change %d: %v is done, and all in all %v", k, done, all)
 			}
 			err = repairFile(m, &d.o)
@@ -864,6 +866,58 @@ func TestShiftedBy(t *testing.T) {
 		}
 		if _, err := vhd.NewImage(bytes.NewReader(x.file), int64(len(x.file)), nil); err == nil {
 			t.Errorf("an image opens of which %q", x.want)
+		}
+	}
+}
+
+// A repair names the bytes of the disk that it leaves zero or in doubt.
+func TestRepairNamesDoubtfulBytes(t *testing.T) {
+	s := sampleOf(4 * kib)
+	good := s.bytes()
+	end := len(good) - 512
+	over := func(i int, sector int64) []byte {
+		return s.with(func(s *sample) { s.bat = map[int]uint32{i: uint32(sector)} }).bytes()
+	}
+	for name, x := range map[string]struct {
+		file []byte
+		want []disk.Range
+	}{
+		// Block 9, of which the disk has all but three sectors, is the last one.
+		"torn block":     {good[:end-5*sector], []disk.Range{{Off: 10*4*kib - 5*sector, N: 2 * sector}}},
+		"all of a block": {good[:end-8*sector], []disk.Range{{Off: 9 * 4 * kib, N: 5 * sector}}},
+		"two entries":    {over(2, s.place(1)), []disk.Range{{Off: 0, N: 4 * kib}, {Off: 2 * 4 * kib, N: 4 * kib}}},
+		// The bitmap of block 2 is the fourth sector of block 1.
+		"partial overlap": {over(2, s.place(0)+4), []disk.Range{{Off: 4*kib + 3*sector, N: 5 * sector}, {Off: 2 * 4 * kib, N: 4 * kib}}},
+		"footer only":     {good[:end], nil},
+	} {
+		_, done := repair(t, x.file, vhd.RepairOptions{All: true}, nil)
+		var got []disk.Range
+		for _, d := range done {
+			got = append(got, d.Doubtful...)
+			for _, r := range d.Doubtful {
+				if text := fmt.Sprintf("bytes %d to %d", r.Off, r.Off+r.N-1); !strings.Contains(d.Text, text) {
+					t.Errorf("%s: %q does not name %s", name, d.Text, text)
+				}
+			}
+		}
+		if !slices.Equal(got, x.want) {
+			t.Errorf("%s: in doubt are %v, want %v; done: %q", name, got, x.want, done)
+		}
+	}
+}
+
+// Unreferenced space is told to hold data only if it does.
+func TestLeakWithData(t *testing.T) {
+	leak := twoBlocksLeaked()
+	empty := slices.Clone(leak)
+	clear(empty[13*sector : 22*sector])
+	for _, x := range []struct {
+		file     []byte
+		orphaned int64
+	}{{leak, 1}, {empty, 0}} {
+		fs, n := findings(t, x.file)
+		if len(fs) != 1 || fs[0].ID != "leak" || strings.Contains(fs[0].Got, "holds data") != (x.orphaned > 0) || n.Leaked != 1 || n.Orphaned != x.orphaned {
+			t.Errorf("findings %v, %+v; want a leak, and %d orphaned blocks", fs, n, x.orphaned)
 		}
 	}
 }
