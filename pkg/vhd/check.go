@@ -41,8 +41,8 @@ type CheckOptions struct {
 // Counts sum up what a Checker has seen.
 type Counts = disk.CheckCounts
 
-// Checker examines one image. It reads footers, header and BAT, and changes
-// nothing. It goes on after an error as far as what it found can be believed.
+// Checker examines one image. It reads footers, header, BAT, and space that nothing
+// refers to until it finds data there, and changes nothing. It goes on after an error as far as what it found can be believed.
 // Memory and time follow what the file holds, not what it claims. A Checker is used
 // once, by one goroutine.
 type Checker struct {
