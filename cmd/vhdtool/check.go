@@ -40,6 +40,13 @@ type checkFinding struct {
 	File     string `json:"file,omitempty"`   // the parent that it is about
 }
 
+// doubtful is bytes of the disk that a repair could not restore.
+type doubtful struct {
+	Start  int64  `json:"start"`
+	Length int64  `json:"length"`
+	Check  string `json:"check"` // what was repaired
+}
+
 // checkCounts sum a check up, in the order of qemu-img's JSON.
 type checkCounts struct {
 	EndOffset   int64          `json:"image-end-offset"`
@@ -57,6 +64,8 @@ type checkCounts struct {
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
 	Repairs     []string       `json:"repairs,omitempty"`
+	Doubtful    []doubtful     `json:"doubtful,omitempty"`
+	Orphaned    int64          `json:"orphaned,omitempty"` // of the leaks, those with data
 
 	warnings  int64
 	blockSize int64
@@ -70,6 +79,7 @@ type checkCmdOptions struct {
 	deep    bool
 	alone   bool
 	force   bool
+	discard bool // orphans
 	repair  string
 	dryRun  bool
 	backup  string
@@ -90,10 +100,14 @@ The parents of a differencing image are checked as well, each as an image of its
 own. Errors in them count; leaked space in them is told, but is theirs to give
 back. -r never changes them.
 
-With -r leaks, space that nothing refers to is given back; with -r all, footers,
-header and BAT are mended as well, as far as that loses no byte of the disk.
---dry-run tells what would be done. --backup saves all that is overwritten in a
-new file, and --restore puts it back.
+-r leaks returns space that nothing refers to to the file system. -r all also
+repairs footers, header and BAT, as far as that loses no data. Unreferenced space
+that holds data may be lost blocks: it stays in the file unless --backup saves it
+or --discard-orphans gives it up. --dry-run shows what would be done.
+
+--backup saves everything that is overwritten or cut off in a new file. --restore
+undoes the repair with that file. It refuses any other image, and the repaired
+image once it was used again.
 
 --for also checks the rules of a product, which are no damage: each has a name, such
 as azure-size-multiple. The man page and docs/products.md list them with their
@@ -120,8 +134,9 @@ the format has nothing to check (raw). After a repair it is that of what is left
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
 	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
 	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
-	fl.BoolVar(&o.force, "force", false, "repair the image of a suspended virtual machine, too")
-	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "no-parents")
+	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
+	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: return unreferenced space even if it holds data")
+	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
 	fl.StringP("cache", "T", "", "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
@@ -135,8 +150,8 @@ func (o *checkCmdOptions) valid() error {
 	}
 	switch o.repair {
 	case "":
-		if o.dryRun || o.backup != "" || o.force {
-			return usagef("--dry-run, --backup and --force go with -r")
+		if o.dryRun || o.backup != "" || o.force || o.discard {
+			return usagef("--dry-run, --backup, --force and --discard-orphans go with -r")
 		}
 	case "leaks", "all":
 	default:
@@ -188,7 +203,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	}
 	defer file.Close()
 	if o.restore != "" {
-		return c.restore(o, ref.name, file)
+		return c.restore(o, ref.name, file, size)
 	}
 	f, err := c.formatToCheck(ref, file, size)
 	if err != nil {
@@ -217,9 +232,20 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 }
 
 // restore puts back what a repair has overwritten.
-func (c *cli) restore(o *checkCmdOptions, name string, file *os.File) error {
-	if err := undo.Restore(file, o.restore); err != nil {
-		return fmt.Errorf("%s: %w", name, withoutPath(err))
+func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64) error {
+	if _, err := os.Stat(o.restore); err != nil {
+		return pathFirst(err)
+	}
+	id, err := vhd.Identify(file, size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := undo.Restore(file, o.restore, id.UniqueID); err != nil {
+		err = fmt.Errorf("%s: %w", name, withoutPath(err))
+		if errors.Is(err, undo.ErrMismatch) {
+			err = &hintError{err, "restore the file that was repaired, as it was right after the repair; nothing was written"}
+		}
+		return err
 	}
 	if !o.quiet {
 		fmt.Fprintf(c.stdout, "%s is as it was before the repair.\n", name)
@@ -294,6 +320,9 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	if k.o.output != "human" && !k.likeQEMU {
 		counts.Warnings, counts.Findings = &counts.warnings, p.kept
 	}
+	if !k.likeQEMU {
+		counts.Orphaned = n.Orphaned
+	}
 	return counts, nil
 }
 
@@ -343,30 +372,32 @@ func (p *findingPrinter) printRest() {
 
 // repair repairs what it can, and checks again if that was anything.
 func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
-	var f disk.File = k.file
-	if k.o.backup != "" {
-		saved, err := undo.Create(k.o.backup, k.file, size)
-		if err != nil {
-			return before, fmt.Errorf("%s: %w", k.o.backup, withoutPath(err))
-		}
-		defer saved.Close()
-		f = saved
-	}
-	done, err := k.format.Repair(ctx, f, size, &disk.RepairOptions{
-		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
-	})
+	done, err := k.repairFile(ctx, size)
 	var texts []string
+	var doubt []doubtful
 	for _, x := range done {
 		texts = append(texts, x.Text)
+		for _, lost := range x.Doubtful {
+			if lost.N > 0 {
+				doubt = append(doubt, doubtful{lost.Off, lost.N, x.ID})
+			}
+		}
 		if k.talks() {
 			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
 		}
 	}
+	var backup *backupError
 	switch err = withoutPath(err); {
+	case errors.As(err, &backup):
+		return before, err
 	case errors.Is(err, vhd.ErrSavedState):
-		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--force repairs it all the same"}
+		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "resume and shut down the machine first, or use --force; the machine cannot be resumed after that"}
 	case errors.Is(err, vhd.ErrOrphans):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "--backup FILE saves it, and then the entries are repaired and the space is given back"})
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
+	case errors.Is(err, vhd.ErrTwoIDs):
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
+	case errors.Is(err, vhd.ErrShifted):
+		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
 	case errors.Is(err, vhd.ErrBeyondRepair):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:
@@ -387,10 +418,54 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
 	}
 	if !k.likeQEMU {
-		after.Repairs = texts
+		after.Repairs, after.Doubtful = texts, doubt
 	}
 	return after, err
 }
+
+// repairFile repairs the image, and saves what is overwritten if that was asked for.
+func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
+	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard}
+	if k.o.backup == "" {
+		return k.format.Repair(ctx, k.file, size, o)
+	}
+	id, err := vhd.Identify(k.file, size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
+	}
+	saved, err := undo.Create(k.o.backup, k.file, size, id.UniqueID)
+	if err != nil {
+		return nil, &backupError{k.o.backup, withoutPath(err)}
+	}
+	done, err := k.format.Repair(ctx, saved, size, o)
+	if cerr := closeUndo(saved); cerr != nil && err == nil {
+		err = &backupError{k.o.backup, withoutPath(cerr)}
+	}
+	return done, err
+}
+
+// closeUndo completes an undo file with what identifies the repaired image.
+func closeUndo(saved *undo.File) error {
+	var identify []undo.Span
+	size, err := saved.Size()
+	if err == nil {
+		var id vhd.Identity
+		id, err = vhd.Identify(saved, size)
+		for _, x := range id.Metadata {
+			identify = append(identify, undo.Span{Start: x[0], End: x[1]})
+		}
+	}
+	return errors.Join(err, saved.Close(identify...))
+}
+
+// backupError is an error about the undo file, and not about the image.
+type backupError struct {
+	name string
+	err  error
+}
+
+func (e *backupError) Error() string { return fmt.Sprintf("%s: %v", e.name, e.err) }
+func (e *backupError) Unwrap() error { return e.err }
 
 // report prints the summary, and gives the exit status.
 func (k *checking) report(counts checkCounts) error {
@@ -457,7 +532,12 @@ func (n *checkCounts) print(w io.Writer) error {
 			"Data may be corrupted, or further writes to the image may corrupt it.\n", n.Corruptions)
 	}
 	if n.Leaks > 0 {
-		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n", n.Leaks)
+		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\n", n.Leaks)
+		if n.Orphaned > 0 {
+			s += fmt.Sprintf("%d of them hold data that nothing refers to, which may be lost blocks.\n", n.Orphaned)
+		} else {
+			s += "This means waste of disk space, but no harm to data.\n"
+		}
 	}
 	if n.Total > 0 {
 		fragmented := 0.0

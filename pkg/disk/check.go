@@ -44,6 +44,7 @@ type CheckCounts struct {
 	// them on the disk.
 	Fragmented int64
 	Leaked     int64 // blocks that would fit in the space that nothing refers to
+	Orphaned   int64 // of these, those in space that holds data
 	End        int64 // of what is in use in the file, the last structure included
 
 	Errors, Warnings int64 // faults found, by severity
@@ -57,11 +58,13 @@ type RepairOptions struct {
 	// Deep also makes data readable that the image holds and hides. It reads all
 	// of the image.
 	Deep bool
-	// Saved says that the caller saves everything that is overwritten. Then space
-	// with data that wrong entries may have lost is given up.
+	// Saved says that the caller saves everything that is overwritten or cut off. Then
+	// space that holds data and that nothing refers to is returned to the file system.
 	Saved bool
-	// Force does as Saved. It also repairs an image that should not be written,
-	// such as that of a suspended virtual machine.
+	// DiscardOrphans does so, too, without anything being saved.
+	DiscardOrphans bool
+	// Force repairs an image that should not be written, such as that of a suspended
+	// virtual machine.
 	Force bool
 	// Progress, if set, is called with the bytes examined and moved, and those to
 	// examine and move. The total grows as more turns out to be needed.
@@ -74,7 +77,13 @@ type Repaired struct {
 	Offset int64  // in the file, bytes, of what was written, moved or cut off
 	Length int64  // in bytes; what lies between several writes is included
 	Text   string // what was done, in the past tense
+	// Doubtful are bytes of the disk that the repair could not restore: they are zeros
+	// in place of what the file has lost, or the contents of another block.
+	Doubtful []Range
 }
+
+// Range is n bytes of a disk from an offset on.
+type Range struct{ Off, N int64 }
 
 // String is the text.
 func (r Repaired) String() string { return r.Text }

@@ -165,6 +165,9 @@ func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 		a.end = x.end
 		return x, nil
 	}
+	if img.twoIDs {
+		return x, ErrTwoIDs
+	}
 	footer := img.footer.Encode()
 	if a.repairLeading {
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {

@@ -8,6 +8,9 @@ import (
 	"iter"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -38,8 +41,8 @@ type CheckOptions struct {
 // Counts sum up what a Checker has seen.
 type Counts = disk.CheckCounts
 
-// Checker examines one image. It reads footers, header and BAT, and changes
-// nothing. It goes on after an error as far as what it found can be believed.
+// Checker examines one image. It reads footers, header, BAT, and space that nothing
+// refers to until it finds data there, and changes nothing. It goes on after an error as far as what it found can be believed.
 // Memory and time follow what the file holds, not what it claims. A Checker is used
 // once, by one goroutine.
 type Checker struct {
@@ -47,6 +50,7 @@ type Checker struct {
 	size int64
 	o    CheckOptions
 	typ  DiskType
+	id   uuid.UUID
 	n    Counts
 
 	ctx   context.Context
@@ -101,7 +105,9 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	f.Remedy = remedies[f.ID]
+	if f.Remedy == "" {
+		f.Remedy = remedies[f.ID]
+	}
 	switch f.Severity {
 	case Error:
 		c.n.Errors += f.Count
@@ -125,7 +131,14 @@ func (c *Checker) run() error {
 	if !fs.trailing.marked() && !fs.leading.marked() {
 		return ErrNotVHD
 	}
-	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize {
+	moved, err := fs.unaligned(c.r)
+	if err == nil {
+		err = c.add(moved...)
+	}
+	if err != nil {
+		return err
+	}
+	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize && len(moved) == 0 {
 		err := c.add(finding{Finding: Finding{
 			ID: "file-length", Severity: Warning, Offset: c.size - rest, Field: "length of the file",
 			Got: fmt.Sprint(c.size), Want: "a multiple of 512 (or 511 bytes more)",
@@ -138,7 +151,7 @@ func (c *Checker) run() error {
 	if err := c.add(found...); err != nil || footer == nil {
 		return err
 	}
-	c.typ = footer.Type
+	c.typ, c.id = footer.Type, footer.UniqueID
 	switch footer.Type {
 	case Fixed:
 		return c.checkFixed(footer)
@@ -176,6 +189,12 @@ func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 	}
 	if footer.Type == Fixed || footer == &fs.leading {
 		return footer, found
+	}
+	if fs.twoIDs() {
+		return footer, append(found, finding{harmless: true, Finding: Finding{
+			ID: "unique-ids-differ", Severity: Error, Offset: fs.leading.off + 68, Field: "copy of the footer at the start of the file: unique id",
+			Got: fs.leading.UniqueID.String(), Want: footer.UniqueID.String() + ", as in the trailing footer",
+		}})
 	}
 	odd := func(id, got string) {
 		found = append(found, finding{Finding: Finding{
@@ -269,6 +288,15 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	lay.addLocators(&f.Footer, &h, t, c.size)
+	if trailing && limit%SectorSize == 0 && !c.o.Device {
+		found, err := t.cutInside(c.r, &lay)
+		if err == nil {
+			err = c.add(found...)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	t.validate(&lay, func(f finding) bool {
 		err = c.add(f)
 		return err == nil
@@ -357,8 +385,26 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 // leaked reports n bytes of the file that nothing refers to.
 func (c *Checker) leaked(off, n, stored int64) error {
 	c.n.Leaked += n / stored
-	return c.add(finding{Finding: Finding{
+	f := Finding{
 		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none",
-	}})
+	}
+	data := false
+	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
+		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
+			x := DecodeFooter((*[footerSize]byte)(b))
+			// Footers stay behind where they moved on from.
+			data = [SectorSize]byte(b) != [SectorSize]byte{} && !(x.valid() && x.UniqueID == c.id)
+		}
+		return !data
+	})
+	if data {
+		c.n.Orphaned += n / stored
+		f.Got += "; it holds data, which may be lost blocks"
+		f.Remedy = "keep it, unless --backup or --discard-orphans is given"
+	}
+	if err != nil {
+		return err
+	}
+	return c.add(finding{Finding: f})
 }

@@ -180,11 +180,12 @@ func TestLeakInHole(t *testing.T) {
 				f := sparseFile(t, map[int64][]byte{0: b[:2048], 2048 + gap: footer})
 				o := vhd.RepairOptions{All: all, Saved: saved}
 				var file disk.File = f
+				var u *undo.File
 				backup := filepath.Join(t.TempDir(), "undo")
 				if saved {
-					u, err := undo.Create(backup, f, f.length(t))
+					var err error
+					u, err = undo.Create(backup, f, f.length(t), [16]byte{1})
 					must(t, err)
-					defer u.Close()
 					file = u
 				}
 				done, err := vhd.Repair(context.Background(), file, f.length(t), &o)
@@ -198,7 +199,8 @@ func TestLeakInHole(t *testing.T) {
 				if !saved {
 					return
 				}
-				must(t, undo.Restore(f, backup))
+				must(t, u.Close())
+				must(t, undo.Restore(f, backup, [16]byte{1}))
 				end := make([]byte, 512)
 				if _, err := f.ReadAt(end, 2048+gap); err != nil || !bytes.Equal(end, footer) || f.length(t) != 2048+gap+512 {
 					t.Errorf("put back: %d bytes, which end with %x (%v)", f.length(t), end[:8], err)

@@ -195,14 +195,14 @@ func (r *recorder) left(t *testing.T, k int, file []byte, resize bool) bool {
 	return repair
 }
 
-// repairs runs 'check -r all' on a file that a power cut has left. Then a check finds
+// repairs runs 'check -r all --discard-orphans' on a file that a power cut has left. Then a check finds
 // what it found in the image before, or finds in the end, and entries that no reader
 // looks at.
 func (r *recorder) repairs(t *testing.T, k int, file []byte) {
 	t.Helper()
 	m := newMemFile(file)
 	m.mode = r.mode
-	if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true}); err != nil {
+	if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true, DiscardOrphans: true}); err != nil {
 		t.Fatalf("cut after change %d of %d: repair: %v", k, len(r.log), err)
 	}
 	fs, _ := findings(t, m.bytes())

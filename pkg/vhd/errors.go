@@ -29,6 +29,9 @@ var (
 	ErrNotDurable = errors.New("flush failed: recent writes may be lost")
 	// ErrLocked: another process uses the image.
 	ErrLocked = imagelock.ErrLocked
+	// ErrTwoIDs: the two copies of the footer are valid and have different unique ids,
+	// so they are of different images.
+	ErrTwoIDs = errors.New("the copies of the footer have different unique ids")
 	// ErrSavedState: a suspended virtual machine depends on the exact contents.
 	ErrSavedState = errors.New("image belongs to a saved (suspended) virtual machine")
 )

@@ -5,7 +5,8 @@ import "fmt"
 // SetFooter replaces the footer, but for the fields that describe the file: data
 // offset, sizes, geometry and type stay. It is durable when it returns. When the creator
 // becomes XenServer, or was, the image has no batmap afterwards: other programs do not
-// keep one right.
+// keep one right. If the copies of the footer have different unique ids, f must have
+// another one than [Image.Footer] returns; else the error is ErrTwoIDs.
 func (img *Image) SetFooter(f Footer) error {
 	if err := img.state.inPlace("changing the footer of"); err != nil {
 		return err
@@ -14,6 +15,9 @@ func (img *Image) SetFooter(f Footer) error {
 		return err
 	}
 	old := &img.footer
+	if img.twoIDs && f.UniqueID == old.UniqueID {
+		return ErrTwoIDs
+	}
 	f.Cookie, f.Version, f.DataOffset, f.Type = old.Cookie, old.Version, old.DataOffset, old.Type
 	f.OriginalSize, f.CurrentSize, f.Geometry = old.OriginalSize, old.CurrentSize, old.Geometry
 	return img.state.change(func() error {
@@ -116,5 +120,6 @@ func (img *Image) writeFooters(f Footer) error {
 	a.repairLeading = false
 	a.length = max(a.length, trailing+footerSize)
 	img.footer, img.footerAt, img.trailer, img.copiesAgree = f, trailing, img.trailer.written(), true
+	img.twoIDs = false
 	return nil
 }

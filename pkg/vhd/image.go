@@ -37,6 +37,7 @@ type Image struct {
 	footerAt    int64   // offset of the footer that was chosen
 	trailer     trailer // where the trailing footer is; guarded by alloc.mu while blocks are allocated
 	copiesAgree bool    // both footers are valid and equal, where there are two
+	twoIDs      bool    // the footers are of different images: neither may be overwritten
 	rule        SizeRule
 	size        int64 // virtual, bytes
 	reserved    bool  // a fixed disk that is written, whose file has all of its storage and keeps it

@@ -115,6 +115,12 @@ func (fs *footers) choose() (*footerCopy, error) {
 	return nil, ErrNotVHD
 }
 
+// twoIDs reports whether the copies of the footer are of different images.
+func (fs *footers) twoIDs() bool {
+	t, l := &fs.trailing, &fs.leading
+	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID
+}
+
 // missingFooter is the finding of a file without a trailing footer, of which only
 // the copy is left.
 func missingFooter(off int64) finding {

@@ -121,6 +121,14 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		return nil, ErrSavedState
 	}
 	img.copiesAgree = c.Type == Fixed || fs.trailing.valid() && fs.leading.valid() && fs.trailing.same(&fs.leading.Footer)
+	img.twoIDs = fs.twoIDs()
+	moved, err := fs.unaligned(r)
+	if err == nil {
+		err = refusal(moved, false)
+	}
+	if err != nil {
+		return nil, err
+	}
 	img.rule = o.SizeRule.resolve(&c.Footer)
 	if c.Type == Fixed {
 		var found []finding

@@ -24,6 +24,9 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err := img.state.inPlace("changing the parent of"); err != nil {
 		return err
 	}
+	if img.twoIDs {
+		return ErrTwoIDs
+	}
 	if !img.differencing() {
 		return fmt.Errorf("another parent for a disk that is %v: %w", img.footer.Type, ErrUnsupported)
 	}
@@ -123,6 +126,9 @@ func (img *Image) writeLocators(p *ParentRecord, h *Header, at int64) error {
 func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 	if err := img.state.inPlace("detaching"); err != nil {
 		return err
+	}
+	if img.twoIDs {
+		return ErrTwoIDs
 	}
 	if !img.differencing() {
 		return fmt.Errorf("detaching a disk that is %v: %w", img.footer.Type, ErrUnsupported)

@@ -335,6 +335,9 @@ func (img *Image) Empty(ctx context.Context, progress disk.Progress) error {
 	if err := img.state.inPlace("emptying"); err != nil {
 		return err
 	}
+	if img.twoIDs {
+		return ErrTwoIDs
+	}
 	if !img.dynamic() {
 		return fmt.Errorf("emptying a disk that is %v: %w", img.footer.Type, ErrUnsupported)
 	}

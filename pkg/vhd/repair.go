@@ -11,9 +11,9 @@ import (
 // ErrBeyondRepair: what is left of the image does not say enough.
 var ErrBeyondRepair = errors.New("the image cannot be repaired: neither footer, nor a header that leads to one, is left")
 
-// ErrOrphans: BAT entries are wrong, and there are blocks with data that no
-// entry points to. They may belong together, so neither is touched.
-var ErrOrphans = errors.New("BAT entries are wrong, and space that no entry points to holds data, which may be what they have lost")
+// ErrOrphans: space that nothing refers to holds data, which may be blocks whose
+// entries were lost. It is not returned to the file system.
+var ErrOrphans = errors.New("space that no BAT entry refers to holds data, which may be lost blocks: it stays in the file")
 
 // RepairOptions say what to repair. In a VHD, All repairs footers, header and BAT,
 // and Deep sets the bits of sectors that hold data under a clear bit.
@@ -33,7 +33,7 @@ type Repaired = disk.Repaired
 // an error of the file, ends the repair between two steps. Repairing again does
 // nothing.
 //
-// Errors are ErrNotVHD, ErrBeyondRepair, ErrOrphans, ErrSavedState, ErrTooLarge,
+// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrOrphans, ErrSavedState, ErrTooLarge,
 // ctx.Err(), or of the file.
 func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]Repaired, error) {
 	if o == nil {
@@ -43,6 +43,13 @@ func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]R
 	typ, _, err := r.check()
 	if err != nil {
 		return nil, err
+	}
+	fs, err := locateFooters(f, size)
+	if err != nil {
+		return nil, err
+	}
+	if fs.twoIDs() {
+		return nil, ErrTwoIDs
 	}
 	if o.All {
 		if err := r.metadata(); err != nil {
@@ -61,6 +68,9 @@ type repairer struct {
 	size int64 // of the file
 	o    RepairOptions
 	done []Repaired
+
+	overlapped []overlap // before the repair
+	torn       []tornBlock
 
 	worked, work int64 // bytes examined and moved, and to examine and move
 }
@@ -96,7 +106,10 @@ func (r *repairer) write(b []byte, off int64) error {
 // check checks the file as it is now.
 func (r *repairer) check() (DiskType, Counts, error) {
 	c := NewChecker(r.f, r.fileSize(), nil)
-	for _, err := range c.Findings(r.ctx) {
+	for f, err := range c.Findings(r.ctx) {
+		if err == nil && (f.ID == "bytes-missing" || f.ID == "bytes-added") {
+			err = ErrShifted
+		}
 		if err != nil {
 			return 0, Counts{}, err
 		}
@@ -124,15 +137,7 @@ func (r *repairer) blocks() error {
 	if !r.o.All {
 		return r.leaks(img)
 	}
-	if !img.bat.sane(&img.lay) && !r.o.Saved && !r.o.Force {
-		orphans, err := img.orphans(r.ctx)
-		if err != nil {
-			return err
-		}
-		if orphans {
-			return ErrOrphans
-		}
-	}
+	r.overlapped = img.overlapping()
 	steps := []func(*Image) error{r.separate, r.excess, r.batmap}
 	if r.o.Deep && !img.differencing() {
 		steps = append(steps, r.setBits)

@@ -2,27 +2,58 @@ package vhd
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
+
+// overlap is a block that shares bytes with one before it in the file.
+type overlap struct{ kept, block int64 }
 
 // overlapping returns the blocks, in the order of the file, that share bytes with one
 // before them, so that what is left without them does not overlap.
-func (img *Image) overlapping() []int64 {
+func (img *Image) overlapping() []overlap {
 	p := img.lay.placement()
-	var over []int64
-	img.bat.overlaps(&p, img.bat.fitting(&p), func(_, b int64) bool {
-		over = append(over, b)
+	var over []overlap
+	img.bat.overlaps(&p, img.bat.fitting(&p), func(a, b int64) bool {
+		over = append(over, overlap{a, b})
 		return true
 	})
 	return over
 }
 
+// doubtful returns the bytes of the disk that an overlap puts in doubt: all of the block,
+// whose bitmap is part of the other one, and what that has from there on.
+func (img *Image) doubtful(o overlap) []disk.Range {
+	shared := int64(img.bat.load(o.block)-img.bat.load(o.kept)) * SectorSize
+	return []disk.Range{
+		img.lay.diskRange(o.kept, max(0, shared-img.lay.bitmapSize), img.size),
+		img.lay.diskRange(o.block, 0, img.size),
+	}
+}
+
+// diskRange is the bytes of a block from its byte off on, of a disk of size bytes.
+func (l *layout) diskRange(block, off, size int64) disk.Range {
+	start := min(block*l.blockSize+off, size)
+	return disk.Range{Off: start, N: min((block+1)*l.blockSize, size) - start}
+}
+
+// rangeText is "bytes 0 to 4095", or for no bytes "no byte".
+func rangeText(r disk.Range) string {
+	if r.N == 0 {
+		return "no byte"
+	}
+	return fmt.Sprintf("bytes %d to %d", r.Off, r.Off+r.N-1)
+}
+
 // separate copies blocks that overlap others to the end of the file, one after the
 // other in the order of overlapping. Each keeps what was read of it until then.
 func (r *repairer) separate(img *Image) error {
-	move := img.overlapping()
+	move := r.overlapped
 	if len(move) == 0 {
 		return nil
 	}
@@ -34,15 +65,18 @@ func (r *repairer) separate(img *Image) error {
 		return nil
 	}
 	r.work += int64(len(move)) * stored
-	for _, block := range move {
+	for _, o := range move {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
+		block, doubt := o.block, img.doubtful(o)
 		to, err := img.moveBlock(block)
 		if err != nil {
 			return fmt.Errorf("moving block %d: %w", block, err)
 		}
-		r.did("bat-overlap", to, stored, "block %d was copied away from the block it stood over", block)
+		r.did("bat-overlap", to, stored, "block %d was copied away from block %d, over which it was; one of them is wrong: %s or %s of the disk",
+			block, o.kept, rangeText(doubt[0]), rangeText(doubt[1]))
+		r.done[len(r.done)-1].Doubtful = doubt
 		r.progress(stored)
 	}
 	if err := img.retireSyncedFooter(); err != nil {
@@ -84,12 +118,19 @@ func (img *Image) moveBlock(block int64) (int64, error) {
 const maxZeroExcess = 1 << 20
 
 // excess marks BAT entries behind the disk's end as unused, and writes only where
-// there are used ones.
+// there are used ones. If one of them refers to a block that no other entry refers to,
+// the size of the disk is in doubt, and all stay as they are, unless what they refer
+// to may be given up.
 func (r *repairer) excess(img *Image) error {
 	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
 	found, err := scanExcess(r.ctx, r.f, off, blocks, entries, nil)
 	if err != nil || found.used == 0 {
 		return err
+	}
+	if !r.o.Saved && !r.o.DiscardOrphans {
+		if own, err := r.excessOwnsBlocks(img); err != nil || own {
+			return err
+		}
 	}
 	ones := bytes.Repeat([]byte{0xff}, 64<<10)
 	first, end := int64(-1), int64(0)
@@ -124,6 +165,23 @@ func (r *repairer) excess(img *Image) error {
 	}
 	r.did("bat-excess", first, end-first, "%d BAT entries behind the disk's end were marked as unused", found.used)
 	return nil
+}
+
+// excessOwnsBlocks reports whether an entry behind the disk's end refers to a block in
+// space that nothing else refers to.
+func (r *repairer) excessOwnsBlocks(img *Image) (bool, error) {
+	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
+	gaps, stored := img.gaps(), img.lay.stored()
+	own := false
+	_, err := scanExcess(r.ctx, r.f, off, blocks, entries, func(_, _ int64, b []byte, zeros bool) error {
+		for ; !zeros && !own && len(b) > 0; b = b[4:] {
+			start := int64(binary.BigEndian.Uint32(b)) * SectorSize
+			i, _ := slices.BinarySearchFunc(gaps, start+1, func(g [2]int64, at int64) int { return cmp.Compare(g[0], at) })
+			own = i > 0 && start+stored <= gaps[i-1][1]
+		}
+		return nil
+	})
+	return own, err
 }
 
 // batmap clears bits of XenServer's map that must not be set.

@@ -3,6 +3,8 @@ package vhd
 import (
 	"fmt"
 	"math"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // metadata mends the footers and the header.
@@ -25,11 +27,11 @@ func (r *repairer) metadata() error {
 	if footer.Type == Fixed {
 		return r.fixedFooter(c, &fs)
 	}
-	end, moved, err := r.header(&footer, c)
+	end, stored, moved, err := r.header(&footer, c)
 	if err != nil || end < 0 {
 		return err
 	}
-	return r.footers(&footer, &fs, end, moved)
+	return r.footers(&footer, &fs, end, stored, moved)
 }
 
 // fixedFooter mends the only footer of a fixed disk, which nothing but itself
@@ -62,45 +64,45 @@ func (r *repairer) fixedFooter(c *footerCopy, fs *footers) error {
 
 // header finds the dynamic disk header, mends it, and has the footer point to
 // it. It returns the end of all that the header and the BAT lay claim to in the
-// file, or -1 if there is no header to believe. moved is the finding of a footer
+// file, or -1 if there is no header to believe, and what a block takes. moved is the finding of a footer
 // that led elsewhere, or nil.
-func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, moved *finding, err error) {
+func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, moved *finding, err error) {
 	h, found, err := readHeader(r.f, c, r.size)
 	if err != nil {
-		return -1, nil, err
+		return -1, 0, nil, err
 	}
 	if refusal(found, true) != nil {
 		moved = &found[0]
 		at, err := r.scanForHeader(footer)
 		if err != nil || at < 0 {
-			return -1, nil, err
+			return -1, 0, nil, err
 		}
 		footer.DataOffset = uint64(at)
 		there := *c
 		there.DataOffset = uint64(at)
 		if h, found, err = readHeader(r.f, &there, r.size); err != nil || refusal(found, false) != nil {
-			return -1, nil, err
+			return -1, 0, nil, err
 		}
 	}
 	if len(h.validateTable(footer.DataOffset, r.size)) > 0 {
-		return -1, nil, nil
+		return -1, 0, nil, nil
 	}
 	blockSize := int64(h.BlockSize)
 	if _, odd := c.virtualSize(SizeAuto, int64(h.MaxTableEntries)*blockSize); len(odd) > 0 {
-		return -1, nil, nil
+		return -1, 0, nil, nil
 	}
 	lay := layoutOf(footer, &h, math.MaxInt64)
 	t, err := readBAT(r.f, lay.batOff, blocksHeld(footer, &h, 0))
 	if err != nil {
-		return -1, nil, err
+		return -1, 0, nil, err
 	}
 	if h.Checksum != h.checksumWanted() {
 		if !t.sane(&lay) {
-			return -1, nil, nil // then nothing says that the header is right
+			return -1, 0, nil, nil // then nothing says that the header is right
 		}
 		b := h.Encode()
 		if err := r.write(b[:SectorSize], int64(footer.DataOffset)); err != nil {
-			return -1, nil, err
+			return -1, 0, nil, err
 		}
 		r.did("header-checksum", int64(footer.DataOffset), SectorSize, "the header got its right checksum")
 	}
@@ -110,7 +112,7 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, moved *find
 	}
 	m, err := readBatmap(r.f, footer, lay.batEnd(), r.size)
 	if err != nil {
-		return -1, nil, err
+		return -1, 0, nil, err
 	}
 	if m != nil {
 		inFile := lay
@@ -120,14 +122,31 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end int64, moved *find
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
-	for _, e := range t.usedOnce() {
+	for i, e := range t.usedOnce() {
 		// A block that begins in the file may have lost its tail. One that begins
 		// behind it tells nothing.
-		if start := int64(e) * SectorSize; start+lay.bitmapSize <= r.size {
-			end = max(end, start+lay.stored())
+		start := int64(e) * SectorSize
+		if start+lay.bitmapSize > r.size {
+			continue
+		}
+		end = max(end, start+lay.stored())
+		if n := start + lay.stored() - r.size; n > 0 {
+			for block := i; block < i+t.alike(i) && len(r.torn) < maxTorn; block++ {
+				r.torn = append(r.torn, tornBlock{block, n, lay.diskRange(block, lay.blockSize-n, int64(footer.CurrentSize))})
+			}
 		}
 	}
-	return end, moved, nil
+	return end, lay.stored(), moved, nil
+}
+
+// maxTorn is how many torn blocks are named. In a file that is only cut there is one; a
+// wild BAT may have any number.
+const maxTorn = 1000
+
+// tornBlock is a block that begins in the file, which ends n bytes before it does.
+type tornBlock struct {
+	block, n int64
+	lost     disk.Range
 }
 
 // headerScan is how far from the start of the file a lost header is looked for.
@@ -170,9 +189,10 @@ func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
 }
 
 // footers writes the footer to where it belongs and is not: first at the start,
-// and then at the end, behind what is in use. moved is the finding of a footer that
+// and then at the end, behind what is in use and behind what may be a block of stored
+// bytes that nothing refers to. moved is the finding of a footer that
 // led elsewhere than to the header, or nil.
-func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *finding) error {
+func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved *finding) error {
 	b := footer.Encode()
 	leadingWritten := !fs.leading.valid() || !fs.leading.same(footer)
 	if leadingWritten {
@@ -206,7 +226,8 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *findin
 		id = moved.ID
 	case fs.trailing.valid():
 		id = "file-length"
-	case end > r.size-footerSize:
+	case end > r.size-footerSize, !fs.trailing.marked() && r.size-end >= stored && !disk.IsDevice(r.f):
+		// The last sector is, or may be, that of a block.
 		at = max(roundUp(r.size, SectorSize), end)
 	default:
 		at = lastSector(r.size)
@@ -214,6 +235,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *findin
 			id = "footer-checksum"
 		}
 	}
+	size := r.size
 	if err := r.write(b[:], at); err != nil {
 		return err
 	}
@@ -221,6 +243,12 @@ func (r *repairer) footers(footer *Footer, fs *footers, end int64, moved *findin
 		r.foundHeader(footer, moved)
 	}
 	r.did(id, at, footerSize, "the footer at the end was written anew, at offset %d", at)
+	if !fs.trailing.valid() {
+		for _, x := range r.torn {
+			r.did("bat-beyond-end", size, x.n, "the last %d bytes of block %d are not in the file and are zeros now: %s of the disk", x.n, x.block, rangeText(x.lost))
+			r.done[len(r.done)-1].Doubtful = []disk.Range{x.lost}
+		}
+	}
 	return nil
 }
 

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -147,6 +149,7 @@ func dynamicDamages(blockSize int64) []damage {
 	deep := vhd.RepairOptions{All: true, Deep: true}
 	saved := vhd.RepairOptions{All: true, Saved: true}
 	force := vhd.RepairOptions{All: true, Force: true}
+	discard := vhd.RepairOptions{All: true, DiscardOrphans: true}
 
 	// The last block in the file is that of entry 9, of which the disk has all
 	// but three sectors.
@@ -199,6 +202,13 @@ func dynamicDamages(blockSize int64) []damage {
 	gapFirstDisk := gapFirst.disk()
 	gapLast := s.with(func(s *sample) { s.blocks = s.blocks[:3]; s.end = int64(end) })
 
+	// Half of the disk, with two of its blocks, is behind the size that both footers say.
+	tooSmall := s.with(func(s *sample) { s.footer = []edit{currentSize(uint64(5 * blockSize))} })
+	tooSmallDisk := s.contents[:5*blockSize]
+	leakedLast := s.with(func(s *sample) { s.bat = map[int]uint32{9: unused} }) // the last block in the file
+	leakedLastDisk := slices.Clone(s.contents)
+	clear(leakedLastDisk[9*blockSize:])
+
 	nested := leaked.bytes() // a footer of another image in the space
 	copy(nested[int(s.place(1))*sector+sector:], footerBytes(fixed, 1234, text(68, "another image!!!")))
 
@@ -244,6 +254,19 @@ func dynamicDamages(blockSize int64) []damage {
 		}(), all, ids("bat-beyond-end", "trailing-footer"), nil, nil, false, cut + 1024, 0},
 		{"leading copy lost", spoil(good, 0, 512), s.contents, all, ids("leading-footer"), nil, nil, false, 0, 0},
 		{"leading copy of other contents", patch(good, 0, footerBytes(dynamic, s.size, u32(24, 99))...), s.contents, all, ids("footers-differ"), nil, nil, false, 0, 0},
+		{
+			"leading copy of another image", patch(good, 0, footerBytes(dynamic, s.size, text(68, "another image!!!"))...), s.contents, saved,
+			ids("unique-ids-differ"), ids("unique-ids-differ"), vhd.ErrTwoIDs, true, 0, 0,
+		},
+		{
+			"leading copy of another image, and a leak", patch(leaked.bytes(), 0, footerBytes(dynamic, s.size, text(68, "another image!!!"))...), leakedDisk,
+			vhd.RepairOptions{DiscardOrphans: true, Force: true},
+			ids("leak", "unique-ids-differ"), ids("leak", "unique-ids-differ"), vhd.ErrTwoIDs, true, 0, 0,
+		},
+		{"bytes missing in a block", slices.Delete(slices.Clone(good), 2600, 2607), nil, saved, ids("bat-beyond-end", "bytes-missing"), ids("bat-beyond-end", "bytes-missing"), vhd.ErrShifted, true, 0, 0},
+		{"bytes missing in a block, and both header and table", slices.Delete(slices.Clone(good), 500, 507), nil, saved, ids("bytes-missing", "header-cookie", "leading-footer"), ids("bytes-missing", "header-cookie", "leading-footer"), vhd.ErrShifted, true, 0, 0},
+		{"bytes added in a block", slices.Insert(slices.Clone(good), 2600, 1, 2, 3), nil, saved, ids("bytes-added"), ids("bytes-added"), vhd.ErrShifted, true, 0, 0},
+		{"sectors missing in a block", slices.Delete(slices.Clone(good), 3000, 3000+3*sector), nil, saved, ids("bat-beyond-end", "bytes-missing"), ids("bat-beyond-end", "bytes-missing"), vhd.ErrShifted, true, 0, 0},
 		{"both checksums wrong", wrongSums, s.contents, all, ids("footer-checksum", "leading-footer"), nil, nil, false, 0, 0},
 		{"only a leading copy, with a wrong checksum", patch(good[:end], 64, 1), s.contents, all, ids("footer-checksum", "trailing-footer"), nil, nil, false, 512, 0},
 		{"both types unknown", wrongType, s.contents, all, ids("disk-type"), ids("disk-type"), vhd.ErrBeyondRepair, true, 0, 0},
@@ -273,7 +296,18 @@ func dynamicDamages(blockSize int64) []damage {
 		},
 		{"block over the footer", reaching.bytes(), guest(reaching.bytes(), 512, s.size), all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
 		{"entries behind the end of the disk", excess.bytes(), s.contents, all, ids("bat-excess", "max-table-entries"), ids("max-table-entries"), nil, false, 0, 0},
-		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
+		{"current size too small", tooSmall.bytes(), tooSmallDisk, all, ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0},
+		{
+			"current size too small, given up", tooSmall.bytes(), tooSmallDisk,
+			vhd.RepairOptions{DiscardOrphans: true},
+			ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0,
+		},
+		{"footer lost behind a block that nothing refers to", leakedLast.bytes()[:end], leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
+		{"footer spoilt behind a block that nothing refers to", spoil(leakedLast.bytes(), end, 512), leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
+		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
+		{"leak with data, saved", leaked.bytes(), leakedDisk, saved, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with data, given up", leaked.bytes(), leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with data, by force", leaked.bytes(), leakedDisk, force, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
 		{"leak without data", gap.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
 		{"leak before all blocks", gapFirst.bytes(), gapFirstDisk, all, ids("leak"), nil, nil, false, 0, 0},
 		{"leak behind all blocks", gapLast.bytes(), gapLast.disk(), all, ids("leak"), nil, nil, false, 0, 0},
@@ -282,20 +316,20 @@ func dynamicDamages(blockSize int64) []damage {
 			vhd.RepairOptions{},
 			ids("file-length", "leak", "trailing-footer"), nil, nil, false, 0, 0,
 		},
-		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, all, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
-		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, all, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
+		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, discard, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
+		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, discard, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
 		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), nil, true, 0, 0},
-		{"leak with the footer of another image, by force", nested, leakedDisk, force, ids("leak"), nil, nil, false, 0, 0},
+		{"leak with the footer of another image, given up", nested, leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
 		{"leak, and a block behind the end", over(0, uint32(s.place(40))).bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
 		{"data under clear bits", hidden.bytes(), s.contents, deep, ids("bitmap-data"), nil, nil, false, 0, 0},
 		{"data under clear bits, not asked for", hidden.bytes(), hiddenDisk, all, nil, nil, nil, true, 0, 0},
 		{"suspended", patch(suspended.bytes(), 64, 0), s.contents, all, ids("leading-footer", "saved-state"), ids("leading-footer", "saved-state"), vhd.ErrSavedState, true, 0, 0},
 		{"suspended, by force", patch(suspended.bytes(), 64, 0), s.contents, force, ids("leading-footer", "saved-state"), ids("saved-state"), nil, false, 0, 0},
 		{"suspended, and a leak", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{}, ids("leak", "saved-state"), ids("leak", "saved-state"), vhd.ErrSavedState, true, 0, 0},
-		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
-		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("bat-overlap", "leak"), vhd.ErrOrphans, true, 0, 0},
+		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true, DiscardOrphans: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
+		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("leak"), vhd.ErrOrphans, false, s.stored + odd, 0},
 		{"equal entries, and an orphan that is saved", orphan, orphanDisk, saved, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
-		{"equal entries, and an orphan, by force", orphan, orphanDisk, force, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{"equal entries, and an orphan, given up", orphan, orphanDisk, discard, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
 		{"equal entries, and an orphan of zeros", orphanZero, orphanDisk, all, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
 		{
 			"all at once", patch(spoil(hidden.with(func(s *sample) {
@@ -369,6 +403,8 @@ func fixedDamages() []damage {
 		{"none", good, data, all, nil, nil, nil, true, 0, -1},
 		{"no leaks", good, data, vhd.RepairOptions{}, nil, nil, nil, true, 0, -1},
 		{"data offset", offset, data, all, []string{"fixed-data-offset"}, nil, nil, false, 0, -1},
+		{"bytes missing", slices.Delete(slices.Clone(good), 100, 103), nil, all, []string{"bytes-missing", "fixed-length"}, []string{"bytes-missing", "fixed-length"}, vhd.ErrShifted, true, 0, -1},
+		{"bytes added", slices.Insert(slices.Clone(good), 100, 1, 2, 3), nil, all, []string{"bytes-added", "fixed-slack"}, []string{"bytes-added", "fixed-slack"}, vhd.ErrShifted, true, 0, -1},
 		{"wrong checksum", badSum, data, all, []string{"footer-checksum"}, nil, nil, false, 0, -1},
 		{"511 bytes", good[:len(good)-1], data, all, nil, nil, nil, false, 1, -1},
 		{"torn tail", append(slices.Clone(good), 1, 2, 3), data, all, []string{"file-length"}, []string{"file-length"}, nil, true, 0, -1},
@@ -464,8 +500,8 @@ func TestRepairKeepsReadable(t *testing.T) {
 			return
 		}
 		want := readAll(t, img)
-		for i := range 16 {
-			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0}
+		for i := range 32 {
+			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0, DiscardOrphans: i&16 != 0}
 			if o.Deep && strings.HasPrefix(d.name, "data under clear bits") {
 				continue // then more is read
 			}
@@ -481,9 +517,9 @@ func TestRepairLeaksOnly(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		before := summary(t, d.file, false)
 		r := record(d.file)
-		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, Deep: true}
+		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, DiscardOrphans: d.o.DiscardOrphans, Deep: true}
 		err := repairFile(r.memFile, &o)
-		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) {
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) && !errors.Is(err, vhd.ErrTwoIDs) && !errors.Is(err, vhd.ErrShifted) {
 			t.Fatal(err)
 		}
 		if !slices.Contains(before, "leak") {
@@ -646,7 +682,7 @@ func TestRepairCancelled(t *testing.T) {
 			if err != nil && !errors.Is(err, context.Canceled) {
 				t.Fatalf("cancelled at change %d: %v", k, err)
 			}
-			if len(done) > len(all) || !slices.Equal(done, all[:len(done)]) && err != nil {
+			if len(done) > len(all) || !slices.EqualFunc(done, all[:len(done)], func(a, b vhd.Repaired) bool { return reflect.DeepEqual(a, b) }) && err != nil {
 				t.Errorf("cancelled at change %d: %v is done, and all in all %v", k, done, all)
 			}
 			err = repairFile(m, &d.o)
@@ -767,5 +803,121 @@ func TestBatmapRepair(t *testing.T) {
 	}
 	if fs, _ := findings(t, encrypted); !slices.ContainsFunc(fs, func(f vhd.Finding) bool { return f.ID == "batmap-encrypted" }) {
 		t.Errorf("check of an encrypted image finds %v", fs)
+	}
+}
+
+// An image whose copies of the footer are of two images is never made one of them by
+// accident: neither copy is overwritten until SetFooter gives both another id.
+func TestTwoIDs(t *testing.T) {
+	s := sampleOf(4 * kib)
+	file := s.bytes()
+	other := footerBytes(dynamic, s.size, text(68, "another image!!!"))
+	copy(file, other)
+	sameBytes(t, "contents", readAll(t, openBytes(t, file, nil)), s.contents)
+	m := newMemFile(file)
+	img := openMem(t, m)
+	for what, err := range map[string]error{
+		"writing to a new block": second(img.WriteAt([]byte{1}, 2*4*kib)),
+		"Resize":                 img.Resize(context.Background(), 20*4*kib, nil),
+		"Empty":                  img.Empty(context.Background(), nil),
+		"SetFooter":              img.SetFooter(img.Footer()),
+	} {
+		if !errors.Is(err, vhd.ErrTwoIDs) {
+			t.Errorf("%s: %v, want ErrTwoIDs", what, err)
+		}
+	}
+	sameBytes(t, "the file", m.bytes(), file)
+	f := img.Footer()
+	copy(f.UniqueID[:], "another image!!!")
+	must(t, img.SetFooter(f))
+	write(t, img, []byte{1}, 2*4*kib)
+	must(t, img.Close())
+	if got := summary(t, m.bytes(), false); len(got) > 0 {
+		t.Errorf("after SetFooter check finds %q", got)
+	}
+}
+
+// How many bytes are missing or were added is told.
+func TestShiftedBy(t *testing.T) {
+	s := sampleOf(4 * kib)
+	good := s.bytes()
+	end := int64(len(good) - 512)
+	fixedGood := fixedImage(noise(9*kib, 5))
+	for _, x := range []struct {
+		file []byte
+		want string
+	}{
+		{slices.Delete(slices.Clone(good), 2600, 2607), fmt.Sprintf("byte %d: 7 bytes are missing inside the file", end-7)},
+		{slices.Delete(slices.Clone(good), 3000, 3000+3*sector), fmt.Sprintf("byte %d: 1536 bytes are missing inside the file", end-1536)},
+		{slices.Insert(slices.Clone(good), 2600, 1, 2, 3), fmt.Sprintf("byte %d: 3 bytes were added inside the file", end+3)},
+		{slices.Delete(slices.Clone(good), 500, 507), fmt.Sprintf("byte %d: at least 7 bytes are missing inside the file", end-7)},
+		{slices.Delete(slices.Clone(fixedGood), 100, 103), "byte 9213: 3 bytes are missing inside the file"},
+		{slices.Insert(slices.Clone(fixedGood), 100, 1, 2, 3), "byte 9219: 3 bytes were added inside the file"},
+	} {
+		fs, _ := findings(t, x.file)
+		if len(fs) == 0 || !strings.HasPrefix(fs[0].ID, "bytes-") && !slices.ContainsFunc(fs, func(f vhd.Finding) bool { return f.ID == "bytes-missing" }) {
+			t.Errorf("findings %v, want %q", fs, x.want)
+			continue
+		}
+		for _, f := range fs {
+			if strings.HasPrefix(f.ID, "bytes-") && f.Got != x.want {
+				t.Errorf("found %q, want %q", f.Got, x.want)
+			}
+		}
+		if _, err := vhd.NewImage(bytes.NewReader(x.file), int64(len(x.file)), nil); err == nil {
+			t.Errorf("an image opens of which %q", x.want)
+		}
+	}
+}
+
+// A repair names the bytes of the disk that it leaves zero or in doubt.
+func TestRepairNamesDoubtfulBytes(t *testing.T) {
+	s := sampleOf(4 * kib)
+	good := s.bytes()
+	end := len(good) - 512
+	over := func(i int, sector int64) []byte {
+		return s.with(func(s *sample) { s.bat = map[int]uint32{i: uint32(sector)} }).bytes()
+	}
+	for name, x := range map[string]struct {
+		file []byte
+		want []disk.Range
+	}{
+		// Block 9, of which the disk has all but three sectors, is the last one.
+		"torn block":     {good[:end-5*sector], []disk.Range{{Off: 10*4*kib - 5*sector, N: 2 * sector}}},
+		"all of a block": {good[:end-8*sector], []disk.Range{{Off: 9 * 4 * kib, N: 5 * sector}}},
+		"two entries":    {over(2, s.place(1)), []disk.Range{{Off: 0, N: 4 * kib}, {Off: 2 * 4 * kib, N: 4 * kib}}},
+		// The bitmap of block 2 is the fourth sector of block 1.
+		"partial overlap": {over(2, s.place(0)+4), []disk.Range{{Off: 4*kib + 3*sector, N: 5 * sector}, {Off: 2 * 4 * kib, N: 4 * kib}}},
+		"footer only":     {good[:end], nil},
+	} {
+		_, done := repair(t, x.file, vhd.RepairOptions{All: true}, nil)
+		var got []disk.Range
+		for _, d := range done {
+			got = append(got, d.Doubtful...)
+			for _, r := range d.Doubtful {
+				if text := fmt.Sprintf("bytes %d to %d", r.Off, r.Off+r.N-1); !strings.Contains(d.Text, text) {
+					t.Errorf("%s: %q does not name %s", name, d.Text, text)
+				}
+			}
+		}
+		if !slices.Equal(got, x.want) {
+			t.Errorf("%s: in doubt are %v, want %v; done: %q", name, got, x.want, done)
+		}
+	}
+}
+
+// Unreferenced space is told to hold data only if it does.
+func TestLeakWithData(t *testing.T) {
+	leak := twoBlocksLeaked()
+	empty := slices.Clone(leak)
+	clear(empty[13*sector : 22*sector])
+	for _, x := range []struct {
+		file     []byte
+		orphaned int64
+	}{{leak, 1}, {empty, 0}} {
+		fs, n := findings(t, x.file)
+		if len(fs) != 1 || fs[0].ID != "leak" || strings.Contains(fs[0].Got, "holds data") != (x.orphaned > 0) || n.Leaked != 1 || n.Orphaned != x.orphaned {
+			t.Errorf("findings %v, %+v; want a leak, and %d orphaned blocks", fs, n, x.orphaned)
+		}
 	}
 }

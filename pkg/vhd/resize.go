@@ -49,6 +49,9 @@ func (img *Image) resize(ctx context.Context, size int64, exact bool, progress d
 	if img.state.phase() == phaseCreating {
 		return img.resizeNew(size)
 	}
+	if img.twoIDs {
+		return ErrTwoIDs
+	}
 	footer, err := img.ResizedFooter(size, exact)
 	if err != nil {
 		return err

@@ -1,0 +1,39 @@
+package vhd
+
+import (
+	"io"
+
+	"github.com/google/uuid"
+)
+
+// Identity tells an image from all others, and from itself after a change.
+type Identity struct {
+	UniqueID uuid.UUID
+	// Metadata is where the footers and the header are in the file: the bytes
+	// [start, end) of each.
+	Metadata [][2]int64
+}
+
+// Identify returns the identity of the image in a file of size bytes. It accepts a
+// damaged image of which a footer is left. Other files are ErrNotVHD or a
+// [FormatError].
+func Identify(r io.ReaderAt, size int64) (Identity, error) {
+	fs, err := locateFooters(r, size)
+	if err != nil {
+		return Identity{}, err
+	}
+	footer, err := fs.ignoringChecksum()
+	if err != nil {
+		return Identity{}, err
+	}
+	id := Identity{UniqueID: footer.UniqueID}
+	for _, c := range []*footerCopy{&fs.leading, &fs.trailing} {
+		if c.marked() {
+			id.Metadata = append(id.Metadata, [2]int64{c.off, min(c.off+footerSize, size)})
+		}
+	}
+	if at := footer.DataOffset; footer.Type != Fixed && size > headerSize && at <= uint64(size-headerSize) {
+		id.Metadata = append(id.Metadata, [2]int64{int64(at), int64(at) + headerSize})
+	}
+	return id, nil
+}
