@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=$PWD
-packages=(disk raw convert vhd)
+packages=(disk raw convert vhd vhd/chain vhd/product)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 go build -modfile=tools/go.mod -o "$scratch/apidiff" golang.org/x/exp/cmd/apidiff
@@ -24,7 +24,7 @@ if [ "${1:-}" = --update ]; then
 	cd "$copy"
 	go mod vendor
 	for p in "${packages[@]}"; do
-		"$scratch/apidiff" -w "$root/api/$p.export" "github.com/vhdtool/vhdtool/pkg/$p"
+		"$scratch/apidiff" -w "$root/api/${p//\//-}.export" "github.com/vhdtool/vhdtool/pkg/$p"
 	done
 	echo "api: kept"
 	exit
@@ -32,7 +32,7 @@ fi
 
 status=0
 for p in "${packages[@]}"; do
-	changes=$("$scratch/apidiff" -incompatible "api/$p.export" "github.com/vhdtool/vhdtool/pkg/$p")
+	changes=$("$scratch/apidiff" -incompatible "api/${p//\//-}.export" "github.com/vhdtool/vhdtool/pkg/$p")
 	if [ -n "$changes" ]; then
 		echo "api: pkg/$p: incompatible changes; if they are meant, run 'make api':" >&2
 		echo "$changes" >&2
