@@ -71,6 +71,7 @@ type repairer struct {
 
 	overlapped []overlap // before the repair
 	torn       []tornBlock
+	pages      bool // Windows made the image: the length of the file is a multiple of 4096
 
 	worked, work int64 // bytes examined and moved, and to examine and move
 }

@@ -96,6 +96,10 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	if err != nil {
 		return -1, 0, nil, err
 	}
+	r.pages = footer.Creator == CreatorWindows && !disk.IsDevice(r.f) && t.count() > 0
+	for _, e := range t.usedOnce() {
+		r.pages = r.pages && (int64(e)*SectorSize+lay.bitmapSize)%dataAlign == 0
+	}
 	if h.Checksum != h.checksumWanted() {
 		if !t.sane(&lay) {
 			return -1, 0, nil, nil // then nothing says that the header is right
@@ -234,6 +238,9 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 		if fs.trailing.Footer == *footer {
 			id = "footer-checksum"
 		}
+	}
+	if r.pages && !fs.trailing.valid() {
+		at = roundUp(at+footerSize, dataAlign) - footerSize
 	}
 	size := r.size
 	if err := r.write(b[:], at); err != nil {

@@ -921,3 +921,23 @@ func TestLeakWithData(t *testing.T) {
 		}
 	}
 }
+
+// The file of an image that Windows made is a multiple of 4096 bytes long again when its
+// footer was lost.
+func TestRepairedFooterEndsPage(t *testing.T) {
+	start := written(t, &vhd.CreateOptions{
+		Size: 10 * 4 * kib, Exact: true, BlockSize: 4 * kib, FileAlign: 4096, Creator: vhd.CreatorWindows,
+	})
+	want := readAll(t, openBytes(t, start, nil))
+	for _, cut := range []int{1, 100, 512, 513, 1024, 4096} {
+		m := newMemFile(start[:len(start)-cut])
+		if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true}); err != nil {
+			t.Fatal(err)
+		}
+		b := m.bytes()
+		if len(b)%4096 != 0 || string(b[len(b)-512:][:8]) != "conectix" {
+			t.Errorf("%d bytes cut off: a file of %d bytes, want a multiple of 4096 and a footer at its end", cut, len(b))
+		}
+		sameBytes(t, "contents", readAll(t, openBytes(t, b, nil)), want)
+	}
+}
