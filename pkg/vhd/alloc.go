@@ -273,8 +273,11 @@ func (img *Image) extendForBlock(more int64) (extension, error) {
 // aheadFactor is how much more space each extension of a packed file takes ahead. In
 // such a file the footer is in the way of the next block, and a new one must be
 // durable first: that is to happen a few times only, however much is written. Sync
-// gives back what is not needed. The space is a hole.
-const aheadFactor = 64
+// gives back what is not needed. The space is a hole, of maxAhead bytes at most.
+const (
+	aheadFactor = 64
+	maxAhead    = 1 << 30
+)
 
 // allocate returns the BAT entry of a block, and allocates the block first if it
 // has none. All sectors of a new block are marked as written, and read as zeros. In
@@ -290,11 +293,15 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
-	more := a.ahead
+	more := min(a.ahead, maxAhead/img.lay.stored())
 	if img.lay.packed() && a.end+img.lay.stored() > a.footerAt { // not counted for each block
 		more = max(0, min(more, img.bat.len()-img.bat.count()-1))
 	}
 	x, err := img.extendForBlock(more)
+	if err != nil && more > 0 && img.state.usable() == nil { // a small file system, or one without holes
+		a.ahead = 0
+		x, err = img.extendForBlock(0)
+	}
 	if err == nil {
 		if a.footerAt != x.footerBefore {
 			a.ahead = max(1, a.ahead) * aheadFactor

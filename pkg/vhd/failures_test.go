@@ -513,3 +513,29 @@ func TestFailedSyncOfNewImage(t *testing.T) {
 		noErrors(t, m.bytes())
 	}
 }
+
+// Where a packed file cannot become as long as the space ahead would make it, blocks are
+// taken one at a time.
+func TestNoSpaceAhead(t *testing.T) {
+	const blockSize, blocks = 4 * kib, 200
+	m := create(t, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize, DataAlign: 512})
+	limit := m.size() + 20*(blockSize+sector)
+	img := openMem(t, m)
+	m.before = func(c change) (int, error) {
+		if c.op == "write" && c.off+int64(len(c.data)) > limit {
+			return 0, syscall.EFBIG
+		}
+		return len(c.data), nil
+	}
+	want := make([]byte, blocks*blockSize)
+	for i := range 20 {
+		copy(want[i*9*blockSize:], pattern(blockSize, byte(i)))
+		write(t, img, want[i*9*blockSize:][:blockSize], int64(i*9*blockSize))
+	}
+	if _, err := img.WriteAt([]byte{1}, 199*blockSize); !errors.Is(err, syscall.EFBIG) || errors.Is(err, vhd.ErrFailed) {
+		t.Errorf("a block too many: %v, want EFBIG", err)
+	}
+	must(t, img.Close())
+	sameBytes(t, "contents", readAll(t, openBytes(t, m.bytes(), nil)), want)
+	noErrors(t, m.bytes())
+}
