@@ -108,6 +108,14 @@ func TestSizeLikeQEMU(t *testing.T) {
 					t.Fatalf("a disk of %d bytes, want %d or %d, which must differ", img.Size(), size, by)
 				}
 				for _, q := range all {
+					// qemu never writes such a geometry beside its name, and takes it for the size
+					// all the same: it does not see the end of the disk.
+					if creator == "qemu" {
+						if img.Size() != size {
+							t.Errorf("we see %d bytes of an image that another program has resized, want %d", img.Size(), size)
+						}
+						break
+					}
 					if n := q.VirtualSize(t, "vpc", image); q.Major() >= 10 && n != img.Size() {
 						t.Errorf("qemu %s sees %d bytes, we see %d", q.Version, n, img.Size())
 					}

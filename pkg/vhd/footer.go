@@ -277,7 +277,9 @@ func (c *footerCopy) validate() []finding {
 	case c.CurrentSize%SectorSize != 0:
 		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512")
 	}
-	if n := c.BeyondGeometry(); n > 0 {
+	// Virtual PC itself writes the specification's geometry, which rounds down.
+	own := c.Creator == CreatorVirtualPC && c.Geometry == GeometryOf(int64(c.CurrentSize/SectorSize))
+	if n := c.BeyondGeometry(); n > 0 && !own {
 		odd("geometry-size", Warning, 56, "disk geometry", fmt.Sprintf("%v, which ends %d bytes before the current size", c.Geometry, n),
 			"one that spans the current size, or the largest: qemu and Virtual PC do not see what is beyond it")
 	} else if f, ok := c.oddGeometry(); ok {

@@ -154,14 +154,18 @@ func hypervRules() []Rule {
 				return s.length, Want{MultipleOf: pageSize}, s.dynamic() && s.length%pageSize != 0
 			},
 		},
-		{
-			Name: "child-size", Field: "current size", Wants: "no more than the parent's",
-			Reason: "Windows refuses a child larger than its parent (0xC03A0017)", Source: "Windows error codes of virtual disks",
-			check: func(s *subject) (any, Want, bool) {
-				return s.size, Want{Max: s.parentSize}, s.parentSize >= 0 && s.size > s.parentSize
-			},
-		},
+		childSizeRule("Windows refuses a child larger than its parent (0xC03A0017)", "Windows error codes of virtual disks"),
 		rawParentRule,
+	}
+}
+
+// childSizeRule refuses a child that is larger than its parent.
+func childSizeRule(reason, source string) Rule {
+	return Rule{
+		Name: "child-size", Field: "current size", Wants: "no more than the parent's", Reason: reason, Source: source,
+		check: func(s *subject) (any, Want, bool) {
+			return s.size, Want{Max: s.parentSize}, s.parentSize >= 0 && s.size > s.parentSize
+		},
 	}
 }
 
@@ -179,6 +183,7 @@ func virtualboxRules() []Rule {
 				return "with gaps", oneOf("packed"), !s.packed
 			},
 		},
+		childSizeRule("it cannot read a child larger than its parent", trial),
 		rawParentRule,
 	}
 }
