@@ -111,9 +111,9 @@ func (r *restorer) read() error {
 	case r.original < 0 || r.after < 0 || r.end < 0:
 		return fmt.Errorf("damaged: a file of %d bytes, and %d after the repair", r.original, r.after)
 	case r.end > size:
-		return fmt.Errorf("cut short: found %d bytes, want %d", size, r.end)
+		return fmt.Errorf("cut short: found %d bytes, wanted %d", size, r.end)
 	case r.end > 0 && r.end < size:
-		return fmt.Errorf("damaged: found %d bytes, want %d", size, r.end)
+		return fmt.Errorf("damaged: found %d bytes, wanted %d", size, r.end)
 	}
 	r.lengths, r.lowest = Span{r.original, r.original}, r.original
 	for at := int64(headerSize); at < size; {
@@ -197,9 +197,9 @@ func (r *restorer) verify(id [16]byte) error {
 	switch {
 	case r.device && r.length < r.original,
 		!r.device && complete && r.length != r.after && r.length != r.original:
-		return fmt.Errorf("%w: found %d bytes, want %d as after the repair", ErrMismatch, r.length, r.after)
+		return fmt.Errorf("%w: found %d bytes, wanted %d as after the repair", ErrMismatch, r.length, r.after)
 	case !r.device && !complete && (r.length < r.lengths.Start || r.length > r.lengths.End):
-		return fmt.Errorf("%w: found %d bytes, want %d to %d as during the repair", ErrMismatch, r.length, r.lengths.Start, r.lengths.End)
+		return fmt.Errorf("%w: found %d bytes, wanted %d to %d as during the repair", ErrMismatch, r.length, r.lengths.Start, r.lengths.End)
 	}
 	var touched spans
 	for _, rec := range slices.Concat(r.hashed, r.saved) {

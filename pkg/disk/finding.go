@@ -42,7 +42,7 @@ type Finding struct {
 
 // String describes the finding in one line, without its severity and File.
 func (f Finding) String() string {
-	return fmt.Sprintf("%s at offset %d: found %s, want %s", f.Field, f.Offset, f.Got, f.Want)
+	return fmt.Sprintf("%s at offset %d: found %s, wanted %s", f.Field, f.Offset, f.Got, f.Want)
 }
 
 // Faults is the number of faults that the finding stands for, at least 1.

@@ -309,7 +309,7 @@ func TestDriver2013Correct(t *testing.T) {
 			t.Errorf("%d, %v; want %d written, ENOSPC, and the block", n, err, mib)
 		}
 		_, err = vhd.NewImage(bytes.NewReader(headerOf(u32(32, 12345))), 2560, nil)
-		for _, part := range []string{"damaged", "dynamic disk header", "block size", "offset 544", "found 12345", "want a power of two"} {
+		for _, part := range []string{"damaged", "dynamic disk header", "block size", "offset 544", "found 12345", "wanted a power of two"} {
 			if err == nil || !strings.Contains(err.Error(), part) {
 				t.Errorf("%v: want %q in it", err, part)
 			}

@@ -50,7 +50,7 @@ type FormatError struct {
 }
 
 func (e *FormatError) Error() string {
-	return fmt.Sprintf("%v: %s at offset %d: found %s, want %s", e.Kind, e.Field, e.Offset, e.Got, e.Want)
+	return fmt.Sprintf("%v: %s at offset %d: found %s, wanted %s", e.Kind, e.Field, e.Offset, e.Got, e.Want)
 }
 
 func (e *FormatError) Unwrap() error { return e.Kind }

@@ -861,7 +861,7 @@ func TestShiftedBy(t *testing.T) {
 		}
 		for _, f := range fs {
 			if strings.HasPrefix(f.ID, "bytes-") && f.Got != x.want {
-				t.Errorf("found %q, want %q", f.Got, x.want)
+				t.Errorf("found %q, wanted %q", f.Got, x.want)
 			}
 		}
 		if _, err := vhd.NewImage(bytes.NewReader(x.file), int64(len(x.file)), nil); err == nil {
