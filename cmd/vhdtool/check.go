@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
@@ -29,15 +27,23 @@ const (
 
 // checkFinding is one thing found wrong.
 type checkFinding struct {
-	Check    string `json:"check"` // stable name of the rule
-	Severity string `json:"severity"`
-	Offset   int64  `json:"offset"`
-	Field    string `json:"field"`
-	Found    string `json:"found"`
-	Wanted   string `json:"wanted"`
-	Count    int64  `json:"count,omitempty"`  // faults that it stands for, if more than one
-	Repair   string `json:"repair,omitempty"` // what -r would do
-	File     string `json:"file,omitempty"`   // the parent that it is about
+	Check    string      `json:"check"` // stable name of the rule
+	Severity string      `json:"severity"`
+	Offset   int64       `json:"offset"`
+	Field    string      `json:"field"`
+	Found    string      `json:"found"`
+	Wanted   string      `json:"wanted"`
+	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
+	Repair   string      `json:"repair,omitempty"`      // what -r would do
+	File     string      `json:"file,omitempty"`        // the parent that it is about
+	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
+	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
+}
+
+// diskRange is bytes of the disk.
+type diskRange struct {
+	Start  int64 `json:"start"`
+	Length int64 `json:"length"`
 }
 
 // doubtful is bytes of the disk that a repair could not restore.
@@ -62,6 +68,7 @@ type checkCounts struct {
 	LeaksFixed  int64          `json:"leaks-fixed,omitempty"`
 	Fixed       int64          `json:"corruptions-fixed,omitempty"`
 	Warnings    *int64         `json:"warnings,omitempty"`
+	Diagnosis   []string       `json:"diagnosis,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
 	Repairs     []string       `json:"repairs,omitempty"`
 	Doubtful    []doubtful     `json:"doubtful,omitempty"`
@@ -80,6 +87,7 @@ type checkCmdOptions struct {
 	alone   bool
 	force   bool
 	discard bool // orphans
+	all     bool // findings
 	repair  string
 	dryRun  bool
 	backup  string
@@ -93,8 +101,9 @@ func (c *cli) newCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
 		Short: "Examine an image for damage, and repair it",
-		Long: `Examine an image, and list what is wrong. Nothing is changed without -r, and the
-check works on damaged images too.
+		Long: `Examine an image, say what happened to it, and list what is wrong. Nothing is
+changed without -r, and the check works on damaged images too. The first three
+findings of a kind are printed, and all of them with --all or in JSON.
 
 The parents of a differencing image are checked as well, each as an image of its
 own. Errors in them count; leaked space in them is told, but is theirs to give
@@ -129,6 +138,7 @@ the format has nothing to check (raw). After a repair it is that of what is left
 	addProductFlag(cmd, &o.product, "also check that this product accepts the image")
 	fl := cmd.Flags()
 	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
+	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
 	fl.BoolVar(&o.alone, "no-parents", false, "do not look at the image's parents")
 	fl.StringVarP(&o.repair, "repair", "r", "", "repair leaks, or all")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
@@ -136,7 +146,7 @@ the format has nothing to check (raw). After a repair it is that of what is left
 	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
 	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: return unreferenced space even if it holds data")
-	markOwn(cmd, "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
+	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
 	fl.StringP("cache", "T", "", "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
@@ -166,12 +176,8 @@ func (o *checkCmdOptions) valid() error {
 	return o.source.check()
 }
 
-// keptFindings is how many findings of one rule go into the JSON: a damaged
-// BAT has them by the million.
-const keptFindings = 1000
-
-// shownFindings is how many findings of one rule are printed for people.
-const shownFindings = 20
+// shownFindings is how many findings of one kind are printed without --all.
+const shownFindings = 3
 
 func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err := o.valid(); err != nil {
@@ -285,9 +291,9 @@ func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) 
 	}
 }
 
-// pass checks once, and prints what it finds for people as it is found.
+// pass checks once, and prints for people what happened and what it found.
 func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
-	p := findingPrinter{checking: k, shown: map[string]int{}}
+	p := findingPrinter{checking: k, kinds: map[findingKind]*kindOfFindings{}}
 	checker, err := k.format.Check(k.file, size, &disk.CheckOptions{
 		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
 		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share,
@@ -297,16 +303,17 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	}
 	for f, err := range checker.Findings(ctx) {
 		if err != nil {
+			p.print(nil)
 			return checkCounts{}, k.openError(k.ref, err)
 		}
-		p.print(f)
+		p.add(f)
 	}
 	n := checker.Counts()
 	counts := checkCounts{
 		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings, blockSize: n.BlockSize,
 	}
-	p.printRest()
+	p.print(checker.Diagnosis())
 	if k.product != nil && k.format.examine != nil {
 		broken, err := k.format.examine(&examineRequest{
 			r: k.file, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
@@ -318,7 +325,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	}
 	counts.Filename, counts.Format = k.ref.name, k.format.Name
 	if k.o.output != "human" && !k.likeQEMU {
-		counts.Warnings, counts.Findings = &counts.warnings, p.kept
+		counts.Warnings, counts.Findings, counts.Diagnosis = &counts.warnings, p.kept, checker.Diagnosis()
 	}
 	if !k.likeQEMU {
 		counts.Orphaned = n.Orphaned
@@ -326,46 +333,88 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	return counts, nil
 }
 
-// findingPrinter prints findings for people, and keeps them for the JSON.
+// findingKind is what findings that are printed together have in common.
+type findingKind struct{ file, id string }
+
+// kindOfFindings is the findings of one kind.
+type kindOfFindings struct {
+	n     int64
+	lines []string // of those that are printed
+}
+
+// findingPrinter groups findings by kind for people, and keeps all for the JSON.
 type findingPrinter struct {
 	*checking
-	shown map[string]int // by rule
+	kinds map[findingKind]*kindOfFindings
+	order []findingKind // in which they were found first
 	kept  []checkFinding
 }
 
 // talks reports whether findings are printed.
 func (k *checking) talks() bool { return k.o.output == "human" && !k.o.quiet && !k.likeQEMU }
 
-func (p *findingPrinter) print(f disk.Finding) {
-	p.shown[f.ID]++
-	if p.o.output != "human" && p.shown[f.ID] <= keptFindings {
-		x := checkFinding{
-			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-			Repair: f.Remedy, File: f.File,
-		}
-		if f.Count > 1 {
-			x.Count = f.Count
-		}
-		p.kept = append(p.kept, x)
+// add notes a finding.
+func (p *findingPrinter) add(f disk.Finding) {
+	if p.o.output != "human" && !p.likeQEMU {
+		p.kept = append(p.kept, newCheckFinding(f))
 	}
-	if !p.talks() || p.shown[f.ID] > shownFindings {
+	if !p.talks() {
+		return
+	}
+	key := findingKind{f.File, f.ID}
+	kind := p.kinds[key]
+	if kind == nil {
+		kind = &kindOfFindings{}
+		p.kinds[key] = kind
+		p.order = append(p.order, key)
+	}
+	if kind.n++; kind.n > shownFindings && !p.o.all {
 		return
 	}
 	file := ""
 	if f.File != "" {
 		file = f.File + ": "
 	}
-	fmt.Fprintf(p.stdout, "%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
 	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
-		fmt.Fprintf(p.stdout, "  would %s\n", f.Remedy)
+		line += fmt.Sprintf("  would %s\n", f.Remedy)
 	}
+	kind.lines = append(kind.lines, line)
 }
 
-// printRest says how many findings were not printed.
-func (p *findingPrinter) printRest() {
-	for _, id := range slices.Sorted(maps.Keys(p.shown)) {
-		if n := p.shown[id] - shownFindings; p.talks() && n > 0 {
-			fmt.Fprintf(p.stdout, "%s more of %s\n", humanize.Comma(int64(n)), id)
+// newCheckFinding is the finding as it is in the JSON.
+func newCheckFinding(f disk.Finding) checkFinding {
+	x := checkFinding{
+		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+		Repair: f.Remedy, File: f.File, Bytes: f.Bytes,
+	}
+	if f.Count > 1 {
+		x.Count = f.Count
+	}
+	for _, r := range f.Disk {
+		x.Disk = append(x.Disk, diskRange{r.Off, r.N})
+	}
+	return x
+}
+
+// print prints what happened, and then the findings by kind.
+func (p *findingPrinter) print(diagnosis []string) {
+	if !p.talks() {
+		return
+	}
+	for _, sentence := range diagnosis {
+		fmt.Fprintln(p.stdout, sentence)
+	}
+	if len(diagnosis) > 0 {
+		fmt.Fprintln(p.stdout)
+	}
+	for _, key := range p.order {
+		kind := p.kinds[key]
+		for _, line := range kind.lines {
+			fmt.Fprint(p.stdout, line)
+		}
+		if n := kind.n - int64(len(kind.lines)); n > 0 {
+			fmt.Fprintf(p.stdout, "  and %s more of %s (--all shows them)\n", humanize.Comma(n), key.id)
 		}
 	}
 }

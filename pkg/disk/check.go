@@ -17,6 +17,10 @@ type Checker interface {
 	// Counts sums up what Findings has examined so far. It is complete when
 	// Findings has ended without an error.
 	Counts() CheckCounts
+	// Diagnosis says in a few sentences what happened to the image, the most
+	// important first; none if there is no error and no lost data. It is complete
+	// when Findings has ended without an error.
+	Diagnosis() []string
 }
 
 // CheckOptions say how to check an image. The zero value checks the image alone,
@@ -45,7 +49,10 @@ type CheckCounts struct {
 	Fragmented int64
 	Leaked     int64 // blocks that would fit in the space that nothing refers to
 	Orphaned   int64 // of these, those in space that holds data
-	End        int64 // of what is in use in the file, the last structure included
+	// Missing are the bytes that a cut has removed from the end of the file, the
+	// trailing footer included; 0 if the file was not cut, or that is not known.
+	Missing int64
+	End     int64 // of what is in use in the file, the last structure included
 
 	Errors, Warnings int64 // faults found, by severity
 }

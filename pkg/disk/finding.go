@@ -31,13 +31,15 @@ func (s Severity) String() string {
 type Finding struct {
 	ID       string // stable name of the rule, such as "bat-overlap"
 	Severity Severity
-	File     string // path of the parent it concerns; "" for the image itself
-	Offset   int64  // in the file, bytes, of the first byte at fault
-	Field    string // what is wrong, in the format's terms
-	Got      string // what was found
-	Want     string // what a correct image has there
-	Count    int64  // faults that the finding stands for, such as BAT entries in a row; 0 means 1
-	Remedy   string // what a repair does about it; "" if nothing
+	File     string  // path of the parent it concerns; "" for the image itself
+	Offset   int64   // in the file, bytes, of the first byte at fault
+	Field    string  // what is wrong, in the format's terms
+	Got      string  // what was found
+	Want     string  // what a correct image has there
+	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
+	Remedy   string  // what a repair does about it; "" if nothing
+	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
+	Disk     []Range // bytes of the disk that it affects, as far as that is known
 }
 
 // String describes the finding in one line, without its severity and File.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // placement says where in the file blocks may be.
@@ -64,6 +66,7 @@ func (l *layout) batFinding(id string, block, n int64, got, want string) finding
 	}
 	return finding{Finding: Finding{
 		ID: id, Severity: Error, Offset: l.batOff + block*4, Field: field, Got: got, Want: want, Count: n,
+		Disk: []disk.Range{{Off: block * l.blockSize, N: n * l.blockSize}},
 	}}
 }
 
@@ -154,7 +157,9 @@ func (t bat) validateOverlaps(l *layout, p *placement, fit int64, found func(fin
 				got = fmt.Sprintf("sectors %d to %d, blocks over that of entry %d at sector %d", sector, last, kept, at)
 			}
 		}
-		return found(l.batFinding("bat-overlap", first, n, got, want))
+		f := l.batFinding("bat-overlap", first, n, got, want)
+		f.Disk = append(f.Disk, disk.Range{Off: kept * l.blockSize, N: l.blockSize}) // one of them is wrong
+		return found(f)
 	}
 	ended := false
 	t.overlaps(p, fit, func(a, b int64) bool {

@@ -52,6 +52,7 @@ type Checker struct {
 	typ  DiskType
 	id   uuid.UUID
 	n    Counts
+	d    diagnosis
 
 	ctx   context.Context
 	yield func(Finding, error) bool
@@ -73,6 +74,11 @@ func NewChecker(r io.ReaderAt, size int64, o *CheckOptions) *Checker {
 // Counts sums up what Findings has examined so far. It is complete when Findings
 // has ended without an error.
 func (c *Checker) Counts() Counts { return c.n }
+
+// Diagnosis says in a few sentences what happened to the image, the most important
+// first. An image without errors and without data that nothing refers to has none. It
+// is complete when Findings has ended without an error.
+func (c *Checker) Diagnosis() []string { return c.d.sentences(c.n, c.typ) }
 
 // Type is the disk type, or 0 as long as Findings has found no footer to believe.
 func (c *Checker) Type() DiskType { return c.typ }
@@ -108,6 +114,10 @@ func (c *Checker) report(f Finding) error {
 	if f.Remedy == "" {
 		f.Remedy = remedies[f.ID]
 	}
+	for i, r := range f.Disk { // the last block may end after the disk
+		f.Disk[i].N = max(0, min(r.N, c.n.Size-r.Off))
+	}
+	c.d.add(f)
 	switch f.Severity {
 	case Error:
 		c.n.Errors += f.Count
@@ -196,9 +206,10 @@ func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 			Got: fs.leading.UniqueID.String(), Want: footer.UniqueID.String() + ", as in the trailing footer",
 		}})
 	}
+	// qemu and others read only this copy.
 	odd := func(id, got string) {
-		found = append(found, finding{Finding: Finding{
-			ID: id, Severity: Warning, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the footer's bytes",
+		found = append(found, finding{harmless: true, Finding: Finding{
+			ID: id, Severity: Error, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the footer's bytes",
 		}})
 	}
 	switch l := &fs.leading; {
@@ -378,8 +389,23 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	c.n.End = end
 	if trailing {
 		c.n.End = max(end, lay.limit+footerSize)
+	} else if !c.o.Device {
+		c.n.Missing = c.cutOff(t, lay)
 	}
 	return nil
+}
+
+// cutOff returns how many bytes are missing at the end of a file that has no trailing
+// footer, or 0. Where blocks would end much further behind the metadata than they have
+// bytes, an entry is wrong, and nothing says that the file was longer.
+func (c *Checker) cutOff(t bat, lay *layout) int64 {
+	p := lay.placement()
+	stored := lay.stored()
+	end := max(p.regionsEnd, t.end(stored))
+	if end > p.regionsEnd+(c.n.Allocated+c.n.Leaked)*(stored+dataAlign)+dataAlign+footerSize {
+		return 0
+	}
+	return max(0, end+footerSize-c.size)
 }
 
 // leaked reports n bytes of the file that nothing refers to.
@@ -387,7 +413,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	c.n.Leaked += n / stored
 	f := Finding{
 		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
-		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none",
+		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
 	}
 	data := false
 	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {

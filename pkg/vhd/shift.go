@@ -17,7 +17,7 @@ func shifted(off, n int64) finding {
 	f := finding{Finding: Finding{
 		ID: "bytes-missing", Severity: Error, Offset: off, Field: "position of the trailing footer",
 		Got:  fmt.Sprintf("byte %d: %d bytes are missing inside the file", off, n),
-		Want: fmt.Sprintf("byte %d; copy the file again from its source, in binary mode", off+n),
+		Want: fmt.Sprintf("byte %d; copy the file again from its source, in binary mode", off+n), Bytes: max(n, -n),
 	}}
 	switch {
 	case n < 0:

@@ -91,6 +91,9 @@ func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []finding) {
 			ID: "fixed-length", Severity: Error, Offset: c.off + 48, Field: "footer: current size",
 			Got: fmt.Sprint(c.CurrentSize), Want: fmt.Sprintf("at most %d, what stands before the footer", room),
 		}}
+		if c.Type == Fixed && c.CurrentSize <= 1<<62 {
+			f.Bytes = int64(c.CurrentSize) - room
+		}
 		if c.Type != Fixed {
 			f.ID, f.Want = "bat-too-small", fmt.Sprintf("at most %d, what the BAT has entries for", room)
 		}
