@@ -120,7 +120,7 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	err = chain.Rebase(ctx, ref.name, &ro)
 	progress.finish(err == nil)
 	if err != nil {
-		return hintFor(pathFirst(err))
+		return hintFor(pathFirst(err), ref)
 	}
 	if ro.Parent != "" && !o.quiet {
 		c.warnApart(ref.name)

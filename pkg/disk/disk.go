@@ -80,6 +80,9 @@ type Child interface {
 	// ParentPath is the path by which Parent was opened. It is "" if there is no
 	// Parent, or if the caller opened it.
 	ParentPath() string
+	// ParentErr is why the parent could not be opened, in an image that
+	// [ParentSearch].Partial opened without it; nil otherwise.
+	ParentErr() error
 }
 
 // Describer is a disk that names its format, and the variant of it.

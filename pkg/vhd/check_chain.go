@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +34,7 @@ func (c *Checker) checkParents() error {
 	defer func(leaf *Image) { _ = leaf.closeParents() }(img)
 	name, child := f.Name(), ""
 	for depth := 0; img.differencing(); depth++ {
-		err := search.openParent(img, name, depth == 0)
+		err := search.openParent(img, name)
 		if depth == MaxParents {
 			err = errTooDeep
 		}
@@ -120,7 +121,7 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 			continue
 		}
 		open := search.open
-		if t.Path == c.o.Parents.File { // the user's word
+		if slices.Contains(c.o.Parents.Files, t.Path) { // the user's word
 			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
 		}
 		f, _, err := open(t.Path)

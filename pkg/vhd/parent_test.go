@@ -28,7 +28,7 @@ func TestEncryptedParent(t *testing.T) {
 		for way, open := range map[string]func() (*vhd.Image, error){
 			"found": func() (*vhd.Image, error) { return vhd.Open(name, nil) },
 			"named": func() (*vhd.Image, error) {
-				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.ParentSearch{File: filepath.Join(dir, "p.vhd")}})
+				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.ParentSearch{Files: []string{filepath.Join(dir, "p.vhd")}}})
 			},
 			"given": func() (*vhd.Image, error) { return vhd.Open(name, &vhd.OpenOptions{Parent: given}) },
 		} {
