@@ -38,6 +38,7 @@ type checkFinding struct {
 	Count    int64  `json:"count,omitempty"`  // faults that it stands for, if more than one
 	Repair   string `json:"repair,omitempty"` // what -r would do
 	File     string `json:"file,omitempty"`   // the parent that it is about
+	Note     string `json:"note,omitempty"`   // what it may mean and what to do
 }
 
 // doubtful is bytes of the disk that a repair could not restore.
@@ -341,7 +342,7 @@ func (p *findingPrinter) print(f disk.Finding) {
 	if p.o.output != "human" && p.shown[f.ID] <= keptFindings {
 		x := checkFinding{
 			Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-			Repair: f.Remedy, File: f.File,
+			Repair: f.Remedy, File: f.File, Note: f.Note,
 		}
 		if f.Count > 1 {
 			x.Count = f.Count
@@ -356,6 +357,9 @@ func (p *findingPrinter) print(f disk.Finding) {
 		file = f.File + ": "
 	}
 	fmt.Fprintf(p.stdout, "%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	if f.Note != "" {
+		fmt.Fprintf(p.stdout, "  %s\n", f.Note)
+	}
 	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
 		fmt.Fprintf(p.stdout, "  would %s\n", f.Remedy)
 	}

@@ -83,6 +83,10 @@ type Child interface {
 	// ParentErr is why the parent could not be opened, in an image that
 	// [ParentSearch].Partial opened without it; nil otherwise.
 	ParentErr() error
+	// ParentFindings lists where the open parents differ from what their children record
+	// of them, nearest first. The File of a finding is the path of the child; "" for the
+	// image itself.
+	ParentFindings() []Finding
 }
 
 // Describer is a disk that names its format, and the variant of it.

@@ -38,6 +38,7 @@ type Finding struct {
 	Want     string // what a correct image has there
 	Count    int64  // faults that the finding stands for, such as BAT entries in a row; 0 means 1
 	Remedy   string // what a repair does about it; "" if nothing
+	Note     string // what it may mean and what to do, where the fault does not say it; or ""
 }
 
 // String describes the finding in one line, without its severity and File.

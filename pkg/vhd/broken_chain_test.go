@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -175,5 +176,85 @@ func fill(t *testing.T, dir string, n int) {
 	t.Helper()
 	for i := range n {
 		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.txt", i)), nil, 0o644))
+	}
+}
+
+// A parent that is not as its child recorded it is reported with that child, by an open
+// image as by a check of it.
+func TestParentFindings(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	changed := time.Date(2021, 3, 4, 5, 6, 8, 0, time.UTC)
+	child := func(size int64, own, parent string, recorded time.Time) []byte {
+		b := childOfSize(size, own, "", path{code: "W2ru", text: wide(parent)})
+		be.PutUint32(b[512+56:], uint32(vhd.NearestTimestamp(recorded)))
+		sum(b[512:1536], 36)
+		return b
+	}
+	for _, c := range []struct {
+		name     string
+		recorded time.Time // by low of base, the file of which changed then
+		size     int64     // of low
+		want     []string  // severity, id and file
+	}{
+		{"as recorded", changed, 16 * kib, nil},
+		{"newer", changed.Add(-time.Hour), 16 * kib, []string{"warning parent-time low.vhd"}},
+		{"older", changed.Add(time.Hour), 16 * kib, []string{"warning parent-time low.vhd"}},
+		{"larger", changed, 12 * kib, []string{"error parent-size low.vhd", "warning parent-size "}},
+		{"smaller", changed, 20 * kib, []string{"warning parent-size low.vhd", "error parent-size "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, base := parentDisk(1)
+			tree(t, dir, map[string][]byte{
+				"base.vhd": base,
+				"low.vhd":  child(c.size, parentID, "base.vhd", c.recorded),
+				"top.vhd":  childOf("id of this child", "", path{code: "W2ru", text: wide("low.vhd")}),
+			})
+			top, err := os.ReadFile(at("top.vhd"))
+			must(t, err)
+			for _, end := range []int{0, len(top) - 512} {
+				copy(top[end+68:], "id of the leaf..")
+				sum(top[end:end+512], 64)
+			}
+			must(t, os.WriteFile(at("top.vhd"), top, 0o644))
+			must(t, os.Chtimes(at("base.vhd"), changed, changed))
+
+			var got []string
+			list := func(fs []vhd.Finding) {
+				for _, f := range fs {
+					if f.ID != "parent-time" && f.ID != "parent-size" {
+						continue
+					}
+					file := f.File
+					if file != "" {
+						file = filepath.Base(file)
+					}
+					got = append(got, fmt.Sprintf("%v %s %s", f.Severity, f.ID, file))
+					if !strings.Contains(f.Note, "low.vhd") || f.ID == "parent-time" && !strings.Contains(f.Note, at("base.vhd")) {
+						t.Errorf("%s: note %q does not name the files", f.ID, f.Note)
+					}
+				}
+				slices.Sort(got)
+			}
+			img, err := vhd.Open(at("top.vhd"), nil)
+			must(t, err)
+			list(img.ParentFindings())
+			must(t, img.Close())
+			want := slices.Sorted(slices.Values(c.want))
+			if !slices.Equal(got, want) {
+				t.Errorf("open: %q, want %q", got, want)
+			}
+			got = nil
+			f, size, err := disk.OpenFile(at("top.vhd"), false, nil)
+			must(t, err)
+			defer f.Close()
+			var found []vhd.Finding
+			_, err = checkImage(f, size, &vhd.CheckOptions{Chain: true}, func(f vhd.Finding) { found = append(found, f) })
+			must(t, err)
+			list(found)
+			if !slices.Equal(got, want) {
+				t.Errorf("check: %q, want %q", got, want)
+			}
+		})
 	}
 }
