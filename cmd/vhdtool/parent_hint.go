@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"errors"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -54,8 +55,13 @@ func damagedParent(e *vhd.ParentError) string {
 	return ""
 }
 
-// quoteArg is a file name as a shell reads it.
+// quoteArg is a file name as a shell reads it. Names come from images: what a terminal would
+// obey is escaped.
 func quoteArg(name string) string {
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		q := strconv.Quote(name)
+		return "$'" + strings.ReplaceAll(q[1:len(q)-1], "'", `\'`) + "'"
+	}
 	plain := func(r rune) bool {
 		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(`/\._-+:,=@%`, r)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -30,7 +29,11 @@ func parentWarnings(d disk.Disk, name string) []warning {
 	}
 	var ws []warning
 	for _, f := range child.ParentFindings() {
-		ws = append(ws, warning{fmt.Sprintf("%s: %s: found %s, wanted %s", cmp.Or(f.File, name), f.ID, f.Got, f.Want), f.Note})
+		file := name
+		if f.File != "" {
+			file = quoteArg(f.File)
+		}
+		ws = append(ws, warning{fmt.Sprintf("%s: %s: found %s, wanted %s", file, f.ID, f.Got, f.Want), f.Note})
 	}
 	return ws
 }

@@ -108,7 +108,7 @@ func TestErrorsQuotePaths(t *testing.T) {
 	}
 	files[name] = own
 	tree(t, dir, files)
-	wants(", of ")
+	wants(", the parent of ")
 }
 
 // Paths are written in images as Unicode: others are refused where the child needs
