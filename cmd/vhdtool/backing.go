@@ -48,7 +48,7 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 	if sameFile(name, child) {
 		return nil, name, nil, fmt.Errorf("%s: an image cannot be its own parent", name)
 	}
-	d, f, err := c.open(imageRef{arg: b.file, name: name, options: disk.OpenOptions{
+	d, f, err := c.open(imageRef{arg: b.file, name: name, backing: true, options: disk.OpenOptions{
 		Format: b.format, Options: disk.Options{}, Parents: parents,
 	}}, false)
 	if err != nil {

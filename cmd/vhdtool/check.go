@@ -36,6 +36,7 @@ type checkFinding struct {
 	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
 	Repair   string      `json:"repair,omitempty"`      // what -r would do
 	File     string      `json:"file,omitempty"`        // the parent that it is about
+	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
 	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
 	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
 }
@@ -376,6 +377,9 @@ func (p *findingPrinter) add(f disk.Finding) {
 		file = f.File + ": "
 	}
 	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	if f.Note != "" {
+		line += fmt.Sprintf("  %s\n", f.Note)
+	}
 	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
 		line += fmt.Sprintf("  would %s\n", f.Remedy)
 	}
@@ -386,7 +390,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
 		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-		Repair: f.Remedy, File: f.File, Bytes: f.Bytes,
+		Repair: f.Remedy, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {
 		x.Count = f.Count

@@ -318,7 +318,7 @@ func (c *cli) openError(ref imageRef, err error) error {
 		if isPath {
 			return fmt.Errorf("%s: %w", ref.name, pe.Err)
 		}
-		return hintFor(fmt.Errorf("%s: %w", ref.name, err))
+		return hintFor(fmt.Errorf("%s: %w", ref.name, err), ref)
 	}
 	arg := cmp.Or(ref.arg, ref.name)
 	var locked *imagelock.Error
@@ -359,20 +359,16 @@ func tooManyEntries(err error) (int32, bool) {
 	return int32(uint32(n)), err == nil && n > math.MaxInt32/4
 }
 
-// hintFor adds what may help to the errors of the engine.
-func hintFor(err error) error {
+// hintFor adds what may help to the errors of the engine about an image.
+func hintFor(err error, ref imageRef) error {
 	var search *vhd.ParentError
 	switch {
 	case errors.Is(err, vhd.ErrSavedState):
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
 	case errors.Is(err, imagelock.ErrLocked):
 		return &hintError{err, "wait for it to end; what only reads takes -U"}
-	case errors.Is(err, vhd.ErrParentRefused):
-		return &hintError{err, "--trust-parents follows it; --parent FILE says where the parent is"}
-	case errors.Is(err, vhd.ErrParentMismatch):
-		return &hintError{err, "--parent FILE says where the right one is; 'rebase -u' has the image take another one"}
-	case errors.Is(err, vhd.ErrParentNotFound) && errors.As(err, &search):
-		return &hintError{err, "--parent FILE says where it is, --parent-dir DIR where to look for it"}
+	case errors.As(err, &search):
+		return &hintError{err, parentHint(search, ref.name, ref.backing)}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}
 	}

@@ -82,7 +82,7 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	})
 	progress.finish(err == nil)
 	if err != nil {
-		return hintFor(pathFirst(err))
+		return hintFor(pathFirst(err), ref)
 	}
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")

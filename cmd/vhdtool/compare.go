@@ -78,6 +78,11 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			return &statusError{compareOpenFailed, err}
 		}
 		defer disks[i].Close()
+		if !o.quiet {
+			for _, w := range parentWarnings(disks[i], ref.name) {
+				c.warn(w)
+			}
+		}
 	}
 	say := func(format string, args ...any) {
 		if !o.quiet {

@@ -266,9 +266,9 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if o.compress {
 		return qemuErrorf("Compression not supported for this file format")
 	}
-	if !o.quiet && !c.likeQEMU {
+	if !o.quiet {
 		for _, w := range in.warnings {
-			c.message("warning: %s", w)
+			c.warn(w)
 		}
 	}
 	for _, name := range in.names {

@@ -33,9 +33,9 @@ func (c *cli) newInfoCmd() *cobra.Command {
 		Use:   "info [-f FORMAT] [--output=human|json] FILE",
 		Short: "Tell what an image is",
 		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
-by its footer, where qemu-img takes it for a raw disk. What a differencing image
-records of its parent is told without opening that, unless --backing-chain is
-given.`,
+by its footer, where qemu-img takes it for a raw disk. The recorded parent is
+shown without opening it. --backing-chain follows the chain; where it breaks, the
+images before that are shown, and the exit status is 1.`,
 		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,7 +45,7 @@ given.`,
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
-	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also of the image's parents")
+	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the image's parents, as many as can be opened")
 	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
 	cmd.Flags().StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
 	addAlias(cmd, "backing-chain", "", "b") // in qemu 10 only
@@ -64,6 +64,7 @@ type imageInfo struct {
 	FileLength     *int64          `json:"file-length,omitempty"`
 	FormatSpecific *formatSpecific `json:"format-specific,omitempty"`
 	FullBacking    string          `json:"full-backing-filename,omitempty"` // where it was found
+	BackingError   string          `json:"backing-error,omitempty"`         // why it could not be opened
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
@@ -83,35 +84,25 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if _, ok := cacheMode(o.cache); !ok {
 		return qemuErrorf("Invalid cache option: %s", o.cache)
 	}
-	o.source.parents.None = !o.chain
+	o.source.parents.None, o.source.parents.Partial = !o.chain, o.chain && !c.likeQEMU
 	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	var all []imageInfo
-	for d != nil {
-		info, err := c.infoOf(d, f, ref)
-		if err != nil {
-			return c.openError(ref, err)
-		}
-		if err := c.addChild(&info, ref.name, o.limits); err != nil {
-			return c.openError(ref, err)
-		}
-		d, ref.name = parentOf(d)
-		if d != nil {
-			f = formatOfDisk(d)
-			ref.options.Options = nil
-			info.FullBacking, info.BackingFormat = ref.name, f.Name
-		}
-		all = append(all, info)
+	all, broken := c.infoOfChain(d, f, ref, o.limits)
+	if len(all) == 0 {
+		return broken
 	}
 	if o.output == "json" {
 		var v any = all[0]
 		if o.chain {
 			v = all
 		}
-		return c.printInfoJSON(v)
+		if err := c.printInfoJSON(v); err != nil {
+			return err
+		}
+		return broken
 	}
 	for i := range all {
 		if i > 0 {
@@ -121,7 +112,36 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 			return err
 		}
 	}
-	return nil
+	return broken
+}
+
+// infoOfChain describes an image and its open parents. An error says where the chain
+// breaks; what comes before that is returned with it.
+func (c *cli) infoOfChain(d disk.Disk, f *format, ref imageRef, limits bool) ([]imageInfo, error) {
+	var all []imageInfo
+	leaf := ref
+	for {
+		info, err := c.infoOf(d, f, ref)
+		if err == nil {
+			err = c.addChild(&info, ref.name, limits)
+		}
+		if err != nil {
+			return all, c.openError(ref, err)
+		}
+		child, _ := d.(disk.Child)
+		if child == nil || child.Parent() == nil {
+			if child != nil && child.ParentErr() != nil {
+				info.BackingError = child.ParentErr().Error()
+				err = c.openError(leaf, child.ParentErr())
+			}
+			return append(all, info), err
+		}
+		d, ref.name = child.Parent(), child.ParentPath()
+		f = formatOfDisk(d)
+		ref.options.Options = nil
+		info.FullBacking, info.BackingFormat = ref.name, f.Name
+		all = append(all, info)
+	}
 }
 
 // printInfoJSON prints what info shows, in qemu-img's layout.
@@ -203,6 +223,9 @@ func (i *imageInfo) print(w io.Writer) error {
 	}
 	if i.FullBacking != "" {
 		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
+	}
+	if i.BackingError != "" {
+		s += fmt.Sprintf("backing file: not opened: %s\n", i.BackingError)
 	}
 	s += i.Limits.lines()
 	for _, child := range i.Children {

@@ -39,8 +39,8 @@ type input struct {
 	probed  bool     // no format was given for the stream
 	names   []string // of the files, none for standard input
 	formats []string // of the sources
-	// warnings are about disks whose size is in doubt.
-	warnings []string
+	// warnings are about disks whose size or whose parents are in doubt.
+	warnings []warning
 	bases    []string // of their parents
 	closer   func() error
 }
@@ -70,7 +70,8 @@ func (in *input) trailer() func([]byte, int64) bool {
 // openInputs opens the sources as one disk, or the only one as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string) (*input, error) {
 	var disks []disk.Disk
-	var names, bases, kinds, warnings []string
+	var names, bases, kinds []string
+	var warnings []warning
 	fail := func(err error) (*input, error) {
 		_ = disk.NewConcat(disks...).Close()
 		return nil, err
@@ -133,9 +134,10 @@ func (c *cli) openInput(ctx context.Context, flags *sourceFlags, arg string) (*i
 	in := &input{disk: d, names: []string{ref.name}, formats: []string{f.Name}, bases: fileNames(d, ref.name)[1:], closer: d.Close}
 	if f.sizeInDoubt != nil {
 		if doubt := f.sizeInDoubt(d); doubt != "" {
-			in.warnings = []string{ref.name + ": " + doubt}
+			in.warnings = []warning{{text: ref.name + ": " + doubt}}
 		}
 	}
+	in.warnings = append(in.warnings, parentWarnings(d, ref.name)...)
 	return in, nil
 }
 

@@ -36,8 +36,8 @@ func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 // addParents adds the flags that say where the parents of images are.
 func (s *sourceFlags) addParents(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&s.parents.File, "parent", "", "the image's parent is this file, whatever the image says")
-	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this folder, and below it")
+	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use FILE as the parent, whatever the image records; given again, as the parent of that one")
+	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this directory: by name, and renamed ones by unique id")
 	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow the paths to parents out of the image's folder")
 	markOwn(cmd, "parent", "parent-dir", "trust-parents")
 }
@@ -61,6 +61,7 @@ type imageRef struct {
 	arg     string // as typed; "" if that is the name
 	name    string // of the file
 	share   bool   // read it even if another process writes to it
+	backing bool   // it is the parent of the image that the command writes
 	options disk.OpenOptions
 }
 

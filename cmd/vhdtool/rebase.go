@@ -119,8 +119,11 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	ro.Progress = progress.update
 	err = chain.Rebase(ctx, ref.name, &ro)
 	progress.finish(err == nil)
+	if newParent := (*chain.NewParentError)(nil); errors.As(err, &newParent) {
+		ref.name, ref.backing = ro.Parent, true
+	}
 	if err != nil {
-		return hintFor(pathFirst(err))
+		return hintFor(pathFirst(err), ref)
 	}
 	if ro.Parent != "" && !o.quiet {
 		c.warnApart(ref.name)

@@ -80,6 +80,13 @@ type Child interface {
 	// ParentPath is the path by which Parent was opened. It is "" if there is no
 	// Parent, or if the caller opened it.
 	ParentPath() string
+	// ParentErr is why the parent could not be opened, in an image that
+	// [ParentSearch].Partial opened without it; nil otherwise.
+	ParentErr() error
+	// ParentFindings lists where the open parents differ from what their children record
+	// of them, nearest first. The File of a finding is the path of the child; "" for the
+	// image itself.
+	ParentFindings() []Finding
 }
 
 // Describer is a disk that names its format, and the variant of it.

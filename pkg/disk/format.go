@@ -83,9 +83,16 @@ type OpenOptions struct {
 type ParentSearch struct {
 	// None opens the image alone. Reading what its parent has is an error.
 	None bool
-	// File is the image's parent, whatever path the image has for it.
-	File string
-	// Dirs are folders in which parents are looked for, too.
+	// Partial opens the image with as many of its parents as can be opened.
+	// [Child.ParentErr] of the last image says why its parent is not among them.
+	Partial bool
+	// Files are the image's parents by level, whatever paths the images record: the first
+	// is the image's parent, the second is the parent of that one. The parent of a level
+	// that is "", or has no file, is searched for.
+	Files []string
+	// Dirs are directories in which parents are looked for, too: by the paths and the name
+	// that the image records, in the directory and below it, and then by the parent's unique
+	// id among at most 4096 files in the directory itself.
 	Dirs []string
 	// Trust follows every path to a regular file. (Without it, and with it, paths
 	// to other machines are not followed, nor are devices opened.)

@@ -259,7 +259,7 @@ func TestParentRefused(t *testing.T) {
 		{"..., trusted", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
 		{"absolute, trusted", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Trust: true}, nil},
 		{"symbolic link out, trusted", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
-		{"named by the caller", []path{{code: "W2ru", text: wide(`gone.vhd`)}}, disk.ParentSearch{File: outside}, nil},
+		{"named by the caller", []path{{code: "W2ru", text: wide(`gone.vhd`)}}, disk.ParentSearch{Files: []string{outside}}, nil},
 		{"in a folder of the caller", []path{{code: "W2ru", text: wide(`gone\p.vhd`)}}, disk.ParentSearch{Dirs: []string{filepath.Dir(outside)}}, nil},
 		{"absolute, in a folder of the caller", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Dirs: []string{dir}}, nil},
 	} {

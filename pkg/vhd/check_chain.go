@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,7 +34,7 @@ func (c *Checker) checkParents() error {
 	defer func(leaf *Image) { _ = leaf.closeParents() }(img)
 	name, child := f.Name(), ""
 	for depth := 0; img.differencing(); depth++ {
-		err := search.openParent(img, name, depth == 0)
+		err := search.openParent(img, name)
 		if depth == MaxParents {
 			err = errTooDeep
 		}
@@ -85,12 +86,18 @@ func missingParent(img *Image, child string, err error) finding {
 func checkLink(img *Image, child string) []finding {
 	var fs []finding
 	name := img.parentPath
+	image := "IMAGE"
+	if f, ok := img.r.(*os.File); ok {
+		image = printable(f.Name())
+	}
 	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
 		if changed := NearestTimestamp(st.ModTime()); changed != img.header.ParentTimestamp {
 			fs = append(fs, finding{Finding: Finding{
 				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
 				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(time.RFC3339),
 				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), printable(name)),
+				Note: fmt.Sprintf("copying a file changes its time. If %[1]s was only copied, nothing is lost: 'rebase -u -b %[1]s %[2]s' records the new time. "+
+					"If it was written to, the disk in %[2]s has changed with it: restore %[1]s", printable(name), image),
 			}})
 		}
 	}
@@ -99,12 +106,28 @@ func checkLink(img *Image, child string) []finding {
 			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
 			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, printable(name)),
 		}}
+		f.Note = fmt.Sprintf("the bytes after the end of %s read as zeros, as they should if %s was enlarged; otherwise restore the parent", printable(name), image)
 		if img.size < size {
 			f.Severity = Error
+			f.Note = fmt.Sprintf("%s does not show the last bytes of its parent; if %s was enlarged, restore it or enlarge %[1]s with 'resize'", image, printable(name))
 		}
 		fs = append(fs, f)
 	}
 	return fs
+}
+
+// ParentFindings implements [disk.Child]: the findings are parent-time and parent-size.
+func (img *Image) ParentFindings() []Finding {
+	var list []Finding
+	child := ""
+	for level := img; level != nil && level.parent != nil; {
+		for _, f := range checkLink(level, child) {
+			list = append(list, f.Finding)
+		}
+		child = level.parentPath
+		level, _ = level.parent.(*Image)
+	}
+	return list
 }
 
 // checkTried checks those files in which a parent was looked for that are damaged
@@ -120,7 +143,7 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 			continue
 		}
 		open := search.open
-		if t.Path == c.o.Parents.File { // the user's word
+		if slices.Contains(c.o.Parents.Files, t.Path) { // the user's word
 			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
 		}
 		f, _, err := open(t.Path)

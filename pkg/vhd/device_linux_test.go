@@ -227,7 +227,7 @@ func TestDeviceChild(t *testing.T) {
 		must(d, err)
 		record, err := vhd.ParentRecordOf(d.dev, base, parent, vhd.PathsAll)
 		must(d, err)
-		d.parents.File = base
+		d.parents.Files = []string{base}
 		d.create(&vhd.CreateOptions{Parent: parent, ParentRecord: record}, rnd)
 		d.inPlace(rnd)
 		d.setFooter()
@@ -249,17 +249,17 @@ func TestDeviceChild(t *testing.T) {
 
 		must(d, os.Rename(base, moved))
 		must(d, chain.Rebase(context.Background(), d.dev, &chain.RebaseOptions{Parent: moved, Unsafe: true, Open: open()}))
-		d.parents.File = moved
+		d.parents.Files = []string{moved}
 		d.holds("with its parent moved")
 		must(d, chain.Rebase(context.Background(), d.dev, &chain.RebaseOptions{Parent: other, Open: open()}))
-		d.parents.File = other
+		d.parents.Files = []string{other}
 		d.holds("with another parent")
 		must(d, chain.Rebase(context.Background(), d.dev, &chain.RebaseOptions{Parent: filepath.Join(dir, "base.raw"), Raw: true, Open: open()}))
-		d.parents.File = filepath.Join(dir, "base.raw")
+		d.parents.Files = []string{filepath.Join(dir, "base.raw")}
 		d.holds("with a raw parent")
 		d.inPlace(rnd)
 		must(d, chain.Rebase(context.Background(), d.dev, &chain.RebaseOptions{Open: open()}))
-		d.parents.File = ""
+		d.parents.Files = nil
 		d.holds("without a parent")
 		d.sameInQEMU("without a parent")
 		d.inPlace(rnd)
@@ -293,7 +293,7 @@ func TestDeviceUnsafeRebase(t *testing.T) {
 				moved := filepath.Join(dir, strings.Repeat("x", 1+i*50)+".vhd")
 				must(d, os.Rename(name, moved))
 				name = moved
-				d.parents.File = name
+				d.parents.Files = []string{name}
 				before := bytesAt(d, d.dev, size-sector, sector)
 				if err := chain.Rebase(context.Background(), d.dev, &chain.RebaseOptions{Parent: name, Unsafe: true}); err != nil {
 					d.Errorf("rebase %d of an image with %d blocks: %v", i, blocks, err)
@@ -312,7 +312,7 @@ func TestDeviceParent(t *testing.T) {
 			{Size: 1 * mib, Exact: true, BlockSize: 64 * kib}, {Size: 1 * mib, Exact: true, Type: vhd.Fixed},
 		} {
 			d.create(&o, rnd)
-			child := onDevice{T: d.T, dev: filepath.Join(d.TempDir(), "child.vhd"), parents: disk.ParentSearch{File: d.dev}, want: slices.Clone(d.want)}
+			child := onDevice{T: d.T, dev: filepath.Join(d.TempDir(), "child.vhd"), parents: disk.ParentSearch{Files: []string{d.dev}}, want: slices.Clone(d.want)}
 			parent := d.open(false)
 			img, err := vhd.Create(child.dev, &vhd.CreateOptions{Parent: parent, ParentRecord: vhd.ParentRecord{Name: "device"}})
 			must(d, err)

@@ -78,7 +78,7 @@ func TestParseOpenOptions(t *testing.T) {
 	}{
 		"none":     {disk.OpenOptions{}, vhd.OpenOptions{NoLock: true}, ""},
 		"locked":   {disk.OpenOptions{Lock: lock, Write: true, Force: true}, vhd.OpenOptions{Write: true, Force: true}, ""},
-		"parents":  {disk.OpenOptions{Lock: lock, Parents: disk.ParentSearch{File: "f"}}, vhd.OpenOptions{Parents: disk.ParentSearch{File: "f"}}, ""},
+		"parents":  {disk.OpenOptions{Lock: lock, Parents: disk.ParentSearch{Files: []string{"f"}}}, vhd.OpenOptions{Parents: disk.ParentSearch{Files: []string{"f"}}}, ""},
 		"chs":      {disk.OpenOptions{Lock: lock, Options: disk.Options{"force_size_calc": "chs"}}, vhd.OpenOptions{SizeRule: vhd.SizeFromGeometry}, ""},
 		"current":  {disk.OpenOptions{Lock: lock, Options: disk.Options{"force_size_calc": "current_size"}}, vhd.OpenOptions{SizeRule: vhd.SizeFromCurrent}, ""},
 		"sums":     {disk.OpenOptions{Lock: lock, Options: disk.Options{"ignore_checksums": "on"}}, vhd.OpenOptions{IgnoreChecksums: true}, ""},

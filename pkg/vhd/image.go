@@ -53,6 +53,7 @@ type Image struct {
 	parentRecord ParentRecord
 	parent       disk.Disk // nil if the image was opened without it
 	parentPath   string    // the path by which it was found
+	parentErr    error     // why it could not be opened, if the image was opened nevertheless
 
 	plan     CreateOptions // of a new image
 	unsynced atomic.Bool   // something was written since Sync

@@ -30,6 +30,9 @@ func (img *Image) Parent() disk.Disk { return img.parent }
 // ParentPath implements [disk.Child].
 func (img *Image) ParentPath() string { return img.parentPath }
 
+// ParentErr implements [disk.Child].
+func (img *Image) ParentErr() error { return img.parentErr }
+
 // openParentsWith opens all parents of a differencing image with a function of the
 // caller. On an error those that were opened are closed.
 func (img *Image) openParentsWith(open func(ParentRecord) (disk.Disk, error)) error {

@@ -159,7 +159,7 @@ func TestLengthIsThatWhenLocked(t *testing.T) {
 		"the parent that the caller names": {
 			func(l lockedImages) string { return l.parent },
 			func(l lockedImages) (disk.Disk, error) {
-				return vhd.Open(l.far, &vhd.OpenOptions{Parents: disk.ParentSearch{File: l.parent}})
+				return vhd.Open(l.far, &vhd.OpenOptions{Parents: disk.ParentSearch{Files: []string{l.parent}}})
 			},
 		},
 		"the parent at a trusted path": {

@@ -26,7 +26,8 @@ type OpenOptions struct {
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
 	// Parents says where the parents of a differencing image in an [os.File] may be.
-	// They are opened for reading, all of them, and closed with the image.
+	// They are opened for reading, all of them unless it says otherwise, and closed with
+	// the image.
 	Parents disk.ParentSearch
 	// Parent, if set, is the parent of a differencing image, opened by the caller. Its
 	// unique id must be the one that the image records; a disk that is not an *Image is
@@ -158,7 +159,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	return img, nil
 }
 
-// openDifferencing reads what the image says of its parent, and opens that.
+// openDifferencing reads the parent record, and opens the parents.
 func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
 	if img.parentRecord, err = readParentRecord(img.r, size, &img.header); err != nil {
 		return err
@@ -171,7 +172,15 @@ func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
 	case o.OpenParent != nil:
 		return img.openParentsWith(o.OpenParent)
 	}
-	return img.openParents(o)
+	last, err := img.openParents(o)
+	if err != nil && o.Parents.Partial {
+		last.parentErr = err
+		return nil
+	}
+	if err != nil {
+		_ = img.closeParents()
+	}
+	return err
 }
 
 // openDynamic reads the header and the BAT of a file of size bytes, in which

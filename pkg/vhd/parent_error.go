@@ -20,6 +20,9 @@ var (
 	// ErrParentMismatch: there is a file where the parent should be, and it has
 	// another unique id.
 	ErrParentMismatch = errors.New("what stands in the parent's place is another image")
+	// ErrParentAmbiguous: several files in the directories of the search have the parent's
+	// unique id, and none has the name that the image records.
+	ErrParentAmbiguous = errors.New("several files may be the parent")
 	// ErrParentLoop: the image is among its own parents.
 	ErrParentLoop = errors.New("the image is among its own parents")
 	// ErrParentRefused: the parent's path leads to where an image is not trusted
@@ -27,16 +30,31 @@ var (
 	ErrParentRefused = errors.New("not followed: the path leads out of the image's folder")
 )
 
+// errSameID is what [TriedParent] says of each of several files.
+var errSameID = errors.New("it has this unique id")
+
 // ErrNoParent: the image was opened without its parent, and what it has from that
 // was to be read.
 var ErrNoParent = errors.New("the image was opened without its parent")
 
 // ParentError says why the parent of an image could not be opened.
 type ParentError struct {
-	Image string    // path of the image whose parent it is; "" if it is the one that was opened
-	ID    uuid.UUID // of the parent
-	Kind  error     // ErrParentNotFound, ErrParentMismatch or ErrParentLoop
-	Tried []TriedParent
+	// Opened are the paths of the parents that could be opened, nearest first. The missing
+	// one is the parent of the last of them; if there is none, it is that of the image
+	// itself.
+	Opened []string
+	ID     uuid.UUID // of the missing parent
+	Kind   error     // ErrParentNotFound, ErrParentMismatch, ErrParentAmbiguous or ErrParentLoop
+	Tried  []TriedParent
+}
+
+// Image is the path of the image whose parent is missing; "" if it is the image that was
+// to be opened.
+func (e *ParentError) Image() string {
+	if len(e.Opened) == 0 {
+		return ""
+	}
+	return e.Opened[len(e.Opened)-1]
 }
 
 // TriedParent is a path where the parent was looked for, and what came of it.
@@ -48,8 +66,8 @@ type TriedParent struct {
 func (e *ParentError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v (%s", e.Kind, describeID(e.ID))
-	if e.Image != "" {
-		fmt.Fprintf(&b, ", of %s", printable(e.Image))
+	if image := e.Image(); image != "" {
+		fmt.Fprintf(&b, ", the parent of %s", printable(image))
 	}
 	b.WriteString(")")
 	for i, t := range e.Tried {

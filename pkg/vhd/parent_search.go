@@ -20,6 +20,9 @@ type parentSearch struct {
 	roots []string // the folders that parents may be in, absolute
 	seen  []os.FileInfo
 	ids   map[uuid.UUID]bool
+
+	opened []string // paths of the parents that were opened, nearest first
+	index  *idIndex // of the caller's directories; nil until it is needed
 }
 
 // newParentSearch starts the search for the parents of an image in the file f.
@@ -39,26 +42,26 @@ func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, err
 }
 
 // openParents searches for all parents of a differencing image in a file, and opens them.
-// On an error those that were opened are closed.
-func (img *Image) openParents(o *OpenOptions) error {
+// With an error it returns the image whose parent could not be opened; the parents before
+// that one stay open.
+func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 	f, ok := img.r.(*os.File)
 	if !ok {
-		return &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
+		return img, &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
 	}
 	c, err := newParentSearch(o, f, img)
 	if err != nil {
-		return err
+		return img, err
 	}
 	level, name := img, f.Name()
 	for depth := 0; level.footer.Type == Differencing; depth++ {
 		if depth == MaxParents {
 			err = errTooDeep
 		} else {
-			err = c.openParent(level, name, depth == 0)
+			err = c.openParent(level, name)
 		}
 		if err != nil {
-			_ = img.closeParents()
-			return err
+			return level, err
 		}
 		next, ok := level.parent.(*Image)
 		if !ok {
@@ -66,7 +69,7 @@ func (img *Image) openParents(o *OpenOptions) error {
 		}
 		level, name = next, level.parentPath
 	}
-	return nil
+	return nil, nil
 }
 
 // trust lets parents be in a folder, and below it.
@@ -96,13 +99,13 @@ func resolved(path string) string {
 // leads.
 func foldersOf(name string) []string {
 	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
-	if sameFolder(dir, real) {
+	if sameFile(dir, real) {
 		return []string{dir}
 	}
 	return []string{dir, real}
 }
 
-func sameFolder(a, b string) bool {
+func sameFile(a, b string) bool {
 	x, err := os.Stat(a)
 	if err != nil {
 		return false
@@ -119,12 +122,18 @@ func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
 	}
 }
 
-// openParent finds and opens the parent of one level, which is in the file name.
-func (c *parentSearch) openParent(level *Image, name string, leaf bool) error {
-	e := &ParentError{ID: level.header.ParentID, Kind: ErrParentNotFound}
-	if !leaf {
-		e.Image = name
+// givenFile is the file that the caller names as the next parent, or "".
+func (c *parentSearch) givenFile() string {
+	if depth := len(c.opened); depth < len(c.o.Parents.Files) {
+		return c.o.Parents.Files[depth]
 	}
+	return ""
+}
+
+// openParent finds and opens the parent of one level, which is in the file name. It is
+// called for the leaf first, and then for each parent that it opened.
+func (c *parentSearch) openParent(level *Image, name string) error {
+	e := &ParentError{ID: level.header.ParentID, Kind: ErrParentNotFound, Opened: slices.Clone(c.opened)}
 	try := func(path string, f *os.File, size int64, err error) bool {
 		var parent disk.Disk
 		if err == nil {
@@ -143,9 +152,10 @@ func (c *parentSearch) openParent(level *Image, name string, leaf bool) error {
 			return false
 		}
 		level.parent, level.parentPath = parent, path
+		c.opened = append(c.opened, path)
 		return true
 	}
-	if file := c.o.Parents.File; file != "" && leaf {
+	if file := c.givenFile(); file != "" {
 		if err := c.trust(filepath.Dir(file)); err != nil {
 			return err
 		}
@@ -163,6 +173,23 @@ func (c *parentSearch) openParent(level *Image, name string, leaf bool) error {
 		if try(p.path, f, size, err) {
 			return nil
 		}
+	}
+	paths, looked := c.withID(e.ID)
+	if len(paths) > 1 {
+		e.Kind = ErrParentAmbiguous
+		for _, path := range paths {
+			e.Tried = append(e.Tried, TriedParent{path, errSameID})
+		}
+		return e
+	}
+	for _, path := range paths {
+		f, size, err := c.open(path)
+		if try(path, f, size, err) {
+			return nil
+		}
+	}
+	if len(paths) == 0 {
+		e.Tried = append(e.Tried, looked...)
 	}
 	return e
 }
@@ -278,6 +305,11 @@ func (c *parentSearch) openIn(root, rel string) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	defer dir.Close()
+	return openRegular(dir, rel, c.lock)
+}
+
+// openRegular opens, locks and measures a regular file in a directory or below it.
+func openRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64, error) {
 	st, err := dir.Stat(rel) // opening a pipe would wait for its other end
 	if err != nil {
 		return nil, 0, err
@@ -289,7 +321,7 @@ func (c *parentSearch) openIn(root, rel string) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	size, err := disk.LockAndMeasure(f, false, c.lock)
+	size, err := disk.LockAndMeasure(f, false, lock)
 	if err != nil {
 		f.Close()
 		return nil, 0, err

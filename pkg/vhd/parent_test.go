@@ -28,7 +28,7 @@ func TestEncryptedParent(t *testing.T) {
 		for way, open := range map[string]func() (*vhd.Image, error){
 			"found": func() (*vhd.Image, error) { return vhd.Open(name, nil) },
 			"named": func() (*vhd.Image, error) {
-				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.ParentSearch{File: filepath.Join(dir, "p.vhd")}})
+				return vhd.Open(name, &vhd.OpenOptions{Parents: disk.ParentSearch{Files: []string{filepath.Join(dir, "p.vhd")}}})
 			},
 			"given": func() (*vhd.Image, error) { return vhd.Open(name, &vhd.OpenOptions{Parent: given}) },
 		} {
@@ -108,7 +108,7 @@ func TestErrorsQuotePaths(t *testing.T) {
 	}
 	files[name] = own
 	tree(t, dir, files)
-	wants(", of ")
+	wants(", the parent of ")
 }
 
 // Paths are written in images as Unicode: others are refused where the child needs

@@ -132,7 +132,10 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	again.Parents, again.Parent, again.Write = disk.ParentSearch{}, nil, true
 	if depth+1 < len(files) {
 		again.Parents = o.Open.Parents
-		again.Parents.File = files[depth+1].name
+		again.Parents.Files = nil
+		for _, f := range files[depth+1:] {
+			again.Parents.Files = append(again.Parents.Files, f.name)
+		}
 		again.Parents.Dirs = append([]string(nil), o.Open.Parents.Dirs...)
 		for _, f := range files {
 			again.Parents.Dirs = append(again.Parents.Dirs, filepath.Dir(f.name))

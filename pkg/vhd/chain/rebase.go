@@ -159,6 +159,15 @@ func (e *largerParentError) Error() string {
 
 func (e *largerParentError) Unwrap() error { return vhd.ErrUnsupported }
 
+// NewParentError is why Rebase could not open the new parent or one of that one's parents.
+// ParentSearch.Files does not apply to these.
+type NewParentError struct{ Err error }
+
+func (e *NewParentError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *NewParentError) Unwrap() error { return e.Err }
+
 // openNewParent opens the new parent of the image in the named file for reading. It must
 // neither be the image nor be made of it.
 func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
@@ -176,7 +185,7 @@ func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 		img, err = vhd.Open(o.Parent, &open)
 	}
 	if err != nil {
-		return nil, err
+		return nil, &NewParentError{err}
 	}
 	for level := img; level != nil; {
 		if sameFile(level.ParentPath(), name) {

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// warning is a doubt about an image that keeps no command from going on.
+type warning struct{ text, hint string }
+
+// warn prints a warning, but not as qemu-img.
+func (c *cli) warn(w warning) {
+	if c.likeQEMU {
+		return
+	}
+	c.message("warning: %s", w.text)
+	if w.hint != "" {
+		fmt.Fprintf(c.stderr, "hint: %s\n", w.hint)
+	}
+}
+
+// parentWarnings lists where the parents of the disk in the named file are not as their
+// children recorded them.
+func parentWarnings(d disk.Disk, name string) []warning {
+	child, ok := d.(disk.Child)
+	if !ok {
+		return nil
+	}
+	var ws []warning
+	for _, f := range child.ParentFindings() {
+		file := name
+		if f.File != "" {
+			file = quoteArg(f.File)
+		}
+		ws = append(ws, warning{fmt.Sprintf("%s: %s: found %s, wanted %s", file, f.ID, f.Got, f.Want), f.Note})
+	}
+	return ws
+}

@@ -1,0 +1,109 @@
+package vhd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// maxIndexed is the number of files in a directory that are read to find a parent by its
+// unique id.
+const maxIndexed = 4096
+
+// idIndex has the images in the directories that the caller named, by their unique ids.
+type idIndex struct {
+	images map[uuid.UUID][]string // paths in the order of their names
+	looked []TriedParent          // the directories, and what is to be said of them
+}
+
+// withID returns the images in the caller's directories, not below them, that have a
+// unique id, except those that are in the chain already. It also returns what to report
+// if there is none.
+func (c *parentSearch) withID(id uuid.UUID) (paths []string, looked []TriedParent) {
+	if len(c.o.Parents.Dirs) == 0 || id == uuid.Nil { // a raw disk has no id
+		return nil, nil
+	}
+	if c.index == nil {
+		c.index = &idIndex{images: map[uuid.UUID][]string{}}
+		for _, dir := range c.o.Parents.Dirs {
+			n, err := c.addToIndex(dir)
+			if err == nil {
+				err = fmt.Errorf("none of its %d files has this unique id", n)
+			}
+			c.index.looked = append(c.index.looked, TriedParent{dir, withoutPath(err)})
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(c.index.images[id]), c.inChain), c.index.looked
+}
+
+// addToIndex reads the unique ids of the images in a directory. It returns how many files
+// it looked at.
+func (c *parentSearch) addToIndex(dir string) (int, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	d, err := root.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxIndexed + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if len(entries) > maxIndexed {
+		return 0, fmt.Errorf("more than %d files, too many to search for a unique id", maxIndexed)
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	n := 0
+	for _, e := range entries {
+		id, err := c.idIn(root, e.Name())
+		if errors.Is(err, errSpecialPath) {
+			continue
+		}
+		n++
+		path := filepath.Join(dir, e.Name())
+		same := func(other string) bool { return sameFile(other, path) }
+		if err == nil && !slices.ContainsFunc(c.index.images[id], same) {
+			c.index.images[id] = append(c.index.images[id], path)
+		}
+	}
+	return n, nil
+}
+
+// idIn reads the unique id of the image in a file of a directory. It does not lock the
+// file, which may be none of the chain's.
+func (c *parentSearch) idIn(dir *os.Root, name string) (uuid.UUID, error) {
+	f, size, err := openRegular(dir, name, nil)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	defer f.Close()
+	fs, err := locateFooters(f, size)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	choose := fs.choose
+	if c.o.IgnoreChecksums {
+		choose = fs.ignoringChecksum
+	}
+	chosen, err := choose()
+	if err != nil {
+		return uuid.Nil, err
+	}
+	return chosen.UniqueID, nil
+}
+
+// inChain reports whether a file is in the chain already.
+func (c *parentSearch) inChain(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && slices.ContainsFunc(c.seen, func(seen os.FileInfo) bool { return os.SameFile(seen, st) })
+}
