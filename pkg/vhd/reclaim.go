@@ -311,6 +311,10 @@ func (img *Image) cutFile() error {
 	if at+footerSize > a.footerAt { // the footers would overlap, for less than a sector's gain
 		return nil
 	}
+	// A packed file of whole pages has its next block where blocks were before.
+	if err := sparse.Zero(img.f, end, at-end); err != nil {
+		return err
+	}
 	footer := img.footer.Encode()
 	if _, err := img.f.WriteAt(footer[:], at); errors.Is(err, syscall.ENOSPC) {
 		return nil

@@ -264,3 +264,24 @@ func TestShrinkInterrupted(t *testing.T) {
 	sameBytes(t, "contents when closed", readAll(t, openBytes(t, m.bytes(), nil)), want)
 	noErrors(t, m.bytes())
 }
+
+// In a packed file of whole pages the next block comes where the padding before the footer
+// is. Blocks that were there before do not show.
+func TestEmptiedPackedPages(t *testing.T) {
+	const blockSize, blocks = 4 * kib, 10
+	m := newMemFile(nil)
+	img, err := vhd.CreateIn(m, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize, DataAlign: 512, FileAlign: 4096})
+	must(t, err)
+	write(t, img, pattern(blocks*blockSize, 3), 0)
+	must(t, img.Close())
+	img = openMem(t, m)
+	must(t, img.Empty(context.Background(), nil))
+	want := make([]byte, blocks*blockSize)
+	for _, off := range []int{5*blockSize + 700, 2*blockSize + 100} {
+		copy(want[off:], "new")
+		write(t, img, []byte("new"), int64(off))
+	}
+	sameBytes(t, "contents", readAll(t, img), want)
+	must(t, img.Close())
+	sameBytes(t, "contents when closed", readAll(t, openBytes(t, m.bytes(), nil)), want)
+}
