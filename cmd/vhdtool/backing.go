@@ -45,7 +45,7 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 			name = beside
 		}
 	}
-	if sameFile(name, child) {
+	if disk.SameFile(name, child) {
 		return nil, name, nil, fmt.Errorf("%s: an image cannot be its own parent", name)
 	}
 	d, f, err := c.open(imageRef{arg: b.file, name: name, backing: true, options: disk.OpenOptions{
@@ -91,7 +91,7 @@ func refuseAncestor(d disk.Disk, parent, child string) error {
 // disk in the file name.
 func refuseMadeOf(d disk.Disk, name, child string) error {
 	for _, parent := range fileNames(d, name)[1:] {
-		if sameFile(parent, child) {
+		if disk.SameFile(parent, child) {
 			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, name)
 		}
 	}

@@ -221,21 +221,11 @@ func (o *output) unlock() {
 	}
 }
 
-// sameFile reports whether two names are of one file.
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
-}
-
 // refuseBases makes it an error to write to what the source, a differencing image,
 // is made of.
 func refuseBases(bases []string, target string) error {
 	for _, base := range bases {
-		if sameFile(base, target) {
+		if disk.SameFile(base, target) {
 			return &hintError{fmt.Errorf("%s: the target is a parent of the source", target), "'commit' merges an image into its parent"}
 		}
 	}
@@ -244,7 +234,7 @@ func refuseBases(bases []string, target string) error {
 
 // refuseSource makes it an error to write to a file that is read.
 func (c *cli) refuseSource(source, target string, f *format) error {
-	if !sameFile(source, target) {
+	if !disk.SameFile(source, target) {
 		return nil
 	}
 	if c.likeQEMU {

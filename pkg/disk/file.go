@@ -106,3 +106,13 @@ func LockAndMeasure(f *os.File, write bool, lock LockFunc) (int64, error) {
 	}
 	return FileSize(f)
 }
+
+// SameFile reports whether two names lead to one file that is there. "" leads to none.
+func SameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // maxIndexed is the number of files in a directory that are read to find a parent by its
@@ -71,7 +72,7 @@ func (c *parentSearch) addToIndex(dir string) (int, error) {
 		}
 		n++
 		path := filepath.Join(dir, e.Name())
-		same := func(other string) bool { return sameFile(other, path) }
+		same := func(other string) bool { return disk.SameFile(other, path) }
 		if err == nil && !slices.ContainsFunc(c.index.images[id], same) {
 			c.index.images[id] = append(c.index.images[id], path)
 		}

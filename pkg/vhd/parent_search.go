@@ -99,19 +99,10 @@ func resolved(path string) string {
 // leads.
 func foldersOf(name string) []string {
 	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
-	if sameFile(dir, real) {
+	if disk.SameFile(dir, real) {
 		return []string{dir}
 	}
 	return []string{dir, real}
-}
-
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
 }
 
 // note keeps a level of the chain in mind, so that it is not opened again.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -171,7 +170,7 @@ func (e *NewParentError) Unwrap() error { return e.Err }
 // openNewParent opens the new parent of the image in the named file for reading. It must
 // neither be the image nor be made of it.
 func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
-	if sameFile(name, o.Parent) {
+	if disk.SameFile(name, o.Parent) {
 		return nil, fmt.Errorf("%s: %w: it cannot be its own parent", name, vhd.ErrParentLoop)
 	}
 	if o.Raw {
@@ -188,7 +187,7 @@ func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 		return nil, &NewParentError{err}
 	}
 	for level := img; level != nil; {
-		if sameFile(level.ParentPath(), name) {
+		if disk.SameFile(level.ParentPath(), name) {
 			img.Close()
 			return nil, fmt.Errorf("%s: %w: %s is made of it", name, vhd.ErrParentLoop, o.Parent)
 		}
@@ -215,14 +214,4 @@ func closeParent(parent disk.Disk) {
 	if parent != nil {
 		parent.Close()
 	}
-}
-
-// sameFile reports whether two names lead to one file. "" leads to none.
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
 }
