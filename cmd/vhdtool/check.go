@@ -196,9 +196,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	}
 	write := o.repair != "" && !o.dryRun || o.restore != ""
 	if write { // a signal ends a repair between two steps; putting back goes on to its end
-		var stop context.CancelFunc
-		ctx, stop = untilSignal(ctx)
-		defer stop()
+		ctx = c.untilSignal(ctx)
 	}
 	var lock disk.LockFunc
 	if !ref.share || write {
