@@ -33,8 +33,8 @@ type cli struct {
 	stdout io.Writer
 	stderr io.Writer
 
-	line    *statusLine // of the terminal that stderr may be
-	signals *signals
+	line    *statusLine // of stderr; nil for none
+	signals signals
 }
 
 // execute runs a command line and returns the exit status.

@@ -206,6 +206,7 @@ type conversion struct {
 	copy    convert.Options
 	flush   bool
 	quiet   bool
+	report  disk.Progress // copy.Progress without the rate limit; nil for none
 
 	exact     bool // a pipe gets the bytes of a raw disk only, not whole sectors
 	imageOpts bool // the target is given as options
@@ -287,7 +288,10 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	v.copy.Workers = workers(v.copy.Workers)
 	toStream := c.isStream(target)
 	progress := c.newProgress(o.progress, o.quiet, c.isStdout(target), 1)
-	asCopied(progress, in.disk, v.copy.Allocate)
+	if !toStream || f.stream == nil {
+		asCopied(progress, in.disk, v.copy.Allocate)
+	}
+	v.report = progress.update
 	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
 	defer func() { progress.finish(err == nil) }()
 	switch {

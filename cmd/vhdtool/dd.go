@@ -30,7 +30,7 @@ type ddOptions struct {
 func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
-		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [if=FILE] [of=FILE]",
+		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [status=LEVEL] [if=FILE] [of=FILE]",
 		Short: "Copy a part of a disk",
 		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
 what they mean to dd(1), in bytes of the disks, not of the files: count blocks
@@ -41,7 +41,10 @@ With conv=notrunc an existing output is written in place and keeps the rest of
 its contents; otherwise of= is a new image, as large as what is copied needs. Without
 if= or of= it reads standard input or writes standard output.
 
-The last line on standard error says how much was copied, and how fast.`,
+The last line on standard error says how much was copied, and how fast. With
+status=progress, a line before it shows the progress, even if standard error is no
+terminal. With status=noxfer the last line is left out, and with status=none the
+progress bar of a terminal as well.`,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,8 +66,10 @@ type ddOperands struct {
 	count, skip, seek int64
 	hasCount          bool
 	notrunc           bool
+	status            string // none, noxfer, progress or ""
 
-	copied int64 // bytes, once the copy is complete
+	copied   int64 // bytes, once the copy is complete
+	progress progress
 }
 
 func parseDDOperands(args []string) (o ddOperands, err error) {
@@ -104,6 +109,11 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 				err = fmt.Errorf("invalid conversion: %s (only notrunc is supported)", value)
 			}
 			o.notrunc = true
+		case "status":
+			if value != "none" && value != "noxfer" && value != "progress" {
+				err = fmt.Errorf("invalid status: %s (want none, noxfer or progress)", value)
+			}
+			o.status = value
 		default:
 			err = qemuErrorf("unrecognized operand %s", key)
 		}
@@ -125,9 +135,14 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.likeQEMU && args.status != "" {
+		return qemuErrorf("unrecognized operand status")
+	}
 	start := time.Now()
+	args.progress = c.newDDProgress(args.status)
 	defer func() {
-		if err == nil && !c.likeQEMU {
+		args.progress.finish(err == nil)
+		if err == nil && !c.likeQEMU && (args.status == "" || args.status == "progress") {
 			fmt.Fprintln(c.stderr, copiedLine(args.copied, time.Since(start)))
 		}
 	}()
@@ -207,6 +222,7 @@ func (c *cli) ddPipes(args *ddOperands) error {
 func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
 	if c.isStream(args.output) {
 		v := conversion{cli: c, target: args.output, format: f, options: newImageOptions(f, "", nil), exact: true, quiet: true}
+		v.report, v.copy.Progress = args.progress.update, args.progress.update
 		return v.toStream(ctx, &input{disk: part, names: []string{args.input}})
 	}
 	seek := args.seek * args.bs
@@ -265,7 +281,7 @@ func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *
 	if err != nil {
 		return fmt.Errorf("%s: %w", args.output, err)
 	}
-	return c.copyError(args.input, args.output, convert.Copy(ctx, at, part, nil))
+	return c.copyError(args.input, args.output, convert.Copy(ctx, at, part, &convert.Options{Progress: args.progress.update}))
 }
 
 // ddFromStream copies standard input.
@@ -290,6 +306,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 	in.stream = &countedReader{in.stream, &args.copied}
 	v := conversion{
 		cli: c, target: args.output, format: f, named: o.format, options: newImageOptions(f, "", nil), exact: true, quiet: true,
+		copy: convert.Options{Progress: args.progress.update},
 	}
 	if c.isStream(args.output) {
 		return v.toStream(ctx, in)
@@ -303,7 +320,7 @@ func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, 
 		if d != nil {
 			at, err := disk.NewSection(d, min(seek, d.Size()), max(d.Size()-seek, 0))
 			if err == nil {
-				_, err = convert.ReadFrom(ctx, existing{at}, in.stream, nil, nil)
+				_, err = convert.ReadFrom(ctx, existing{at}, in.stream, nil, &v.copy)
 			}
 			if err == nil {
 				err = makeDurable(d)

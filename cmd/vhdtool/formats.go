@@ -25,7 +25,7 @@ type format struct {
 	fileSize func(size int64, o disk.Options) (fileSize, error)
 	// stream writes a new image of src to a pipe, with all of its blocks if so
 	// asked; nil if it is the disk's bytes.
-	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error
+	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool, progress disk.Progress) error
 	// streamEnd writes what follows the bytes of a disk that went to a pipe
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error

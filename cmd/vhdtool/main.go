@@ -33,6 +33,6 @@ func newCLI(arg0 string) *cli {
 	return &cli{
 		name: name, likeQEMU: name == "qemu-img",
 		stdin: os.Stdin, stdout: &standardOutput{f: os.Stdout, line: line}, stderr: &messageOutput{os.Stderr, line},
-		line: line, signals: &signals{},
+		line: line,
 	}
 }

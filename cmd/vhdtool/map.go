@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 
 	"github.com/spf13/cobra"
 
@@ -97,10 +98,32 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return printMapJSON(ctx, w, d, start, n, names, compressed)
 		}
 	}
-	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
+	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
+	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, fileNames(d, ref.name))
+	progress.finish(err == nil)
+	if err != nil {
 		return c.openError(ref, err)
 	}
 	return w.Flush()
+}
+
+// reportingDisk calls progress with how much of n bytes from start its extents have passed.
+type reportingDisk struct {
+	disk.Disk
+	start, n int64
+	progress disk.Progress
+}
+
+// Extents implements [disk.Disk].
+func (d *reportingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
+	return func(yield func(disk.Extent, error) bool) {
+		for e, err := range d.Disk.Extents(off, n) {
+			if !yield(e, err) {
+				return
+			}
+			d.progress(e.End()-d.start, d.n)
+		}
+	}
 }
 
 func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {

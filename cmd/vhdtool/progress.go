@@ -47,6 +47,16 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 	return p
 }
 
+// newDDProgress returns the progress of dd with the operand status: "progress" shows a line
+// on stderr, whatever that is, and "none" nothing.
+func (c *cli) newDDProgress(status string) progress {
+	p := c.newProgress(false, status == "none", false, 1)
+	if asked, ok := p.(*askedProgress); ok && status == "progress" && c.line != nil && !c.line.isUsable() {
+		asked.shown = newBarProgress(c.line)
+	}
+	return p
+}
+
 // asCopied makes a percentage appear where qemu-img convert prints it. src is nil for a
 // stream; all means that holes are copied, too. It changes no other progress.
 func asCopied(p progress, src disk.Disk, all bool) {
@@ -87,6 +97,35 @@ func limitRate(ctx context.Context, rate int64, next func(done, total int64)) fu
 		case <-ctx.Done():
 		}
 	}
+}
+
+// halves returns what two passes over a disk of size bytes call, so that progress counts
+// twice the size.
+func halves(size int64, progress disk.Progress) (first, second disk.Progress) {
+	first = func(done, total int64) { progress(done, 2*size) }
+	second = func(done, total int64) {
+		if total > 0 {
+			progress(size+int64(float64(done)/float64(total)*float64(size)), 2*size)
+		}
+	}
+	return first, second
+}
+
+// reportingReader calls progress with the bytes that it has read. The total is unknown.
+type reportingReader struct {
+	r        io.Reader
+	n        int64
+	progress disk.Progress // may be nil
+}
+
+// Read implements [io.Reader].
+func (r *reportingReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.n += int64(n)
+	if r.progress != nil && n > 0 {
+		r.progress(r.n, 0)
+	}
+	return n, err
 }
 
 // isTerminal reports whether an output is a terminal.

@@ -42,7 +42,11 @@ func (p *barProgress) run() {
 	case <-p.over:
 		return
 	}
-	tick := time.NewTicker(barPause)
+	pause := barPause
+	if p.line.permanent {
+		pause = time.Second
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		p.draw(time.Now())

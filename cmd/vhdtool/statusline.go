@@ -15,6 +15,8 @@ type statusLine struct {
 	f     *os.File
 	width func() int // of the terminal, in columns
 
+	permanent bool // f is no terminal: what was shown stays, and is ended
+
 	mu      sync.Mutex
 	used    bool
 	shown   int  // columns on the screen
@@ -23,7 +25,7 @@ type statusLine struct {
 
 // newStatusLine returns the status line of the terminal f.
 func newStatusLine(f *os.File) *statusLine {
-	return &statusLine{f: f, width: func() int {
+	return &statusLine{f: f, permanent: !isTerminal(f), width: func() int {
 		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
 			return n
 		}
@@ -31,9 +33,10 @@ func newStatusLine(f *os.File) *statusLine {
 	}}
 }
 
-// isUsable reports whether the line can be rewritten: f is a terminal that is not dumb.
+// isUsable reports whether the line can be rewritten: f is a terminal that is not dumb. A
+// nil line cannot.
 func (l *statusLine) isUsable() bool {
-	return isTerminal(l.f) && !isDumb(os.Getenv("TERM"))
+	return l != nil && !l.permanent && !isDumb(os.Getenv("TERM"))
 }
 
 // show replaces the line by text, which is given the width of the terminal and must be
@@ -51,7 +54,7 @@ func (l *statusLine) show(text func(width int) string) {
 	l.used, l.shown = true, len(line)
 }
 
-// erase removes the line.
+// erase removes the line. Where it cannot be rewritten, it ends it instead.
 func (l *statusLine) erase() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,7 +62,12 @@ func (l *statusLine) erase() {
 }
 
 func (l *statusLine) eraseLocked() {
-	if l.shown > 0 {
+	switch {
+	case l.shown == 0:
+	case l.permanent:
+		l.write("\n")
+		l.shown = 0
+	default:
 		l.write("\r" + strings.Repeat(" ", min(l.shown, l.width()-1)) + "\r")
 		l.shown = 0
 	}
@@ -71,7 +79,7 @@ func (l *statusLine) write(s string) { _, _ = l.f.WriteString(s) }
 // writeOver writes p to f. If f is a terminal, it removes the line before.
 func (l *statusLine) writeOver(f *os.File, p []byte) (int, error) {
 	l.mu.Lock()
-	if !l.used || !isTerminal(f) {
+	if !l.used || f != l.f && !isTerminal(f) {
 		l.mu.Unlock()
 		return f.Write(p)
 	}

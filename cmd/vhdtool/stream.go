@@ -28,7 +28,7 @@ func (v *conversion) toStream(ctx context.Context, in *input) (err error) {
 	}
 	switch {
 	case in.disk != nil && v.format.stream != nil:
-		err = v.format.stream(ctx, w, in.disk, v.options, v.copy.Allocate)
+		err = v.format.stream(ctx, w, in.disk, v.options, v.copy.Allocate, v.report)
 	case in.disk != nil:
 		if err = convert.WriteTo(ctx, w, in.disk, &v.copy); err == nil {
 			err = v.end(w, size)
@@ -84,7 +84,7 @@ func (v *conversion) streamThrough(ctx context.Context, w io.Writer, in *input) 
 		}
 	}
 	out := bufio.NewWriterSize(w, 1<<20)
-	n, err := convert.CopyStream(ctx, out, in.stream, in.trailer())
+	n, err := convert.CopyStream(ctx, out, &reportingReader{in.stream, 0, v.copy.Progress}, in.trailer())
 	if err == nil {
 		err = v.end(out, n)
 	}
