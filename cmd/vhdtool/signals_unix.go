@@ -49,6 +49,7 @@ func keepPipeErrors() { signal.Ignore(syscall.SIGPIPE) }
 // endedByPipe ends the program as SIGPIPE ends others. Go acts on that signal only after a
 // write to stdout, so stdout becomes a pipe that nobody reads.
 func endedByPipe() int {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // Reset alone leaves it ignored
 	signal.Reset(syscall.SIGPIPE)
 	if r, w, err := os.Pipe(); err == nil {
 		r.Close()
