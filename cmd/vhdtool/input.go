@@ -165,6 +165,9 @@ func (c *cli) openCompressed(ctx context.Context, ref imageRef) (*input, error) 
 // disk, anything else as a stream.
 func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*input, error) {
 	const name = stdinName
+	if mayBeClosed(c.stdin) {
+		return nil, fmt.Errorf("%s is closed", name)
+	}
 	if isTerminal(c.stdin) {
 		return nil, fmt.Errorf("%s is a terminal; a disk is expected from a pipe or a file", name)
 	}

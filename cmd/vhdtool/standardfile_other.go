@@ -4,8 +4,5 @@ package main
 
 import "os"
 
-// isClosedInput reports nothing: a closed stdin cannot be recognised here.
-func isClosedInput(*os.File) bool { return false }
-
-// isClosedOutput reports nothing: a closed stdout cannot be recognised here.
-func isClosedOutput(*os.File) bool { return false }
+// mayBeClosed reports nothing: a closed standard file cannot be recognised here.
+func mayBeClosed(*os.File) bool { return false }

@@ -9,9 +9,6 @@ import (
 	"sync"
 )
 
-// errClosedOutput is the error of writing to a stdout that was closed by the caller.
-var errClosedOutput = errors.New("it is closed")
-
 // standardOutput is stdout. After a write that failed, all later ones return its error. A
 // write that waits for the reader of a pipe ends with the context of the command.
 type standardOutput struct {
@@ -45,10 +42,6 @@ func (o *standardOutput) Write(p []byte) (n int, err error) {
 
 // prepare looks at the file before the first write.
 func (o *standardOutput) prepare() {
-	if isClosedOutput(o.f) {
-		o.fail(&fs.PathError{Op: "write", Path: stdoutName, Err: errClosedOutput})
-		return
-	}
 	if o.ctx == nil {
 		return
 	}

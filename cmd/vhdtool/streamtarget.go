@@ -61,6 +61,12 @@ func (c *cli) openStream(ctx context.Context, name string) (io.WriteCloser, erro
 		if isTerminal(c.stdout) {
 			return nil, terminalError(stdoutName)
 		}
+		if out, ok := c.stdout.(*standardOutput); ok && mayBeClosed(out.f) {
+			return nil, &statusError{exitOutputLost, &hintError{
+				fmt.Errorf("%s is closed", stdoutName),
+				"a /dev/null that is open for reading and writing counts as closed; open it for writing only",
+			}}
+		}
 		return nopCloser{c.stdout}, nil
 	}
 	var f *os.File
