@@ -115,6 +115,45 @@ func TestSignalEnds(t *testing.T) {
 	}
 }
 
+// TestKilledLeavesNothing kills a conversion. The target is as it was, and after the next
+// conversion there is nothing beside it.
+func TestKilledLeavesNothing(t *testing.T) {
+	if isPortable() {
+		t.Skip("leftovers are not removed")
+	}
+	dir := t.TempDir()
+	target := filepath.Join(dir, "target.vhd")
+	if err := os.WriteFile(target, []byte("an older file"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("vhdtool", "convert", "-", target)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdin.Write(make([]byte, 3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	endedBy(t, cmd, syscall.SIGKILL, 0)
+	if got, err := os.ReadFile(target); err != nil || string(got) != "an older file" {
+		t.Errorf("the target holds %q, %v", got, err)
+	}
+	cmd = exec.Command("vhdtool", "convert", "-", target)
+	cmd.Stdin = bytes.NewReader(make([]byte, 1<<20))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("files: %v, %v; want the target only", left, err)
+	}
+}
+
 // TestSignalWaiting interrupts commands once while they wait for the other end of a pipe.
 func TestSignalWaiting(t *testing.T) {
 	dir := t.TempDir()
