@@ -9,6 +9,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
 	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -72,7 +73,7 @@ func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func
 			}
 			return nil, c.createError(name, err)
 		}
-		file = out.file.File
+		file = sparse.NewFile(out.file.File)
 	}
 	d, err := create(file)
 	if err != nil {

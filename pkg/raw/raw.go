@@ -71,7 +71,7 @@ func Create(f disk.File, size int64) (*Disk, error) {
 		return d, nil
 	}
 	d.zero.Store(true)
-	if err := f.Truncate(d.size); err != nil {
+	if err := sparse.SetLength(f, d.size); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -189,7 +189,7 @@ func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 		}
 		return nil
 	}
-	if err := d.f.Truncate(size); err != nil {
+	if err := sparse.SetLength(d.f, size); err != nil {
 		return err
 	}
 	d.size, d.length = roundUp(size), size

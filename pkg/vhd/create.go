@@ -22,7 +22,7 @@ func Create(name string, o *CreateOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := CreateIn(out.File, o)
+	img, err := CreateIn(sparse.NewFile(out.File), o)
 	if err != nil {
 		out.Discard()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -81,7 +81,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	}
 	a.length = a.end + footerSize
 	if !img.trailer.onDevice() {
-		err = f.Truncate(a.length)
+		err = sparse.SetLength(f, a.length)
 	} else {
 		err = img.startOnDevice()
 	}
@@ -168,7 +168,7 @@ func (img *Image) resizeNew(size int64) error {
 			}
 			a.end = end
 		default:
-			if err := img.f.Truncate(end + footerSize); err != nil {
+			if err := sparse.SetLength(img.f, end+footerSize); err != nil {
 				return err
 			}
 			a.end, a.length = end, end+footerSize
@@ -243,7 +243,7 @@ func (img *Image) lengthenTo(n int64) error {
 	if err != nil || length >= n || img.trailer.onDevice() {
 		return err
 	}
-	return img.f.Truncate(n)
+	return sparse.SetLength(img.f, n)
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not
