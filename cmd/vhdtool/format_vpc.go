@@ -93,7 +93,7 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
 // twice.
-func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error {
+func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 		return err
 	}
 	var used []int64
-	if all {
+	if co.Allocate {
 		for b := range blocks {
 			used = append(used, b)
 		}
@@ -112,7 +112,12 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 			return err
 		}
 	}
-	return vhd.WriteStream(ctx, w, vo, src, used, nil)
+	var progress disk.Progress
+	if co.Progress != nil { // counts the disk's bytes, not the file's
+		size := src.Size()
+		progress = func(done, total int64) { co.Progress(int64(float64(done)/float64(total)*float64(size)), size) }
+	}
+	return vhd.WriteStream(ctx, w, vo, src, used, progress)
 }
 
 // endVPC writes what follows the bytes of a fixed disk.

@@ -18,6 +18,10 @@ type CompareOptions struct {
 	Workers int
 	// Progress is told, by one goroutine at a time, how much is done.
 	Progress func(done, total int64)
+	// Ignore, if set, is called for each sector that differs, with its offset in bytes,
+	// after the sector was read. If it returns true, the difference does not count. It is
+	// called by many goroutines.
+	Ignore func(off int64) bool
 }
 
 // SideError is an error of reading one of the disks compared, 0 or 1.
@@ -194,7 +198,7 @@ func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
 		got[i] = v.b
 	}
 	err := guarded(func() error {
-		at = firstDifference(got[0], got[1], p.off)
+		at = firstDifference(got[0], got[1], p.off, c.o.Ignore)
 		return nil
 	})
 	return at, err == nil
@@ -220,13 +224,15 @@ func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 			return -1
 		}
 	}
-	return firstDifference(got[0], got[1], p.off)
+	return firstDifference(got[0], got[1], p.off, c.o.Ignore)
 }
 
 // firstDifference returns the index of some byte of the first sector in which a
 // and b differ, of which nil counts as zeros, or -1. Both stand at off in their
 // disks.
-func firstDifference(a, b []byte, off int64) int64 {
+//
+// Sectors that ignore, if set, says yes to do not count.
+func firstDifference(a, b []byte, off int64, ignore func(off int64) bool) int64 {
 	if a == nil {
 		a, b = b, nil
 	}
@@ -242,7 +248,7 @@ func firstDifference(a, b []byte, off int64) int64 {
 	}
 	for i := int64(0); i < n; {
 		end := min(i+disk.SectorSize-(off+i)%disk.SectorSize, n)
-		if !same(i, end) {
+		if !same(i, end) && (ignore == nil || !ignore(off+i)) {
 			return i
 		}
 		i = end

@@ -47,9 +47,6 @@ type Options struct {
 	// Progress is told, by one goroutine at a time, how much of the source is
 	// done.
 	Progress func(done, total int64)
-	// Salvage, if set, is told of parts of the source that cannot be read.
-	// They become zeros, and the copying goes on.
-	Salvage func(off, n int64, err error)
 }
 
 // OpError is an error of one read or write.
@@ -153,7 +150,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
 			limit := int64(chunk)
-			if c.o.Allocate && c.o.Salvage == nil { // nothing asks what is in it
+			if c.o.Allocate { // nothing asks what is in it
 				switch c.sharer.way(file) {
 				case cloned:
 					limit = shareChunk
@@ -162,7 +159,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 					p.unread = true
 				}
 			}
-			if c.zeros.Load() && !p.unread && !c.o.Allocate && c.o.Salvage == nil {
+			if c.zeros.Load() && !p.unread && !c.o.Allocate {
 				p.mapping = c.mappings.of(file)
 			}
 			p.n = min(n, limit-off%limit)
@@ -350,7 +347,7 @@ func (c *copier) zero(off, n int64) error {
 	return nil
 }
 
-// read fills buf, and with Salvage as much of it as can be had.
+// read fills buf.
 func (c *copier) read(buf []byte, off int64) error {
 	n, err := c.src.ReadAt(buf, off)
 	if n == len(buf) {
@@ -359,19 +356,7 @@ func (c *copier) read(buf []byte, off int64) error {
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	if c.o.Salvage == nil {
-		return &OpError{"reading", off + int64(n), err}
-	}
-	for i := 0; i < len(buf); i += disk.SectorSize {
-		sector := buf[i:min(i+disk.SectorSize, len(buf))]
-		if n, err := c.src.ReadAt(sector, off+int64(i)); n < len(sector) {
-			clear(sector)
-			c.mu.Lock()
-			c.o.Salvage(off+int64(i), int64(len(sector)), err)
-			c.mu.Unlock()
-		}
-	}
-	return nil
+	return &OpError{"reading", off + int64(n), err}
 }
 
 func (c *copier) progress(n int64) {

@@ -3,7 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -241,30 +240,6 @@ func filePair(t *testing.T, contents []byte) (a, b *os.File) {
 	t.Cleanup(func() { b.Close() })
 	return a, b
 }
-
-// TestShareSalvage: a source of which parts may not be readable is read, although
-// all of it is wanted.
-func TestShareSalvage(t *testing.T) {
-	dir := t.TempDir()
-	shareSource(t, filepath.Join(dir, "source"))
-	f, err := os.Open(filepath.Join(dir, "source"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	src := &unreadable{Disk: raw.Open(f, shareSize)}
-	lost := int64(0)
-	o := Options{Allocate: true, Salvage: func(_, n int64, _ error) { lost += n }}
-	copyShared(t, filepath.Join(dir, "target"), "raw", src, o, false, nil)
-	if lost == 0 {
-		t.Error("nothing was said to be unreadable")
-	}
-}
-
-// unreadable is a disk whose contents cannot be read.
-type unreadable struct{ disk.Disk }
-
-func (*unreadable) ReadAt([]byte, int64) (int, error) { return 0, errors.New("unreadable") }
 
 // TestCopyRangeShort: what the source does not have is not said to be copied.
 func TestCopyRangeShort(t *testing.T) {
