@@ -35,6 +35,9 @@ type cli struct {
 	stdin  *os.File
 	stdout io.Writer
 	stderr io.Writer
+
+	line    *statusLine // of stderr; nil for none
+	signals signals
 }
 
 // execute runs a command line and returns the exit status.
@@ -45,13 +48,15 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	root := c.newRootCmd(neededCommands(args))
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
-	if out, ok := c.stdout.(*standardOutput); ok && err == nil {
-		err = out.failed()
+	if out, ok := c.stdout.(*standardOutput); ok {
+		err = lostOutput(err, out.failed())
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return 0
-	}
-	if errors.Is(err, context.Canceled) { // nothing but a signal does
+	case isBrokenPipe(err):
+		return endedByPipe()
+	case errors.Is(err, context.Canceled): // only a signal cancels
 		err = errors.New("interrupted")
 	}
 	c.report(err)
@@ -117,8 +122,7 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 		Annotations:   onlyReads,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Annotations[onlyReadsKey] == "" {
-				ctx, _ := untilSignal(cmd.Context()) // to the end of the program
-				cmd.SetContext(ctx)
+				cmd.SetContext(c.untilSignal(cmd.Context()))
 			}
 			return checkObjects(cmd)
 		},

@@ -157,6 +157,9 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			return differ("Strict mode: Offset %d block status mismatch!", status)
 		}
 	}
+	if !c.likeQEMU { // qemu-img ends the line after the result
+		progress.finish(at < 0)
+	}
 	common := min(disks[0].Size(), disks[1].Size())
 	if disks[0].Size() != disks[1].Size() && (at < 0 || at >= common) {
 		say("Warning: Image size mismatch!")

@@ -296,7 +296,9 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	v.copy.Workers = workers(v.copy.Workers)
 	progress := c.newProgress(o.progress, o.quiet, c.isStdout(to), 1)
-	asCopied(progress, in.Disk, v.copy.Allocate)
+	if !c.isStream(to) || f.stream == nil {
+		asCopied(progress, in.Disk, v.copy.Allocate)
+	}
 	v.copy.Progress = progress.update
 	err = v.run(ctx, in)
 	progress.finish(err == nil)

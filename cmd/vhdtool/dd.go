@@ -29,7 +29,7 @@ type ddOptions struct {
 func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
-		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [if=FILE] [of=FILE]",
+		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [status=LEVEL] [if=FILE] [of=FILE]",
 		Short: "Copy a part of a disk",
 		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
 what they mean to dd(1), in bytes of the disks, not of the files: count blocks
@@ -40,7 +40,10 @@ With conv=notrunc an existing output is written in place and keeps the rest of
 its contents; otherwise of= is a new image, as large as what is copied needs. Without
 if= or of= it reads standard input or writes standard output.
 
-The last line on standard error says how much was copied, and how fast.` + salvageHelp,
+The last line on standard error says how much was copied, and how fast. With
+status=progress, a line before it shows the progress, even if standard error is no
+terminal. With status=noxfer the last line is left out, and with status=none the
+progress bar of a terminal as well.` + salvageHelp,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,8 +66,10 @@ type ddOperands struct {
 	count, skip, seek int64
 	hasCount          bool
 	notrunc           bool
+	status            string // none, noxfer, progress or ""
 
-	copied int64 // bytes, once the copy is complete
+	copied   int64 // bytes, once the copy is complete
+	progress progress
 }
 
 func parseDDOperands(args []string) (o ddOperands, err error) {
@@ -104,6 +109,11 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 				err = fmt.Errorf("invalid conversion: %s (only notrunc is supported)", value)
 			}
 			o.notrunc = true
+		case "status":
+			if value != "none" && value != "noxfer" && value != "progress" {
+				err = fmt.Errorf("invalid status: %s (want none, noxfer or progress)", value)
+			}
+			o.status = value
 		default:
 			err = qemuErrorf("unrecognized operand %s", key)
 		}
@@ -125,9 +135,14 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.likeQEMU && args.status != "" {
+		return qemuErrorf("unrecognized operand status")
+	}
 	start, copied := time.Now(), false
+	args.progress = c.newDDProgress(args.status)
 	defer func() {
-		if copied && !c.likeQEMU {
+		args.progress.finish(copied)
+		if copied && !c.likeQEMU && (args.status == "" || args.status == "progress") {
 			fmt.Fprintln(c.stderr, copiedLine(args.copied, time.Since(start)))
 		}
 	}()
@@ -160,7 +175,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := t.Copy(ctx, part, &convert.Options{}); err != nil {
+	if err := t.Copy(ctx, part, &convert.Options{Progress: args.progress.update}); err != nil {
 		t.Discard()
 		return c.copyError(args.output, creationError(f, err))
 	}

@@ -103,21 +103,20 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 		return err
 	}
 	var used []int64
+	reading, writing := disk.Progress(nil), co.Progress
+	if co.Progress != nil && blockSize > 0 && !co.Allocate {
+		reading, writing = halves(src.Size(), co.Progress)
+	}
 	if co.Allocate {
 		for b := range blocks {
 			used = append(used, b)
 		}
 	} else if blockSize > 0 {
-		if used, err = convert.UsedBlocks(ctx, src, blockSize); err != nil {
+		if used, err = convert.UsedBlocks(ctx, src, blockSize, reading); err != nil {
 			return err
 		}
 	}
-	var progress disk.Progress
-	if co.Progress != nil { // counts the disk's bytes, not the file's
-		size := src.Size()
-		progress = func(done, total int64) { co.Progress(int64(float64(done)/float64(total)*float64(size)), size) }
-	}
-	return vhd.WriteStream(ctx, w, vo, src, used, progress)
+	return vhd.WriteStream(ctx, w, vo, src, used, writing)
 }
 
 // endVPC writes what follows the bytes of a fixed disk.

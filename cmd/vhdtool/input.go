@@ -124,6 +124,9 @@ func (c *cli) sourceOptions(ref imageRef) *source.OpenOptions {
 // openStdin opens standard input: a file that it was redirected from as a
 // disk, anything else as a stream.
 func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*source.Source, error) {
+	if mayBeClosed(c.stdin) {
+		return nil, fmt.Errorf("%s is closed", stdinName)
+	}
 	if isTerminal(c.stdin) {
 		return nil, fmt.Errorf("%s is a terminal; a disk is expected from a pipe or a file", stdinName)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -94,23 +95,45 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		n = min(n, length)
 	}
 	w := bufio.NewWriter(c.stdout)
-	print := printMapHuman
+	print, lost := printMapHuman, knownLost(d)
 	if o.output == "json" {
 		compressed := ""
 		if c.qemu >= qemuCompress {
 			compressed = `, "compressed": false`
 		}
 		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
-			return printMapJSON(ctx, w, d, start, n, names, compressed)
+			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
-	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
+	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
+	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, fileNames(d, ref.name))
+	progress.finish(err == nil)
+	if err != nil {
 		return c.openError(ref, err)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
+	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+}
+
+// reportingDisk calls progress with how much of n bytes from start its extents have passed.
+type reportingDisk struct {
+	disk.Disk
+	start, n int64
+	progress disk.Progress
+}
+
+// Extents implements [disk.Disk].
+func (d *reportingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
+	return func(yield func(disk.Extent, error) bool) {
+		for e, err := range d.Disk.Extents(off, n) {
+			if !yield(e, err) {
+				return
+			}
+			d.progress(e.End()-d.start, d.n)
+		}
+	}
 }
 
 func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
@@ -146,9 +169,9 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON, each with the keys more after the first ones.
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string) error {
-	lost := knownLost(d)
+// printMapJSON prints the extents as JSON, each with the keys more after the first ones, and with
+// what is lost of it.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)

@@ -125,7 +125,9 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if err := o.target.promise(f, size, opts.set); err != nil {
 		return err
 	}
-	m, err := measureFile(ctx, f, in.Disk, size, newImageOptions(f, o.target.product, opts.set))
+	progress := c.newProgress(false, false, false, 1)
+	m, err := measureFile(ctx, f, in.Disk, size, newImageOptions(f, o.target.product, opts.set), progress.update)
+	progress.finish(err == nil)
 	var read *source.Error
 	switch {
 	case errors.As(err, &read):
@@ -148,7 +150,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 
 // measureFile measures a new image of the disk, or of an empty one of the size
 // if src is nil.
-func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options) (m measurement, err error) {
+func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options, progress disk.Progress) (m measurement, err error) {
 	if f.fileSize == nil {
 		size, err := raw.AlignedSize(size, o)
 		return measurement{Required: size, FullyAllocated: size}, err
@@ -159,7 +161,7 @@ func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o di
 	}
 	var used []int64
 	if src != nil && file.blockSize > 0 {
-		if used, err = convert.UsedBlocks(ctx, src, file.blockSize); err != nil {
+		if used, err = convert.UsedBlocks(ctx, src, file.blockSize, progress); err != nil {
 			return m, err
 		}
 	}

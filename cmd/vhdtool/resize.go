@@ -192,7 +192,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if x, ok := d.(exactResizer); ok && exact {
 		resizeTo = x.ResizeExact
 	}
-	resize := func(size int64) error { return resizeTo(ctx, size, nil) }
+	progress := c.newProgress(false, o.quiet, false, 1)
+	defer func() { progress.finish(err == nil) }()
+	resize := func(size int64) error { return resizeTo(ctx, size, progress.update) }
 	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}

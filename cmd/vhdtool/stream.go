@@ -2,48 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"os"
-	"sync"
 
 	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
-
-// standardOutput is standard output, which remembers that something could not be
-// written to it.
-type standardOutput struct {
-	f *os.File
-
-	mu  sync.Mutex
-	err error
-}
-
-func (o *standardOutput) Write(p []byte) (int, error) {
-	n, err := o.f.Write(p)
-	if err != nil {
-		o.mu.Lock()
-		o.err = err
-		o.mu.Unlock()
-	}
-	return n, err
-}
-
-// Fd is what the file is to the system.
-func (o *standardOutput) Fd() uintptr { return o.f.Fd() }
-
-// failed is the error of the last write that failed: a command whose output is lost
-// has failed.
-func (o *standardOutput) failed() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err == nil {
-		return nil
-	}
-	return fmt.Errorf("standard output: %w", withoutPath(o.err))
-}
 
 // newStream opens a target that is written from its first byte to its last.
 func (v *conversion) newStream(ctx context.Context, in *input) (*target.Stream, error) {
