@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
@@ -80,23 +78,6 @@ func percentageOf(p progress) (*percentProgress, bool) {
 	}
 	percent, ok := asked.shown.(*percentProgress)
 	return percent, ok
-}
-
-// limitRate returns next as a function that sleeps until the average rate is at most rate
-// bytes a second. A rate of 0 is no limit.
-func limitRate(ctx context.Context, rate int64, next func(done, total int64)) func(done, total int64) {
-	if rate <= 0 {
-		return next
-	}
-	start := time.Now()
-	return func(done, total int64) {
-		next(done, total)
-		due := start.Add(time.Duration(float64(done) / float64(rate) * float64(time.Second)))
-		select {
-		case <-time.After(time.Until(due)):
-		case <-ctx.Done():
-		}
-	}
 }
 
 // halves returns what two passes over a disk of size bytes call, so that progress counts

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 // Throttle limits how many bytes are read in a second, in all that it is given to. It is
@@ -45,6 +47,9 @@ func (t *Throttle) Wait(n int64) error {
 	}
 	return t.ctx.Err()
 }
+
+// Disk returns a disk that is read through the throttle. Closing it closes d.
+func (t *Throttle) Disk(d disk.Disk) disk.Disk { return &reader{Disk: d, throttle: t} }
 
 func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
