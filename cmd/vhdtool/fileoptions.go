@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/internal/target"
@@ -90,7 +91,7 @@ func applyFileOptions(out *target.File, set disk.Options, sizeKnown bool) error 
 	}
 	if f := out.OSFile(); f != nil {
 		if on, _ := optlist.ParseBool(set["nocow"]); on {
-			setNoCOW(f)
+			filesystem.SetNoCOW(f)
 		}
 	}
 	return withoutPath(out.Preallocate(p, sizeKnown))

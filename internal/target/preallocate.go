@@ -3,7 +3,7 @@ package target
 import (
 	"os"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -22,7 +22,7 @@ func (p Preallocation) Fill(f *os.File, off, n int64) error {
 	if p == PreallocateOff {
 		return nil
 	}
-	return sparse.Fill(f, off, n, p == PreallocateFull)
+	return filesystem.Fill(f, off, n, p == PreallocateFull)
 }
 
 // Preallocate gives the file the storage that the mode asks for: now, or if the size of its

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -66,7 +67,7 @@ type comparePiece struct {
 // is not read.
 type compareSide struct {
 	zero    bool
-	mapping *mapping // of the file in which it stands, at fileOff; may be nil
+	mapping *filesystem.Mapping // of the file in which it stands, at fileOff; may be nil
 	fileOff int64
 }
 
@@ -190,14 +191,14 @@ func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
 		if side.mapping == nil {
 			return 0, false
 		}
-		v, ok := side.mapping.view(side.fileOff, p.n)
+		v, ok := side.mapping.View(side.fileOff, p.n)
 		if !ok {
 			return 0, false
 		}
-		defer v.close()
-		got[i] = v.b
+		defer v.Close()
+		got[i] = v.B
 	}
-	err := guarded(func() error {
+	err := filesystem.Guarded(func() error {
 		at = firstDifference(got[0], got[1], p.off, c.o.Ignore)
 		return nil
 	})

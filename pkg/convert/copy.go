@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -110,7 +111,7 @@ type piece struct {
 	zero   bool
 	unread bool // data that need not be read if the target can share it
 
-	mapping *mapping // of the file, to look for zeros in; may be nil
+	mapping *filesystem.Mapping // of the file, to look for zeros in; may be nil
 
 	file    *os.File // in which the data stands, at fileOff; may be nil
 	fileOff int64
@@ -261,13 +262,13 @@ func (c *copier) findRuns(p piece, runs *[]run) bool {
 	if p.mapping == nil {
 		return false
 	}
-	v, ok := p.mapping.view(p.fileOff, p.n)
+	v, ok := p.mapping.View(p.fileOff, p.n)
 	if !ok {
 		return false
 	}
-	defer v.close()
-	return guarded(func() error {
-		*runs = dataRuns(v.b, p.off, c.step)
+	defer v.Close()
+	return filesystem.Guarded(func() error {
+		*runs = dataRuns(v.B, p.off, c.step)
 		return nil
 	}) == nil
 }

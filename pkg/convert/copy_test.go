@@ -21,7 +21,7 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -487,7 +487,7 @@ func TestFileHoles(t *testing.T) {
 	if err := f.Truncate(64 * mib); err != nil {
 		t.Fatal(err)
 	}
-	if _, data, err := sparse.NewMap(f).At(0, mib); data || err != nil {
+	if _, data, err := filesystem.NewHoleMap(f).At(0, mib); data || err != nil {
 		t.Skipf("holes are not found here (%v)", err)
 	}
 	if _, err := f.WriteAt(data, 32*mib); err != nil {

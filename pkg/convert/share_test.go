@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -219,7 +220,7 @@ func TestShareFallback(t *testing.T) {
 func copyRangeFails(t *testing.T) bool {
 	t.Helper()
 	a, b := filePair(t, make([]byte, 4096))
-	return copyRange(b, 0, a, 0, 4096) != 4096
+	return filesystem.CopyRange(b, 0, a, 0, 4096) != 4096
 }
 
 // filePair is a file with these contents, to be read, and an empty one.
@@ -247,7 +248,7 @@ func TestCopyRangeShort(t *testing.T) {
 		t.Skip("the system does not copy from file to file")
 	}
 	a, b := filePair(t, bytes.Repeat([]byte("x"), 10000))
-	if n := copyRange(b, 4096, a, 8192, 4096); n != 10000-8192 {
+	if n := filesystem.CopyRange(b, 4096, a, 8192, 4096); n != 10000-8192 {
 		t.Errorf("%d bytes, want %d", n, 10000-8192)
 	}
 }

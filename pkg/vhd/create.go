@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -120,7 +120,7 @@ func (img *Image) clearDevice() error {
 	if img.dynamic() {
 		return nil
 	}
-	return sparse.Zero(img.f, 0, img.size)
+	return filesystem.Zero(img.f, 0, img.size)
 }
 
 // growingBATRoom is the space for the BAT of an image of unknown size, or as much
@@ -163,7 +163,7 @@ func (img *Image) resizeNew(size int64) error {
 			img.bat = img.bat.resized(blocks)
 			img.bitmaps.grow(blocks)
 		case img.trailer.onDevice():
-			if err := sparse.Zero(img.f, img.size, end-img.size); err != nil {
+			if err := filesystem.Zero(img.f, img.size, end-img.size); err != nil {
 				return err
 			}
 			a.end = end
@@ -213,7 +213,7 @@ func (img *Image) reserveForBAT(n int64) error {
 			return fmt.Errorf("moving block %d: %w", b.block, err)
 		}
 		img.bat.store(b.block, uint32(at/SectorSize))
-		return sparse.Zero(img.f, b.start, stored)
+		return filesystem.Zero(img.f, b.start, stored)
 	}
 	for i, b := range move {
 		x, err := img.extendForBlock(0)

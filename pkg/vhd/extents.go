@@ -5,7 +5,7 @@ import (
 	"iter"
 	"math"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -27,7 +27,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 		return img.salvagedFixedExtents(off, n)
 	}
 	if !img.dynamic() {
-		return sparse.NewMap(img.r).Extents(0, off, n, disk.Zero)
+		return filesystem.NewHoleMap(img.r).Extents(0, off, n, disk.Zero)
 	}
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}
@@ -74,7 +74,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 func (img *Image) salvagedFixedExtents(off, n int64) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		stored := max(0, min(n, img.salvage.end-off))
-		for e, err := range sparse.NewMap(img.r).Extents(0, off, stored, disk.Zero) {
+		for e, err := range filesystem.NewHoleMap(img.r).Extents(0, off, stored, disk.Zero) {
 			if !yield(e, err) || err != nil {
 				return
 			}

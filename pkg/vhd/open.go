@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -145,7 +145,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		var found []finding
 		img.size, found = c.virtualSize(o.SizeRule, c.off)
 		img.alloc.length, img.alloc.syncedFooterAt = size, -1
-		img.reserved = o.Write && sparse.Reserved(img.f)
+		img.reserved = o.Write && filesystem.Reserved(img.f)
 		if err := refusal(found, false); err != nil {
 			return nil, err
 		}
