@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -28,6 +29,8 @@ type cli struct {
 	likeQEMU bool        // called as qemu-img: prints what qemu-img prints, no more
 	qemu     qemuVersion // the release whose words and keys are printed; 7.2 unless likeQEMU
 	command  string      // the subcommand
+
+	pause func(context.Context, time.Duration) // waits where a rate is limited; nil: by the clock
 
 	stdin  *os.File
 	stdout io.Writer

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
@@ -76,10 +77,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	}
 	vo.NoLock = false
 	progress := c.newProgress(o.progress, o.quiet, false, 1)
-	err = chain.Commit(ctx, ref.name, &chain.CommitOptions{
+	co := chain.CommitOptions{
 		Base: fileName(o.base), Keep: o.keep, Open: *vo,
-		Workers: workers(0), Progress: limitRate(ctx, rate, progress.update),
-	})
+		Workers: workers(0), Progress: progress.update,
+	}
+	if throttle := source.NewThrottle(ctx, rate, c.pause); throttle != nil {
+		co.ReadThrough = throttle.Disk
+	}
+	err = chain.Commit(ctx, ref.name, &co)
 	progress.finish(err == nil)
 	if err != nil {
 		return hintFor(pathFirst(err), ref)

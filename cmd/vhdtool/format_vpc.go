@@ -93,7 +93,7 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
 // twice.
-func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool, progress disk.Progress) error {
+func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
 		return err
@@ -103,11 +103,11 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 		return err
 	}
 	var used []int64
-	reading, writing := disk.Progress(nil), progress
-	if progress != nil && blockSize > 0 && !all {
-		reading, writing = halves(src.Size(), progress)
+	reading, writing := disk.Progress(nil), co.Progress
+	if co.Progress != nil && blockSize > 0 && !co.Allocate {
+		reading, writing = halves(src.Size(), co.Progress)
 	}
-	if all {
+	if co.Allocate {
 		for b := range blocks {
 			used = append(used, b)
 		}

@@ -19,12 +19,13 @@ import (
 type description interface{ lines() []string }
 
 type infoOptions struct {
-	source sourceFlags
-	output string
-	cache  string
-	chain  bool
-	limits bool
-	args   []string
+	source  sourceFlags
+	salvage salvageFlags
+	output  string
+	cache   string
+	chain   bool
+	limits  bool
+	args    []string
 }
 
 func (c *cli) newInfoCmd() *cobra.Command {
@@ -35,7 +36,7 @@ func (c *cli) newInfoCmd() *cobra.Command {
 		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
 by its footer, where qemu-img takes it for a raw disk. The recorded parent is
 shown without opening it. --backing-chain follows the chain; where it breaks, the
-images before that are shown, and the exit status is 1.`,
+images before that are shown, and the exit status is 1.` + salvageHelp,
 		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,6 +45,7 @@ images before that are shown, and the exit status is 1.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the image's parents, as many as can be opened")
 	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
@@ -68,6 +70,7 @@ type imageInfo struct {
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
+	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
 	probedRaw bool // nothing but the lack of another format says that it is a raw disk
 }
@@ -77,14 +80,18 @@ type formatSpecific struct {
 	Data description `json:"data"`
 }
 
-func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
+func (c *cli) runInfo(_ context.Context, o *infoOptions) (err error) {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
 	if _, ok := cacheMode(o.cache); !ok {
 		return qemuErrorf("Invalid cache option: %s", o.cache)
 	}
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
 	o.source.parents.None, o.source.parents.Partial = !o.chain, o.chain && !c.likeQEMU
+	o.source.salvage = o.salvage.on
 	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
@@ -94,6 +101,15 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 	if len(all) == 0 {
 		return broken
 	}
+	lost := knownLost(d)
+	if broken == nil {
+		defer func() {
+			if err == nil {
+				err = c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+			}
+		}()
+	}
+	all[0].LostRanges = lostRanges(lost)
 	if o.output == "json" {
 		var v any = all[0]
 		if o.chain {

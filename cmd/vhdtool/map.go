@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ import (
 
 type mapOptions struct {
 	source    sourceFlags
+	salvage   salvageFlags
 	output    string
 	start     string
 	maxLength string
@@ -36,7 +38,7 @@ On a terminal, and with --draw or --plot, two strips are drawn instead (--output
 gives the list there, too): the disk from its start to its end, and
 the file, with metadata, data, padding, and leaks, which is space that nothing
 refers to. Data has the colour, or in letters the tenth, of its place on the disk:
-a file in which they run as on the disk is not fragmented.`,
+a file in which they run as on the disk is not fragmented.` + salvageHelp,
 		Example:     "  vhdtool map --output=json disk.vhd\n  vhdtool map --draw disk.vhd\n  vhdtool map --plot disk.svg disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,6 +49,7 @@ a file in which they run as on the disk is not fragmented.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
 	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
@@ -60,6 +63,10 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
+	o.source.salvage = o.salvage.on
 	if !o.listed && o.plot == "" && !c.likeQEMU && isTerminal(c.stdout) {
 		o.draw = true
 	}
@@ -88,14 +95,14 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		n = min(n, length)
 	}
 	w := bufio.NewWriter(c.stdout)
-	print := printMapHuman
+	print, lost := printMapHuman, knownLost(d)
 	if o.output == "json" {
 		compressed := ""
 		if c.qemu >= qemuCompress {
 			compressed = `, "compressed": false`
 		}
 		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
-			return printMapJSON(ctx, w, d, start, n, names, compressed)
+			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
 	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
@@ -104,7 +111,10 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err != nil {
 		return c.openError(ref, err)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
 }
 
 // reportingDisk calls progress with how much of n bytes from start its extents have passed.
@@ -159,12 +169,17 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON, each with the keys more after the first ones.
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string) error {
+// printMapJSON prints the extents as JSON, each with the keys more after the first ones, and with
+// what is lost of it.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
 		w.WriteString(more)
+		if lost := lostWithin(lost, e.Off, e.Len); len(lost) > 0 {
+			b, _ := json.Marshal(lostRanges(lost)) // of plain fields
+			fmt.Fprintf(w, ", \"lost-ranges\": %s", b)
+		}
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
 			if e.Depth > 0 {
@@ -189,6 +204,27 @@ func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n in
 	}
 	_, err := w.WriteString("]\n")
 	return err
+}
+
+// lostWithin is what lost ranges have in common with n bytes at off. The ranges are in order.
+func lostWithin(lost []disk.LostRange, off, n int64) []disk.LostRange {
+	first, _ := slices.BinarySearchFunc(lost, off, func(r disk.LostRange, off int64) int {
+		if r.Off+r.N <= off {
+			return -1
+		}
+		return 1
+	})
+	var within []disk.LostRange
+	for _, r := range lost[first:] {
+		if r.Off >= off+n {
+			break
+		}
+		end := min(r.Off+r.N, off+n)
+		r.Off = max(r.Off, off)
+		r.N = end - r.Off
+		within = append(within, r)
+	}
+	return within
 }
 
 // jsonString is a string as JSON has it.
@@ -225,7 +261,9 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		}
 	}
 	if o.plot != "" {
-		return c.plot(p, o.plot)
+		if err := c.plot(p, o.plot); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -15,6 +16,7 @@ import (
 
 type measureOptions struct {
 	source   sourceFlags
+	salvage  salvageFlags
 	target   targetFlags
 	format   string
 	options  []string
@@ -30,7 +32,7 @@ func (c *cli) newMeasureCmd() *cobra.Command {
 		Use:   "measure [-f FORMAT] [-O FORMAT] [-o OPTIONS] [--output=human|json] {FILE | --size SIZE}",
 		Short: "Tell how large the file of a new image will be",
 		Long: `Tell the length of the file that convert would make of FILE, or create of SIZE,
-and its length once all of the disk has been written.`,
+and its length once all of the disk has been written.` + salvageHelp,
 		Example:     "  vhdtool measure -O vpc disk.raw\n  vhdtool measure -O vpc --size 40G",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,6 +44,7 @@ and its length once all of the disk has been written.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "count what cannot be read as zeros instead of failing")
 	addOutputFlag(cmd, &o.output)
 	fl := cmd.Flags()
 	fl.StringVarP(&o.format, "target-format", "O", "", "format of the new image (default: raw)")
@@ -54,8 +57,9 @@ and its length once all of the disk has been written.`,
 
 // measurement is what measure tells, in the order of qemu-img's JSON.
 type measurement struct {
-	Required       int64 `json:"required"`
-	FullyAllocated int64 `json:"fully-allocated"`
+	Required       int64       `json:"required"`
+	FullyAllocated int64       `json:"fully-allocated"`
+	LostRanges     []lostRange `json:"lost-ranges,omitempty"`
 }
 
 func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
@@ -79,18 +83,23 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	case len(o.args) == 1 && size >= 0:
 		return qemuErrorf("--size N cannot be used together with a filename.")
 	}
-	var src disk.Disk
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
+	in := &input{Source: &source.Source{}}
 	if len(o.args) == 1 {
-		var err error
-		var srcFormat *format
-		if _, src, srcFormat, err = c.openOne(&o.source, o.args); err != nil {
+		err := o.source.check()
+		if err == nil {
+			in, err = c.openInputDisk(ctx, &o.source, &o.salvage, o.args[0])
+		}
+		if err != nil {
 			return err
 		}
-		defer src.Close()
-		if err := o.snapshot.load(srcFormat.Name); err != nil {
+		defer in.Close()
+		if err := o.snapshot.load(in.formats[0]); err != nil {
 			return err
 		}
-		size = src.Size()
+		size = in.Size()
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), "")
 	if err != nil {
@@ -117,16 +126,26 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		return err
 	}
 	progress := c.newProgress(false, false, false, 1)
-	m, err := measureFile(ctx, f, src, size, newImageOptions(f, o.target.product, opts.set), progress.update)
+	m, err := measureFile(ctx, f, in.Disk, size, newImageOptions(f, o.target.product, opts.set), progress.update)
 	progress.finish(err == nil)
-	if err != nil {
+	var read *source.Error
+	switch {
+	case errors.As(err, &read):
+		return c.copyError(in.Name, err)
+	case err != nil:
 		return creationError(f, err)
 	}
+	lost := in.Losses.Ranges()
 	if o.output == "json" {
-		return printJSON(c.stdout, m)
+		m.LostRanges = lostRanges(lost)
+		err = printJSON(c.stdout, m)
+	} else {
+		_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
 	}
-	_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
-	return err
+	if err != nil {
+		return err
+	}
+	return c.reportLost(&o.salvage, in.Name, size, lost, false)
 }
 
 // measureFile measures a new image of the disk, or of an empty one of the size
@@ -134,7 +153,7 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options, progress disk.Progress) (m measurement, err error) {
 	if f.fileSize == nil {
 		size, err := raw.AlignedSize(size, o)
-		return measurement{size, size}, err
+		return measurement{Required: size, FullyAllocated: size}, err
 	}
 	file, err := f.fileSize(size, o)
 	if err != nil {

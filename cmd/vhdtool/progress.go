@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
@@ -82,23 +80,6 @@ func percentageOf(p progress) (*percentProgress, bool) {
 	return percent, ok
 }
 
-// limitRate returns next as a function that sleeps until the average rate is at most rate
-// bytes a second. A rate of 0 is no limit.
-func limitRate(ctx context.Context, rate int64, next func(done, total int64)) func(done, total int64) {
-	if rate <= 0 {
-		return next
-	}
-	start := time.Now()
-	return func(done, total int64) {
-		next(done, total)
-		due := start.Add(time.Duration(float64(done) / float64(rate) * float64(time.Second)))
-		select {
-		case <-time.After(time.Until(due)):
-		case <-ctx.Done():
-		}
-	}
-}
-
 // halves returns what two passes over a disk of size bytes call, so that progress counts
 // twice the size.
 func halves(size int64, progress disk.Progress) (first, second disk.Progress) {
@@ -109,23 +90,6 @@ func halves(size int64, progress disk.Progress) (first, second disk.Progress) {
 		}
 	}
 	return first, second
-}
-
-// reportingReader calls progress with the bytes that it has read. The total is unknown.
-type reportingReader struct {
-	r        io.Reader
-	n        int64
-	progress disk.Progress // may be nil
-}
-
-// Read implements [io.Reader].
-func (r *reportingReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	r.n += int64(n)
-	if r.progress != nil && n > 0 {
-		r.progress(r.n, 0)
-	}
-	return n, err
 }
 
 // isTerminal reports whether an output is a terminal.

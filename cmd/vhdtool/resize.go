@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
@@ -54,7 +55,7 @@ refused if the image would still break a rule of the product.`,
 }
 
 // resizePreallocation reads --preallocation.
-func resizePreallocation(mode string) (preallocation, error) {
+func resizePreallocation(mode string) (target.Preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
 		return 0, qemuErrorf("Invalid preallocation mode '%s'", mode)
@@ -181,10 +182,10 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if !ok {
 		return qemuErrorf("Image format driver does not support resize")
 	}
-	if mode != preallocateOff && size <= d.Size() {
+	if mode != target.PreallocateOff && size <= d.Size() {
 		return qemuErrorf("Preallocation can only be used for growing images")
 	}
-	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != preallocateOff {
+	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != target.PreallocateOff {
 		return fmt.Errorf("%s: --preallocation=%s needs a raw or fixed disk", ref.name, o.preallocation)
 	}
 	resizeTo := r.Resize

@@ -20,8 +20,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/internal/oracle"
-	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -111,7 +111,7 @@ func findsHoles() (bool, error) {
 	if err := f.Truncate(1 << 20); err != nil {
 		return false, err
 	}
-	_, data, err := sparse.NewMap(f).At(0, 1<<20)
+	_, data, err := filesystem.NewHoleMap(f).At(0, 1<<20)
 	return !data, err
 }
 

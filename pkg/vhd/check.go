@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -416,7 +416,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
 	}
 	data := false
-	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
+	err := scanData(c.ctx, c.r, filesystem.NewHoleMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
 		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
 			x := DecodeFooter((*[footerSize]byte)(b))
 			// Footers stay behind where they moved on from.

@@ -33,7 +33,7 @@ var remedies = map[string]string{
 	"leading-footer":    "write the copy anew from the footer",
 	"footers-differ":    "write the copy anew from the footer",
 	"footer-checksum":   "compute it anew, if nothing else is wrong",
-	"header-checksum":   "compute it anew, if nothing else is wrong",
+	"header-checksum":   "correct it, if the rest of the header is consistent",
 	"fixed-data-offset": "write all ones",
 	"data-offset":       "look for the header in the first MiB",
 	"header-cookie":     "look for the header in the first MiB",

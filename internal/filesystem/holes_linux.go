@@ -1,6 +1,6 @@
 //go:build linux && !portable
 
-package sparse
+package filesystem
 
 import (
 	"errors"

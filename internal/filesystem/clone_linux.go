@@ -1,6 +1,6 @@
 //go:build linux && !portable
 
-package convert
+package filesystem
 
 import (
 	"os"
@@ -8,16 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneRange makes n bytes of dst share the storage of src.
-func cloneRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) error {
+// CloneRange makes n bytes of dst share the storage of src. It fails where the file system cannot, and where offsets are
+// not multiples of its block size.
+func CloneRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) error {
 	return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
 		Src_fd: int64(src.Fd()), Src_offset: uint64(srcOff), Src_length: uint64(n), Dest_offset: uint64(dstOff),
 	})
 }
 
-// copyRange copies n bytes from src to dst in the kernel, or on the server that
-// has both. It returns how many it was told were copied.
-func copyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 {
+// CopyRange copies n bytes from src to dst in the kernel, or on the server that has both.
+// It returns how many were copied.
+func CopyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 {
 	done := int64(0)
 	for done < n {
 		from, to := srcOff+done, dstOff+done
@@ -40,8 +41,8 @@ func fileSystem(f *os.File) uint32 {
 	return uint32(fs.Type)
 }
 
-// copiesRemotely reports whether a file is on a file system whose server copies.
-func copiesRemotely(f *os.File) bool {
+// CopiesRemotely reports whether a file is on a file system whose server copies ranges.
+func CopiesRemotely(f *os.File) bool {
 	switch fileSystem(f) {
 	case unix.NFS_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
 		return true

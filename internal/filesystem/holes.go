@@ -1,6 +1,10 @@
-// Package sparse finds and makes holes in files. Where the system cannot tell
-// or cannot punch, everything counts as data and zeros are written.
-package sparse
+// Package filesystem is what files can do besides being read and written: it finds and makes
+// holes, allocates space, clones and copies ranges, and maps files into memory. What a
+// system or a file system cannot do is done without, or is an error that callers expect.
+//
+// Each function has one implementation for Linux, and one that works everywhere: there
+// everything counts as data, zeros are written, and nothing is cloned or mapped.
+package filesystem
 
 import (
 	"errors"
@@ -11,34 +15,34 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Map answers where a file has data. It remembers the last answer, because
+// HoleMap answers where a file has data. It remembers the last answer, because
 // asking again for every piece of one long run of data is quadratic on tmpfs.
-// A Map is for one goroutine. It sees the file as it was when asked.
-type Map struct {
+// A HoleMap is for one goroutine. It sees the file as it was when asked.
+type HoleMap struct {
 	file       io.ReaderAt
 	start, end int64 // the run known, [start, end)
 	data       bool
 }
 
-// NewMap returns a Map of the file. If holes cannot be found in such a file,
+// NewHoleMap returns a HoleMap of the file. If holes cannot be found in such a file,
 // all of it counts as data. A file that only passes on what another one holds has a
 // method Holds() io.ReaderAt, which returns that one: its holes are mapped.
-func NewMap(file io.ReaderAt) *Map {
+func NewHoleMap(file io.ReaderAt) *HoleMap {
 	for {
 		w, ok := file.(interface{ Holds() io.ReaderAt })
 		if !ok {
-			return &Map{file: file}
+			return &HoleMap{file: file}
 		}
 		file = w.Holds()
 	}
 }
 
 // File is the file that is mapped.
-func (m *Map) File() io.ReaderAt { return m.file }
+func (m *HoleMap) File() io.ReaderAt { return m.file }
 
 // At returns the end of the run that holds off, cut to limit, and whether it
 // is data or a hole. Past the file's end there are only holes.
-func (m *Map) At(off, limit int64) (end int64, data bool, err error) {
+func (m *HoleMap) At(off, limit int64) (end int64, data bool, err error) {
 	if off < m.start || off >= m.end {
 		if err := m.find(off, limit); err != nil {
 			return 0, false, err
@@ -48,7 +52,7 @@ func (m *Map) At(off, limit int64) (end int64, data bool, err error) {
 }
 
 // find learns the run that holds off.
-func (m *Map) find(off, limit int64) error {
+func (m *HoleMap) find(off, limit int64) error {
 	start, end, ok, err := nextData(m.file, off)
 	switch {
 	case err != nil:
@@ -66,7 +70,7 @@ func (m *Map) find(off, limit int64) error {
 // Extents yields the disk's bytes [off, off+n) that stand plainly in the file,
 // the disk's byte 0 at start: holes of the file in the state given, the rest as
 // Data.
-func (m *Map) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Extent, error] {
+func (m *HoleMap) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}
 		for off, limit := off, off+n; off < limit; {
@@ -104,7 +108,7 @@ func Reserved(f disk.File) bool { return reserved(f) }
 // Fill gives [off, off+n) of the file storage. With written, it writes zeros into its holes;
 // else it only reserves space, if the system can. Data stays as it is.
 func Fill(f *os.File, off, n int64, written bool) error {
-	holes := NewMap(f)
+	holes := NewHoleMap(f)
 	for n > 0 {
 		end, data, err := holes.At(off, off+n)
 		if err != nil {
@@ -137,7 +141,7 @@ func zero(f disk.File, off, n int64, method func(f disk.File, off, n int64) bool
 		}
 		n = min(n, size-off) // the file is zero past its end anyway
 	}
-	holes := NewMap(f)
+	holes := NewHoleMap(f)
 	for n > 0 {
 		end, data, err := holes.At(off, off+n)
 		if err != nil {

@@ -1,4 +1,4 @@
-package sparse_test
+package filesystem_test
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -71,12 +71,12 @@ func TestSetLength(t *testing.T) {
 	for _, n := range []int64{3, 10, 3 << 20, 3 << 20, 0} {
 		kept := min(n, int64(len(f.b)))
 		want := append(bytes.Clone(f.b[:kept]), make([]byte, n-kept)...)
-		if err := sparse.SetLength(f, n); err != nil || !bytes.Equal(f.b, want) {
+		if err := filesystem.SetLength(f, n); err != nil || !bytes.Equal(f.b, want) {
 			t.Errorf("SetLength(%d): %v, %d bytes, want %d", n, err, len(f.b), n)
 		}
 	}
 	broken := &brokenFile{fatFile{b: make([]byte, 5)}}
-	if err := sparse.SetLength(broken, 9); !errors.Is(err, syscall.EIO) || len(broken.b) != 5 {
+	if err := filesystem.SetLength(broken, 9); !errors.Is(err, syscall.EIO) || len(broken.b) != 5 {
 		t.Errorf("a failing disk: %v, %d bytes", err, len(broken.b))
 	}
 }
@@ -93,7 +93,7 @@ func TestImagesOnFAT(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{}).Read(contents[3<<20 : 4<<20])
 	source := raw.Open(bytes.NewReader(contents), int64(len(contents)))
 	ordinary := func() disk.File { return &memoryFile{} }
-	fat := func() disk.File { return sparse.NewDense(&fatFile{}) }
+	fat := func() disk.File { return filesystem.NewDense(&fatFile{}) }
 	o := vhd.CreateOptions{Size: int64(len(contents)), Exact: true, BlockSize: 64 << 10}
 	fixed := o
 	fixed.Type, fixed.BlockSize = vhd.Fixed, 0
@@ -164,7 +164,7 @@ func (f *memoryFile) Truncate(n int64) error {
 // TestDense: writes after the end leave no gap, whoever is first, and reads end at the end.
 func TestDense(t *testing.T) {
 	file := &fatFile{}
-	f := sparse.NewDense(file)
+	f := filesystem.NewDense(file)
 	var all sync.WaitGroup
 	for i := range 64 {
 		all.Go(func() {

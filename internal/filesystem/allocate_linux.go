@@ -1,6 +1,6 @@
 //go:build linux && !portable
 
-package convert
+package filesystem
 
 import (
 	"os"
@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// takesRoom reports whether writing into a file is faster where room was taken
-// before: in ext4, which else looks for room block by block.
-func takesRoom(f *os.File) bool { return fileSystem(f) == unix.EXT4_SUPER_MAGIC }
+// AllocatesSlowly reports whether writing into a file is faster where space was allocated
+// before: in ext4, which otherwise allocates block by block.
+func AllocatesSlowly(f *os.File) bool { return fileSystem(f) == unix.EXT4_SUPER_MAGIC }
 
-// leftRoom returns how much room the file system has taken beyond the bytes written, and
-// where it ends: XFS takes up to 8 GiB behind what is written at the end of a file, and
-// leaves them there when the file goes on elsewhere.
-func leftRoom(f *os.File, written int64) (end, left int64) {
+// AllocatedAhead returns how many bytes the file system has allocated beyond those written,
+// and the offset where they end: XFS allocates up to 8 GiB after the last write to a file
+// that grows, and keeps them when the file goes on elsewhere.
+func AllocatedAhead(f *os.File, written int64) (end, left int64) {
 	var st unix.Stat_t
 	if fileSystem(f) != unix.XFS_SUPER_MAGIC || unix.Fstat(int(f.Fd()), &st) != nil {
 		return 0, 0
@@ -23,9 +23,10 @@ func leftRoom(f *os.File, written int64) (end, left int64) {
 	return st.Size + 8<<30, st.Blocks*512 - written
 }
 
-// takeRoom takes room for n bytes at off, as far as the file goes if it is not to grow,
-// and returns for how many it did: none where there is not plenty.
-func takeRoom(f *os.File, off, n int64, grow bool) int64 {
+// Allocate allocates space for n bytes at off, up to the end of the file unless grow is set.
+// It returns how many bytes were allocated: 0 if the file system has less than minFree bytes
+// free.
+func Allocate(f *os.File, off, n int64, grow bool, minFree int64) int64 {
 	var fs unix.Statfs_t
 	if unix.Fstatfs(int(f.Fd()), &fs) != nil || fs.Bavail < uint64(minFree/fs.Bsize) {
 		return 0
@@ -44,9 +45,9 @@ func takeRoom(f *os.File, off, n int64, grow bool) int64 {
 	return n
 }
 
-// giveBack gives back what was not written of n bytes at off, in pieces of least bytes or
-// more. The file system counts it as holes.
-func giveBack(f *os.File, off, n, least int64) {
+// FreeUnwritten frees what was allocated and not written of n bytes at off, in runs of least
+// bytes or more.
+func FreeUnwritten(f *os.File, off, n, least int64) {
 	fd := int(f.Fd())
 	for end := off + n; off < end; {
 		hole, err := unix.Seek(fd, off, unix.SEEK_HOLE)

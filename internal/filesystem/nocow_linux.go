@@ -1,4 +1,6 @@
-package main
+//go:build linux && !portable
+
+package filesystem
 
 import (
 	"os"
@@ -9,9 +11,9 @@ import (
 // noCOW is the flag of btrfs that turns copy-on-write off.
 const noCOW = 0x00800000
 
-// setNoCOW turns copy-on-write off for an empty file. Like qemu-img it ignores file systems
+// SetNoCOW turns copy-on-write off for an empty file. Like qemu-img it ignores file systems
 // that cannot.
-func setNoCOW(f *os.File) {
+func SetNoCOW(f *os.File) {
 	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil {
 		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|noCOW)
 	}

@@ -1,4 +1,4 @@
-package sparse
+package filesystem
 
 import "github.com/vhdtool/vhdtool/pkg/disk"
 

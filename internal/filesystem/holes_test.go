@@ -1,4 +1,4 @@
-package sparse
+package filesystem
 
 import (
 	"bytes"
@@ -68,7 +68,7 @@ func TestExtents(t *testing.T) {
 	} {
 		next := c.off
 		var last disk.Extent
-		for e, err := range NewMap(f).Extents(c.start, c.off, c.n, hole) {
+		for e, err := range NewHoleMap(f).Extents(c.start, c.off, c.n, hole) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,7 +99,7 @@ func TestExtents(t *testing.T) {
 func TestHoles(t *testing.T) {
 	f, _ := newFile(t)
 	findsHoles(t, f)
-	m := NewMap(f)
+	m := NewHoleMap(f)
 	if m.File() != io.ReaderAt(f) {
 		t.Error("File is not the file")
 	}
@@ -127,7 +127,7 @@ func TestHoles(t *testing.T) {
 // TestMemory: a file in memory is found full or not from any place in it, and one
 // that was cut has nothing behind its end.
 func TestMemory(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "sparse")
+	dir, err := os.MkdirTemp("/dev/shm", "filesystem")
 	if err != nil {
 		t.Skipf("no file system in memory: %v", err)
 	}
@@ -136,7 +136,7 @@ func TestMemory(t *testing.T) {
 	findsHoles(t, f)
 	check := func(off, end int64, data bool) {
 		t.Helper()
-		if gotEnd, gotData, err := NewMap(f).At(off, 16*mib); gotEnd != end || gotData != data || err != nil {
+		if gotEnd, gotData, err := NewHoleMap(f).At(off, 16*mib); gotEnd != end || gotData != data || err != nil {
 			t.Errorf("at %d: the run ends at %d, data %v, %v; want %d, %v", off, gotEnd, gotData, err, end, data)
 		}
 	}
@@ -157,7 +157,7 @@ func TestMemory(t *testing.T) {
 
 // TestNoHoles: what cannot tell is data throughout.
 func TestNoHoles(t *testing.T) {
-	for e, err := range NewMap(bytes.NewReader(make([]byte, mib))).Extents(0, 100, 1000, disk.Zero) {
+	for e, err := range NewHoleMap(bytes.NewReader(make([]byte, mib))).Extents(0, 100, 1000, disk.Zero) {
 		if err != nil || e.Off != 100 || e.Len != 1000 || e.State != disk.Data {
 			t.Errorf("got %+v, %v; want all data", e, err)
 		}
@@ -168,7 +168,7 @@ func TestClosedFile(t *testing.T) {
 	f, _ := newFile(t)
 	findsHoles(t, f)
 	f.Close()
-	for _, err := range NewMap(f).Extents(0, 0, mib, disk.Zero) {
+	for _, err := range NewHoleMap(f).Extents(0, 0, mib, disk.Zero) {
 		if !errors.Is(err, os.ErrClosed) {
 			t.Errorf("got %v, want %v", err, os.ErrClosed)
 		}
@@ -210,7 +210,7 @@ func TestPunch(t *testing.T) {
 	if err := Zero(f, 2*mib, mib); err != nil {
 		t.Fatal(err)
 	}
-	if end, data, err := NewMap(f).At(0, 8*mib); end != 5*mib || data || err != nil {
+	if end, data, err := NewHoleMap(f).At(0, 8*mib); end != 5*mib || data || err != nil {
 		t.Errorf("a hole up to %d (data: %v, %v), want one up to %d", end, data, err, 5*mib)
 	}
 }
