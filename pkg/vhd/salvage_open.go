@@ -177,7 +177,7 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 // salvageBAT completes the BAT with entries that the order of the file gives, and
 // returns the ranges of the disk for which nothing proves them.
 func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error) {
-	proposed, err := rebuildBAT(context.Background(), p, &img.lay, img.bat, img.trailer.present(), p.badEntries(&img.lay))
+	proposed, err := rebuildBAT(context.Background(), img.through(p), int64(img.header.MaxTableEntries), img.trailer.present(), p.badEntries(&img.lay))
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +190,12 @@ func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error)
 		}
 	}
 	return doubtful, nil
+}
+
+// through is the image as r reads it, for those who need file, footer, layout and BAT
+// only.
+func (img *Image) through(r io.ReaderAt) *Image {
+	return &Image{r: r, footer: img.footer, header: img.header, lay: img.lay, bat: img.bat, size: img.size}
 }
 
 // findLost lists what the BAT does not lead to, and what blocks share. The table ends
