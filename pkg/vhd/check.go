@@ -102,6 +102,9 @@ func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
 // add yields findings, and returns why the check has to end, or nil.
 func (c *Checker) add(fs ...finding) error {
 	for _, f := range fs {
+		if f.Remedy == "" && !f.kept {
+			f.Remedy = remedies[f.ID]
+		}
 		if err := c.report(f.Finding); err != nil {
 			return err
 		}
@@ -111,9 +114,6 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	if f.Remedy == "" {
-		f.Remedy = remedies[f.ID]
-	}
 	for i, r := range f.Disk { // the last block may end after the disk
 		f.Disk[i].N = max(0, min(r.N, c.n.Size-r.Off))
 	}

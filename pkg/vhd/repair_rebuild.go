@@ -10,24 +10,23 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// What a finding says of a proposal that no repair carries out.
-const remedyNone = "none"
-
 // proposeFooter makes a footer for a file without any, and the findings that say so.
 func (c *Checker) proposeFooter(fs *footers) (*footerCopy, []finding, error) {
 	f := footersLost(fs.trailing.off)
-	f.Remedy = remedyNone
+	f.kept = true
 	f.Note = "the dynamic disk header is damaged, too"
 	x, err := rebuildFooter(c.ctx, c.r, c.size, fs)
 	if err != nil || x == nil {
-		return nil, []finding{f, lostCopy()}, err
+		copied := lostCopy()
+		copied.kept = true
+		return nil, []finding{f, copied}, err
 	}
 	f.Note = x.note()
 	if x.certain {
 		f.Remedy = "rebuild it from the dynamic disk header"
 	}
 	copied := lostCopy()
-	copied.Remedy = f.Remedy
+	copied.Remedy, copied.kept = f.Remedy, true
 	return &x.footerCopy, []finding{f, copied}, nil
 }
 
@@ -98,7 +97,7 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 		if found[i].Severity != Error || found[i].checksum {
 			continue
 		}
-		found[i].Remedy = remedyNone
+		found[i].kept = true
 		if x == nil {
 			return nil
 		}
