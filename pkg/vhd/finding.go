@@ -24,6 +24,7 @@ type finding struct {
 	unsupported bool // the image may be correct; this package cannot read it
 	checksum    bool // OpenOptions.IgnoreChecksums ignores it
 	harmless    bool // an error to report, but every byte can be read
+	kept        bool // no repair acts on it, other than on others with this ID
 }
 
 // remedies say what Repair does about findings, by ID.

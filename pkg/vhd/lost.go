@@ -44,12 +44,14 @@ func (l lostList) under(b lostList) lostList {
 	}
 	var out lostList
 	put := func(x disk.LostRange, off, end int64) { out.add(off, end-off, x.Doubtful, x.Reason) }
+	at := int64(0) // what is before it is listed
 	for _, x := range b {
-		off, end := x.Off, x.Off+x.N
+		off, end := max(x.Off, at), x.Off+x.N
 		for len(l) > 0 && l[0].Off < end {
 			put(x, off, l[0].Off)
 			put(l[0], l[0].Off, l[0].Off+l[0].N)
-			off = max(off, l[0].Off+l[0].N)
+			at = l[0].Off + l[0].N
+			off = max(off, at)
 			l = l[1:]
 		}
 		put(x, off, end)

@@ -3,8 +3,11 @@ package vhd
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"slices"
+
+	"github.com/vhdtool/vhdtool/internal/sparse"
 )
 
 // batProposal is what BAT entries in a row are likely to have been.
@@ -48,7 +51,10 @@ func (s batSectors) has(entry int64) bool {
 func (p *patchyReader) badEntries(l *layout) batSectors { return batSectors{p.bad, l.batOff} }
 
 // entryRun is n BAT entries in a row.
-type entryRun struct{ first, n int64 }
+type entryRun struct {
+	first, n int64
+	maybe    bool // they may be right, in a file that was cut
+}
 
 const entriesPerSector = SectorSize / 4
 
@@ -58,12 +64,18 @@ const entriesPerSector = SectorSize / 4
 // proposal is certain if the blocks around it have the order of the disk, or if only one
 // entry is wrong and only one block is unreferenced.
 //
-// whole says that the file has a trailing footer, so that nothing was cut off; an entry
-// that points past the end of a file that was cut may be right. A sector of the table
-// most of whose entries are wrong is garbage, and so are all of them.
+// whole says that the file has a trailing footer, so that nothing was cut off. An entry
+// that points past the end of a file that was cut may be right. Such a file may have got
+// a footer since: only entries far beyond the end are certainly wrong. A sector of the
+// table most of whose entries are wrong is garbage, and so are all of them.
 //
-// It takes time and memory in proportion to what the table holds and to the file.
-func rebuildBAT(ctx context.Context, r io.ReaderAt, l *layout, t bat, whole bool, bad batSectors) ([]batProposal, error) {
+// No proposal is certain if entries of a header that has more of them than the disk has
+// blocks are in use: they may own the blocks.
+//
+// Of img only file, footer, layout and BAT are used. It takes time and memory in
+// proportion to what the table holds and to the file.
+func rebuildBAT(ctx context.Context, img *Image, entries int64, whole bool, bad batSectors) ([]batProposal, error) {
+	r, l, t := img.r, &img.lay, img.bat
 	p := l.placement()
 	suspects := t.suspects(&p, whole, bad)
 	if len(suspects) == 0 {
@@ -75,7 +87,7 @@ func rebuildBAT(ctx context.Context, r io.ReaderAt, l *layout, t bat, whole bool
 	for _, align := range alignments(l, claimed) {
 		own := *l
 		own.align = align
-		s := slotSearch{ctx: ctx, r: r, lay: &own, p: &p}
+		s := slotSearch{ctx: ctx, r: r, lay: &own, p: &p, img: img}
 		found, err := s.propose(claimed, suspects, t.n)
 		if err != nil {
 			return nil, err
@@ -84,12 +96,14 @@ func rebuildBAT(ctx context.Context, r io.ReaderAt, l *layout, t bat, whole bool
 			best, bestSlots = found, n
 		}
 	}
-	if !whole {
-		for i := range best {
-			best[i].certain = false
-		}
+	if len(best) == 0 || len(bad.bad) > 0 { // what cannot be read is doubtful anyway
+		return best, nil
 	}
-	return best, nil
+	x, err := scanExcess(ctx, r, l.batOff, t.n, entries, nil)
+	for i := range best {
+		best[i].certain = best[i].certain && x.used == 0
+	}
+	return best, err
 }
 
 func proposed(all []batProposal) int64 {
@@ -118,13 +132,13 @@ func alignments(l *layout, claimed []uint64) []int64 {
 	return []int64{SectorSize}
 }
 
-// suspects lists the entries that cannot be right.
+// suspects lists the entries that cannot be right, or in a whole file may not be.
 func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 	var all, wild, used []entryRun // of the table, and of the sector that is looked at
 	var nWild, nUsed int64
 	sector := int64(-1)
 	add := func(runs []entryRun, x entryRun) []entryRun {
-		if k := len(runs) - 1; k >= 0 && runs[k].first+runs[k].n == x.first {
+		if k := len(runs) - 1; k >= 0 && runs[k].maybe == x.maybe && runs[k].first+runs[k].n == x.first {
 			runs[k].n += x.n
 			return runs
 		}
@@ -140,19 +154,21 @@ func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 		}
 		wild, used, nWild, nUsed = wild[:0], used[:0], 0, 0
 	}
-	longest := p.regionsEnd + t.n*(p.stored+dataAlign) + footerSize // that a file can be
+	longest := p.regionsEnd + t.count()*(p.stored+dataAlign) + maxPadding // that the file can have been
 	for i, e := range t.usedOnce() {
 		n := t.alike(i)
 		if i/entriesPerSector != sector {
 			flush()
 			sector = i / entriesPerSector
 		}
-		used = add(used, entryRun{i, n})
+		used = add(used, entryRun{i, n, false})
 		nUsed += n
-		beyond := p.end(e) > p.limit && (whole || p.end(e) > longest)
-		if bad.has(i) || p.over(e) != nil || beyond {
-			wild = add(wild, entryRun{i, n})
+		switch {
+		case bad.has(i) || p.over(e) != nil || p.end(e) > max(p.limit, longest):
+			wild = add(wild, entryRun{i, n, false})
 			nWild += n
+		case whole && p.end(e) > p.limit:
+			wild = add(wild, entryRun{i, n, true})
 		}
 	}
 	flush()
@@ -184,6 +200,10 @@ type slotSearch struct {
 	r   io.ReaderAt
 	lay *layout
 	p   *placement
+	img *Image
+	// copies finds out whether a block is a copy of another one. It is nil until it is
+	// needed.
+	copies *orphanSearch
 }
 
 // orderWindow is how many blocks on each side of a gap are compared, and how many must
@@ -196,12 +216,17 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 	regions := s.lay.metadata()
 	slices.SortFunc(regions, func(a, b region) int { return int(min(max(a.start-b.start, -1), 1)) })
 	var all []batProposal
-	var slots []uint32 // since the last claimed block
+	var slots, lone []uint32 // since the last claimed block; and the first one
 	total, clean, apart := int64(0), true, true
-	gap := func(start, end int64) error {
+	gap := func(start, end int64, last bool) error {
 		found, ok, err := s.slots(start, end)
+		if err == nil && last && len(found) == 1 {
+			found, err = s.withoutCopies(found)
+		}
 		slots = append(slots, found...)
-		total += int64(len(found))
+		if total += int64(len(found)); total == 1 && len(found) == 1 {
+			lone = found
+		}
 		clean = clean && ok
 		return err
 	}
@@ -212,13 +237,13 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 			stop = int64(claimed[i]>>32) * SectorSize
 		}
 		for len(regions) > 0 && regions[0].start <= stop {
-			if err := gap(free, regions[0].start); err != nil {
+			if err := gap(free, regions[0].start, i == len(claimed)); err != nil {
 				return nil, err
 			}
 			free = max(free, regions[0].end)
 			regions = regions[1:]
 		}
-		if err := gap(free, stop); err != nil {
+		if err := gap(free, stop, i == len(claimed)); err != nil {
 			return nil, err
 		}
 		if i < len(claimed) {
@@ -237,7 +262,35 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 		}
 		slots, clean = slots[:0:0], true
 	}
+	if total == 1 && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 { // in a file of another order
+		all = []batProposal{{suspects[0].first, lone, false}}
+	}
 	return settled(all, suspects, total, apart), nil
+}
+
+// withoutCopies returns the slots that are no copies of other blocks. An interrupted repair
+// leaves one such copy after the last block.
+func (s *slotSearch) withoutCopies(slots []uint32) ([]uint32, error) {
+	if s.copies == nil {
+		s.copies = &orphanSearch{Image: s.img, ctx: s.ctx, holes: sparse.NewMap(s.r), over: s.img.overlapping(), seed: maphash.MakeSeed()}
+	}
+	var own []uint32
+	for _, sector := range slots {
+		at := int64(sector) * SectorSize
+		_, data, err := s.copies.firstSector(at)
+		if err != nil {
+			return nil, err
+		}
+		if data {
+			if data, err = s.copies.copyOfAny(at, 0); err != nil {
+				return nil, err
+			}
+		}
+		if !data {
+			own = append(own, sector)
+		}
+	}
+	return own, nil
 }
 
 // matched proposes the slots for the suspects between two entries, if there are as many.
@@ -253,6 +306,10 @@ func matched(suspects []entryRun, before, after int64, slots []uint32, certain b
 			return nil
 		}
 		all = append(all, batProposal{first, slots[have-(end-first) : have], certain})
+		certain = certain && !x.maybe
+	}
+	for i := range all {
+		all[i].certain = certain
 	}
 	if have != int64(len(slots)) {
 		return nil
@@ -282,7 +339,7 @@ func settled(all []batProposal, suspects []entryRun, slots int64, apart bool) []
 			return nil
 		}
 	}
-	only := apart && slots == 1 && len(suspects) == 1 && suspects[0].n == 1
+	only := apart && slots == 1 && len(suspects) == 1 && suspects[0].n == 1 && !suspects[0].maybe
 	for i := range all {
 		all[i].certain = apart && (all[i].certain || only)
 	}

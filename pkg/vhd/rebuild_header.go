@@ -105,13 +105,29 @@ func (h *Header) leadsToBlocks(ctx context.Context, r io.ReaderAt, f *Footer, li
 			return false, false, err
 		}
 	}
-	packed = fit > 0 && t.sane(&lay)
+	if fit == 0 || !t.sane(&lay) {
+		return true, false, nil
+	}
 	end := int64(0)
 	for start, stop := range t.spans(&lay) {
-		packed = packed && start-end < min(lay.stored(), maxPadding)
+		if end > lay.metadataEnd() && !lay.follows(start, end) || start-end >= maxPadding {
+			return true, false, nil
+		}
 		end = max(end, stop)
 	}
-	return true, packed && limit-end < min(lay.stored(), maxPadding), nil
+	return true, limit-end <= dataAlign+footerSize, nil
+}
+
+// follows reports whether products place a block at start if what is before it ends at
+// end, with or without a footer that stayed there.
+func (l *layout) follows(start, end int64) bool {
+	own := *l
+	for _, own.align = range []int64{SectorSize, dataAlign} {
+		if start == own.nextBlockOffset(end) || start == own.nextBlockOffset(end+footerSize) {
+			return true
+		}
+	}
+	return false
 }
 
 // maxPadding is the most that products leave unused before a block.

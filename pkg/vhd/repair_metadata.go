@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -14,8 +13,12 @@ func (r *repairer) metadata() error {
 		return err
 	}
 	c, err := fs.ignoringChecksum()
+	var rebuilt *rebuiltFooter
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBeyondRepair, err)
+		if rebuilt, err = r.rebuiltFooter(&fs, err); err != nil {
+			return err
+		}
+		c = &rebuilt.footerCopy
 	}
 	if c.SavedState != 0 && !r.o.Force {
 		return ErrSavedState
@@ -31,7 +34,12 @@ func (r *repairer) metadata() error {
 	if err != nil || end < 0 {
 		return err
 	}
-	return r.footers(&footer, &fs, end, stored, moved)
+	n := len(r.done)
+	err = r.footers(&footer, &fs, end, stored, moved)
+	if rebuilt != nil && len(r.done) > n {
+		rebuilt.explain(&r.done[n])
+	}
+	return err
 }
 
 // fixedFooter mends the only footer of a fixed disk, which nothing but itself
@@ -74,6 +82,10 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	if refusal(found, true) != nil {
 		moved = &found[0]
 		at, err := scanForHeader(r.ctx, r.f, r.size, footer)
+		if err == nil && at < 0 {
+			moved = nil
+			at, err = r.rebuildHeader(c, &h, found)
+		}
 		if err != nil || at < 0 {
 			return -1, 0, nil, err
 		}

@@ -103,7 +103,11 @@ func (img *Image) inheritedLost() lostList {
 				continue
 			}
 			bm, lost := img.salvagedBitmap(block, e)
-			if bm != nil && !lost {
+			if lost {
+				off = img.bat.runEnd(block) * img.lay.blockSize
+				continue
+			}
+			if bm != nil {
 				start := block * img.lay.blockSize
 				for at := off; at < stop; {
 					bit, set := bitmapRun(bm.bits, (at-start)/SectorSize, (stop-start+SectorSize-1)/SectorSize)

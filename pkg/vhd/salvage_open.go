@@ -51,21 +51,25 @@ func openSalvaged(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	var doubt lostList
 	if len(moved) > 0 {
-		doubt.add(0, img.size, true, lostShifted)
+		img.doubt(0, lostShifted)
 	}
 	if !sizeKnown {
-		from := max(0, img.size-int64(img.header.BlockSize)+SectorSize)
-		doubt.add(from, img.size-from, true, lostSize)
+		img.doubt(max(0, img.size-int64(img.header.BlockSize)+SectorSize), lostSize)
 	}
-	img.salvage.lost = img.salvage.lost.under(doubt)
 	if img.differencing() {
 		if err := img.salvageParents(p, size, o); err != nil {
 			return nil, err
 		}
 	}
 	return img, nil
+}
+
+// doubt lists the disk from a byte on as doubtful, but for what is listed already.
+func (img *Image) doubt(from int64, reason string) {
+	var l lostList
+	l.add(from, img.size-from, true, reason)
+	img.salvage.lost = img.salvage.lost.under(l)
 }
 
 // salvagedFooter chooses the footer to believe, or rebuilds one. It also returns whether
@@ -163,21 +167,19 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 	img.lay.addLocators(&img.footer, &h.Header, img.bat, size)
 	img.findLost(p, entries)
 	img.salvage.lost = img.salvage.lost.under(doubtfulList(doubtful, lostBATRebuilt))
-	var doubt lostList
 	if len(found) > 0 {
-		doubt.add(0, img.size, true, lostShifted)
+		img.doubt(0, lostShifted)
 	}
 	if h.rebuilt && !h.certain {
-		doubt.add(0, img.size, true, lostHeader)
+		img.doubt(0, lostHeader)
 	}
-	img.salvage.lost = img.salvage.lost.under(doubt)
 	return nil
 }
 
 // salvageBAT completes the BAT with entries that the order of the file gives, and
 // returns the ranges of the disk for which nothing proves them.
 func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error) {
-	proposed, err := rebuildBAT(context.Background(), p, &img.lay, img.bat, img.trailer.present(), p.badEntries(&img.lay))
+	proposed, err := rebuildBAT(context.Background(), img.through(p), int64(img.header.MaxTableEntries), img.trailer.present(), p.badEntries(&img.lay))
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +192,12 @@ func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error)
 		}
 	}
 	return doubtful, nil
+}
+
+// through is the image as r reads it, for those who need file, footer, layout and BAT
+// only.
+func (img *Image) through(r io.ReaderAt) *Image {
+	return &Image{r: r, footer: img.footer, header: img.header, lay: img.lay, bat: img.bat, size: img.size}
 }
 
 // findLost lists what the BAT does not lead to, and what blocks share. The table ends

@@ -59,7 +59,7 @@ func salvaged(t tb, img *vhd.Image, most int64) ([]byte, []disk.LostRange) {
 	end := int64(0)
 	for _, x := range lost {
 		if x.N <= 0 || x.Off < end || x.Off+x.N > img.Size() || x.Reason == "" {
-			t.Fatalf("lost range %+v after %d, on a disk of %d bytes", x, end, img.Size())
+			t.Fatalf("lost range %+v after %d, on a disk of %d bytes: %+v", x, end, img.Size(), lost)
 		}
 		end = x.Off + x.N
 		if !x.Doubtful && x.Off < int64(len(b)) {
