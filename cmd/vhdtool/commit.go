@@ -50,7 +50,7 @@ that, it can be tried again.`,
 	fl.StringVarP(&o.base, "base", "b", "", "merge into this image, one of the parents")
 	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
 	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most this many bytes of data a second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	return cmd

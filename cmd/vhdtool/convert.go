@@ -94,7 +94,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	_ = fl.MarkHidden("skip-broken-bitmaps")
 	o.backing.add(cmd, "B")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most this many bytes of data a second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "write into an existing target, in place")

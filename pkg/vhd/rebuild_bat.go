@@ -7,7 +7,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // batProposal is what BAT entries in a row are likely to have been.
@@ -272,7 +272,7 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 // leaves one such copy after the last block.
 func (s *slotSearch) withoutCopies(slots []uint32) ([]uint32, error) {
 	if s.copies == nil {
-		s.copies = &orphanSearch{Image: s.img, ctx: s.ctx, holes: sparse.NewMap(s.r), over: s.img.overlapping(), seed: maphash.MakeSeed()}
+		s.copies = &orphanSearch{Image: s.img, ctx: s.ctx, holes: filesystem.NewHoleMap(s.r), over: s.img.overlapping(), seed: maphash.MakeSeed()}
 	}
 	var own []uint32
 	for _, sector := range slots {
