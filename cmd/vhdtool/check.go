@@ -39,6 +39,8 @@ type checkFinding struct {
 	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
 	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
 	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
+
+	Number *disk.Number `json:"number,omitempty"` // found and wanted, where the field is a number
 }
 
 // diskRange is bytes of the disk.
@@ -389,7 +391,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 // newCheckFinding is the finding as it is in the JSON.
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
-		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want, Number: f.Number,
 		Repair: f.Remedy, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {

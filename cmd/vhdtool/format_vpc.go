@@ -139,19 +139,19 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 
 // vpcDetails is what info tells about a VHD.
 type vpcDetails struct {
-	Subformat      string `json:"subformat"`
-	Creator        string `json:"creator"`
-	CreatorVersion string `json:"creator-version"`
-	CreatorHostOS  string `json:"creator-host-os"`
-	Created        string `json:"created"`
-	Geometry       string `json:"geometry"`
-	UUID           string `json:"uuid"`
-	OriginalSize   uint64 `json:"original-size"`
-	CurrentSize    uint64 `json:"current-size"`
-	GeometrySize   int64  `json:"geometry-size"`
-	SizedBy        string `json:"sized-by"`
-	SavedState     bool   `json:"saved-state"`
-	Hidden         bool   `json:"hidden,omitempty"`
+	Subformat      string       `json:"subformat"`
+	Creator        string       `json:"creator"`
+	CreatorVersion string       `json:"creator-version"`
+	CreatorHostOS  string       `json:"creator-host-os"`
+	Created        string       `json:"created"`
+	Geometry       vhd.Geometry `json:"geometry"`
+	UUID           string       `json:"uuid"`
+	OriginalSize   uint64       `json:"original-size"`
+	CurrentSize    uint64       `json:"current-size"`
+	GeometrySize   int64        `json:"geometry-size"`
+	SizedBy        string       `json:"sized-by"`
+	SavedState     bool         `json:"saved-state"`
+	Hidden         bool         `json:"hidden,omitempty"`
 
 	Parent *vpcParent `json:"parent,omitempty"`
 
@@ -189,7 +189,7 @@ func describeVPC(d disk.Disk, length int64) description {
 		CreatorVersion: fmt.Sprintf("%d.%d", f.CreatorVersion>>16, f.CreatorVersion&0xffff),
 		CreatorHostOS:  vhd.Creator(f.CreatorHostOS).String(),
 		Created:        f.Timestamp.Time().Format(time.RFC3339),
-		Geometry:       f.Geometry.String(),
+		Geometry:       f.Geometry,
 		UUID:           f.UniqueID.String(),
 		OriginalSize:   f.OriginalSize,
 		CurrentSize:    f.CurrentSize,

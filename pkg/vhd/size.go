@@ -97,7 +97,7 @@ func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []finding) {
 		if c.Type != Fixed {
 			f.ID, f.Want = "bat-too-small", fmt.Sprintf("at most %d, what the BAT has entries for", room)
 		}
-		return 0, []finding{f}
+		return 0, []finding{*f.number(c.CurrentSize, atMost(uint64(room)))}
 	}
 	size := c.CurrentSize
 	if rule.resolve(&c.Footer) == SizeFromGeometry {
