@@ -29,7 +29,7 @@ import (
 // qemu-img-like, under the name of qemu-img.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"vhdtool": func() { os.Exit(runMain()) },
+		"vhdtool": func() { os.Exit(runValidated()) },
 		"qemu-img-like": func() {
 			os.Args[0] = "qemu-img"
 			os.Exit(runMain())
@@ -38,7 +38,14 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	if errSchemaDir != nil {
+		t.Fatal(errSchemaDir)
+	}
 	testscript.Run(t, testscript.Params{
+		Setup: func(e *testscript.Env) error {
+			e.Setenv(schemaDirVar, schemaDir)
+			return nil
+		},
 		Dir:                "../../testdata/script",
 		Condition:          scriptCondition,
 		RequireUniqueNames: true,
