@@ -122,12 +122,9 @@ undoes the repair with that file. It refuses any other image, and the repaired
 image once it was used again.
 
 --for also checks the rules of a product, which are no damage: each has a name, such
-as azure-size-multiple. The man page and docs/products.md list them with their
-reasons. Raw disks break the rule about the footer.
+as azure-size-multiple. vhdtool-products(7) lists them with their reasons. Raw disks break the rule about the footer.
 
-Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
-made, 2 errors or a broken rule of the product, 3 no errors but leaked space, 63
-the format has nothing to check (raw). After a repair it is that of what is left.`,
+After a repair the exit status is that of what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore

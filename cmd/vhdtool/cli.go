@@ -136,6 +136,7 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(flagError)
+	addExitStatuses(root)
 	for _, name := range subcommands {
 		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter

@@ -35,10 +35,7 @@ func (c *cli) newCompareCmd() *cobra.Command {
 		Use:   "compare [-f FORMAT] [-F FORMAT] [-s] FILE1 FILE2",
 		Short: "Compare the disks in two images",
 		Long: `Compare the contents of two disks. Where one is larger, the rest of it must be
-zeros; with -s sizes and what is allocated must be the same, too.
-
-Exit status: 0 the same, 1 different, 2 an image could not be opened, 3 it could
-not be said what is allocated, 4 an image could not be read.`,
+zeros; with -s sizes and what is allocated must be the same, too.`,
 		Example: "  vhdtool compare disk.raw disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
