@@ -34,7 +34,7 @@ var vpcFormat = format{
 		},
 		{name: "block_size", kind: sizeValue, own: true, help: "Size of the blocks of a dynamic disk, a power of two from 4k to 256M (default 2M)"},
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
-		{name: "uuid", kind: textValue, own: true, help: "Unique id (default random)"},
+		{name: "uuid", kind: textValue, own: true, help: "Unique id, or random, or derived from the other options (default random, or derived with SOURCE_DATE_EPOCH)"},
 		alignOption,
 		{name: "min_size", kind: sizeValue, own: true, help: "Make the disk at least so large"},
 		{

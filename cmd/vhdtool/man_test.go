@@ -237,13 +237,17 @@ them.`)
 		r.item(bold(o.name)+"="+italic(strings.Join(o.values, "|")), o.text)
 	}
 	r.section("REPRODUCIBLE IMAGES")
-	r.text(`With SOURCE_DATE_EPOCH in the environment the time of creation is that of the variable, and
-the unique id is derived from the options of the image: format, size, subformat, block size,
-alignment, creator and time. The same command line and data then give the same bytes,
-whatever the number of workers.
+	r.text(`With SOURCE_DATE_EPOCH in the environment, the time of creation is that of the variable. The
+unique id is derived from size, disk type, block size, creator and time, and from the parent if
+there is one. The same command line and data then give the same bytes, whatever the
+number of workers.
 
 Two images with equal options have equal unique ids then, even if their data differs. Set
-uuid for images that are used together: as parents, or in one product's library.`)
+uuid for images that are used together, such as several disks of one virtual machine.
+
+A fixed image is the same from a raw file, from a pipe and from compressed data. A dynamic
+image of unknown size, as from a pipe, keeps more space for its BAT: its disk and its unique
+id are the same, its bytes are not.`)
 	r.seeAlso([]string{"vhdtool(1)", "vhdtool-convert(1)", "vhdtool-create(1)", "vhdtool-products(7)"})
 	return r.String()
 }
