@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check fuzz torture man bench demo clean help
+.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -69,6 +69,12 @@ dist-check: ## build them twice and compare, byte for byte (PLATFORMS=linux/amd6
 
 deb-check: ## install the Debian package in dist, use it and remove it (as root)
 	scripts/deb-check.sh
+
+rpm-check: ## install the rpm package in dist, use it and remove it (as root)
+	scripts/rpm-check.sh
+
+container: ## build a container image from dist and run it (with docker or podman)
+	scripts/container.sh
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
