@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -162,6 +163,7 @@ type vpcDetails struct {
 	Products       []productResult `json:"products"`
 
 	created time.Time
+	sizedBy vhd.SizeRule
 }
 
 // vpcParent is what a differencing image records of its parent.
@@ -194,10 +196,11 @@ func describeVPC(d disk.Disk, length int64) description {
 		OriginalSize:   f.OriginalSize,
 		CurrentSize:    f.CurrentSize,
 		GeometrySize:   f.Geometry.Product() * vhd.SectorSize,
-		SizedBy:        img.SizedBy().String(),
+		SizedBy:        strings.ReplaceAll(img.SizedBy().String(), " ", "-"),
 		SavedState:     f.SavedState != 0,
 		Hidden:         f.Hidden(),
 		created:        f.Timestamp.Time(),
+		sizedBy:        img.SizedBy(),
 		BeyondGeometry: f.BeyondGeometry(),
 	}
 	if f.Type == vhd.Differencing {
@@ -238,7 +241,7 @@ func (v *vpcDetails) lines() []string {
 		"uuid: " + v.UUID,
 	}
 	if uint64(v.GeometrySize) != v.CurrentSize {
-		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.sizedBy, humanSize(int64(v.CurrentSize))))
 	}
 	if v.BeyondGeometry > 0 {
 		out = append(out, fmt.Sprintf("beyond the geometry: the last %d bytes of the current size, which qemu and Virtual PC do not see", v.BeyondGeometry))

@@ -45,7 +45,7 @@ type Finding struct {
 }
 
 // Number is the number found in a field, and the limits of a correct one. Sizes, offsets
-// and lengths are in bytes. A limit that is zero or nil does not apply.
+// and lengths are in bytes, BAT entries in sectors. A limit that is zero or nil does not apply.
 type Number struct {
 	Found      uint64   `json:"found"`
 	OneOf      []uint64 `json:"one-of,omitempty"`

@@ -37,3 +37,12 @@ func powersOfTwo(least, most uint64) disk.Number {
 	}
 	return n
 }
+
+// numbered is the finding of the run, with the sector that is farthest from a correct one.
+func (f *faultRun) numbered(l *layout, p *placement) finding {
+	x := f.finding(l, p)
+	if f.region != nil {
+		return *x.number(uint64(f.least), atLeast(uint64(roundUp(f.region.end, SectorSize)/SectorSize)))
+	}
+	return *x.number(uint64(f.most), atMost(uint64(max(0, p.limit-p.stored)/SectorSize)))
+}
