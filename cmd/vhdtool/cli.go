@@ -40,6 +40,7 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 		c.command = args[0]
 	}
 	root := c.newRootCmd(neededCommands(args))
+	addExitStatuses(root)
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if out, ok := c.stdout.(*standardOutput); ok && err == nil {
@@ -136,7 +137,6 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(flagError)
-	addExitStatuses(root)
 	for _, name := range subcommands {
 		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter

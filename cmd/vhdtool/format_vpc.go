@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -150,7 +149,7 @@ type vpcDetails struct {
 	OriginalSize   uint64       `json:"original-size"`
 	CurrentSize    uint64       `json:"current-size"`
 	GeometrySize   int64        `json:"geometry-size"`
-	SizedBy        string       `json:"sized-by"`
+	SizedBy        vhd.SizeRule `json:"sized-by"`
 	SavedState     bool         `json:"saved-state"`
 	Hidden         bool         `json:"hidden,omitempty"`
 
@@ -163,7 +162,6 @@ type vpcDetails struct {
 	Products       []productResult `json:"products"`
 
 	created time.Time
-	sizedBy vhd.SizeRule
 }
 
 // vpcParent is what a differencing image records of its parent.
@@ -196,11 +194,10 @@ func describeVPC(d disk.Disk, length int64) description {
 		OriginalSize:   f.OriginalSize,
 		CurrentSize:    f.CurrentSize,
 		GeometrySize:   f.Geometry.Product() * vhd.SectorSize,
-		SizedBy:        strings.ReplaceAll(img.SizedBy().String(), " ", "-"),
+		SizedBy:        img.SizedBy(),
 		SavedState:     f.SavedState != 0,
 		Hidden:         f.Hidden(),
 		created:        f.Timestamp.Time(),
-		sizedBy:        img.SizedBy(),
 		BeyondGeometry: f.BeyondGeometry(),
 	}
 	if f.Type == vhd.Differencing {
@@ -241,7 +238,7 @@ func (v *vpcDetails) lines() []string {
 		"uuid: " + v.UUID,
 	}
 	if uint64(v.GeometrySize) != v.CurrentSize {
-		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.sizedBy, humanSize(int64(v.CurrentSize))))
+		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
 	}
 	if v.BeyondGeometry > 0 {
 		out = append(out, fmt.Sprintf("beyond the geometry: the last %d bytes of the current size, which qemu and Virtual PC do not see", v.BeyondGeometry))

@@ -3,6 +3,7 @@ package vhd
 import (
 	"fmt"
 	"math"
+	"strings"
 )
 
 // SizeRule says which field of the footer is the disk's size. Products
@@ -32,6 +33,11 @@ func (r SizeRule) String() string {
 		return "current size"
 	}
 	return "auto"
+}
+
+// MarshalText returns the rule in lower case, with hyphens for spaces. It has no error.
+func (r SizeRule) MarshalText() ([]byte, error) {
+	return []byte(strings.ReplaceAll(r.String(), " ", "-")), nil
 }
 
 // resolve turns SizeAuto into one of the others, and the geometry into the
