@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	_ "embed"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,36 +14,10 @@ import (
 // repository is where releases are downloaded from.
 const repository = "https://github.com/vhdtool/vhdtool"
 
-var formula = template.Must(template.New("formula").Parse(`class Vhdtool < Formula
-  desc "Make, convert, examine and check VHD images"
-  homepage "{{.Repository}}"
-  version "{{.Version}}"
-  license "MIT"
-{{range .Systems}}
-  on_{{.Name}} do
-{{- range .Archives}}
-    on_{{.CPU}} do
-      url "{{.URL}}"
-      sha256 "{{.Sum}}"
-    end
-{{- end}}
-  end
-{{end}}
-  def install
-    bin.install "vhdtool"
-    man1.install Dir["man/*.1"]
-    man7.install Dir["man/*.7"]
-    bash_completion.install "completions/vhdtool.bash" => "vhdtool"
-    zsh_completion.install "completions/_vhdtool"
-    fish_completion.install "completions/vhdtool.fish"
-  end
+//go:embed vhdtool.rb.tmpl
+var formulaText string
 
-  test do
-    system bin/"vhdtool", "create", "-q", testpath/"disk.vhd", "10M"
-    system bin/"vhdtool", "check", "-q", testpath/"disk.vhd"
-  end
-end
-`))
+var formula = template.Must(template.New("vhdtool.rb").Parse(formulaText))
 
 // formulaSystem is a system that Homebrew runs on, and the archives for it.
 type formulaSystem struct {
