@@ -4,17 +4,36 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PREFIX ?= /usr/local
+MANDIR ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 FUZZTIME ?= 30s
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install test race interop portable platforms lint api api-check dist dist-check deb-check fuzz torture man bench demo clean help
+.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
 
-install: build ## install it into PREFIX/bin
-	install -D -m 755 bin/vhdtool $(DESTDIR)$(PREFIX)/bin/vhdtool
+install: build ## install program, man pages and completions below PREFIX (/usr/local)
+	install -d -m 755 $(addprefix $(DESTDIR),$(PREFIX)/bin $(MANDIR)/man1 $(MANDIR)/man7 $(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	install -m 755 bin/vhdtool $(DESTDIR)$(PREFIX)/bin/vhdtool
+	install -m 644 docs/man/*.1 $(DESTDIR)$(MANDIR)/man1
+	install -m 644 docs/man/*.7 $(DESTDIR)$(MANDIR)/man7
+	bin/vhdtool completion bash >bin/vhdtool.bash
+	bin/vhdtool completion zsh >bin/_vhdtool
+	bin/vhdtool completion fish >bin/vhdtool.fish
+	install -m 644 bin/vhdtool.bash $(DESTDIR)$(BASHDIR)/vhdtool
+	install -m 644 bin/_vhdtool $(DESTDIR)$(ZSHDIR)/_vhdtool
+	install -m 644 bin/vhdtool.fish $(DESTDIR)$(FISHDIR)/vhdtool.fish
+
+uninstall: ## remove what install has installed, with the same PREFIX and DESTDIR
+	rm -f $(DESTDIR)$(PREFIX)/bin/vhdtool
+	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man1/,$(notdir $(wildcard docs/man/*.1)))
+	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(wildcard docs/man/*.7)))
+	rm -f $(DESTDIR)$(BASHDIR)/vhdtool $(DESTDIR)$(ZSHDIR)/_vhdtool $(DESTDIR)$(FISHDIR)/vhdtool.fish
 
 test: ## run the tests; needs nothing but Go (those that need a peer say so)
 	$(GO) test ./...
@@ -50,6 +69,12 @@ dist-check: ## build them twice and compare, byte for byte (PLATFORMS=linux/amd6
 
 deb-check: ## install the Debian package in dist, use it and remove it (as root)
 	scripts/deb-check.sh
+
+rpm-check: ## install the rpm package in dist, use it and remove it (as root)
+	scripts/rpm-check.sh
+
+container: ## build a container image from dist and run it (with docker or podman)
+	scripts/container.sh
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)

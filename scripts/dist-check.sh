@@ -31,19 +31,26 @@ diff -r dist "$scratch/second"
 (cd dist && sha256sum --quiet -c SHA256SUMS)
 
 host=$(go env GOHOSTOS)_$(go env GOHOSTARCH)
-archive=dist/vhdtool_${version}_$host.tar.gz
+archive=dist/vhdtool_${version#v}_$host.tar.gz
 if [ -e "$archive" ]; then
 	tar -xzf "$archive" -C "$scratch" --strip-components=1
 	"$scratch/vhdtool" --version | grep -F "version $version (vhdtool" # not piped into grep -q: it would stop reading
 	"$scratch/vhdtool" create -q -f vpc "$scratch/disk.vhd" 10M
 	"$scratch/vhdtool" check -q "$scratch/disk.vhd"
-	for f in README.md LICENSE CHANGELOG.md man/vhdtool.1 man/vhdtool-convert.1 vhdtool.cdx.json THIRD-PARTY-LICENSES \
+	for f in README.md LICENSE CHANGELOG.md man/vhdtool.1 man/vhdtool-convert.1 man/vhdtool-options.7 schema/info.json vhdtool.cdx.json THIRD-PARTY-LICENSES \
 		completions/vhdtool.bash completions/_vhdtool completions/vhdtool.fish completions/vhdtool.ps1; do
 		[ -s "$scratch/$f" ] || {
 			echo "dist-check: $archive has no $f" >&2
 			exit 1
 		}
 	done
+	# What the container image is made of.
+	while read -r f; do
+		[ -s "$scratch/$f" ] || {
+			echo "dist-check: $archive has no $f, which the Containerfile copies" >&2
+			exit 1
+		}
+	done < <(awk '$1 == "COPY" { for (i = 2; i < NF; i++) print $i }' Containerfile)
 	if [ "$(go env GOHOSTOS)" = linux ] && ldd "$scratch/vhdtool" >/dev/null 2>&1; then
 		echo "dist-check: the program is not static" >&2
 		exit 1

@@ -3,7 +3,7 @@
 # root or with sudo. Does nothing if they are there.
 #
 # Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, shellcheck for the lint, a C
-# compiler for the race detector.
+# compiler for the race detector, mandoc for the man pages, rpm for the package.
 #
 # Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of
 # Debian's trixie, and the newest qemu-img, VirtualBox and libvhdi of its sid. sid moves:
@@ -15,6 +15,8 @@ missing=()
 command -v qemu-img >/dev/null && command -v qemu-io >/dev/null || missing+=(qemu-utils)
 command -v vhdiinfo >/dev/null || missing+=(libvhdi-utils)
 command -v shellcheck >/dev/null || missing+=(shellcheck)
+command -v mandoc >/dev/null || missing+=(mandoc)
+command -v rpm >/dev/null || missing+=(rpm)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 if [ ${#missing[@]} -ne 0 ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, vet for every platform, staticcheck and shellcheck; fails if any of
+# Format, vet for every platform, staticcheck, actionlint and shellcheck; fails if any of
 # them has a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ if [ -n "$unformatted" ]; then
 fi
 scripts/platforms.sh || status=1
 go tool staticcheck ./... || status=1
+go run -modfile=tools/go.mod github.com/rhysd/actionlint/cmd/actionlint .github/workflows/*.yml || status=1
 if command -v shellcheck >/dev/null; then
 	shellcheck scripts/*.sh .ci/run || status=1
 elif [ -n "${VHDTOOL_REQUIRE_PEERS:-}" ]; then

@@ -39,6 +39,8 @@ type checkFinding struct {
 	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
 	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
 	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
+
+	Number *disk.Number `json:"number,omitempty"` // found and wanted, where the field is a number
 }
 
 // diskRange is bytes of the disk.
@@ -120,13 +122,9 @@ undoes the repair with that file. It refuses any other image, and the repaired
 image once it was used again.
 
 --for also checks the rules of a product, which are no damage: each has a name, such
-as azure-size-multiple. The man page and docs/products.md list them with their
-reasons. Raw disks break the rule about the footer.
+as azure-size-multiple. vhdtool-products(7) lists them with their reasons. Raw disks break the rule about the footer.
 
-Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
-made, 2 errors or a broken rule of the product, 3 no errors but leaked space, 63
-the format has nothing to check (raw), 74 standard output could not be written.
-After a repair it is that of what is left.`,
+After a repair the exit status is that of what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore
@@ -391,7 +389,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 // newCheckFinding is the finding as it is in the JSON.
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
-		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
+		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want, Number: f.Number,
 		Repair: f.Remedy, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {

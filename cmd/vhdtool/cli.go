@@ -46,6 +46,7 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 		c.command = args[0]
 	}
 	root := c.newRootCmd(neededCommands(args))
+	addExitStatuses(root)
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if out, ok := c.stdout.(*standardOutput); ok {
@@ -116,9 +117,6 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 		Short: "Make, convert, examine and check VHD images",
 		Long: `vhdtool makes, converts, examines and checks images in the VHD format
 (Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.
-
-Exit status: 0 success, 1 failure, 74 standard output could not be written. check and
-compare have more.
 
 Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
 that signal; a second one ends it at once. SIGUSR1 prints the progress of a long

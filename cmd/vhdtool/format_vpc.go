@@ -34,7 +34,7 @@ var vpcFormat = format{
 		},
 		{name: "block_size", kind: sizeValue, own: true, help: "Size of the blocks of a dynamic disk, a power of two from 4k to 256M (default 2M)"},
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
-		{name: "uuid", kind: textValue, own: true, help: "Unique id (default random)"},
+		{name: "uuid", kind: textValue, own: true, help: "Unique id, or random, or derived from the other options (default random, or derived with SOURCE_DATE_EPOCH)"},
 		alignOption,
 		{name: "min_size", kind: sizeValue, own: true, help: "Make the disk at least so large"},
 		{
@@ -143,19 +143,19 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 
 // vpcDetails is what info tells about a VHD.
 type vpcDetails struct {
-	Subformat      string `json:"subformat"`
-	Creator        string `json:"creator"`
-	CreatorVersion string `json:"creator-version"`
-	CreatorHostOS  string `json:"creator-host-os"`
-	Created        string `json:"created"`
-	Geometry       string `json:"geometry"`
-	UUID           string `json:"uuid"`
-	OriginalSize   uint64 `json:"original-size"`
-	CurrentSize    uint64 `json:"current-size"`
-	GeometrySize   int64  `json:"geometry-size"`
-	SizedBy        string `json:"sized-by"`
-	SavedState     bool   `json:"saved-state"`
-	Hidden         bool   `json:"hidden,omitempty"`
+	Subformat      string       `json:"subformat"`
+	Creator        string       `json:"creator"`
+	CreatorVersion string       `json:"creator-version"`
+	CreatorHostOS  string       `json:"creator-host-os"`
+	Created        string       `json:"created"`
+	Geometry       vhd.Geometry `json:"geometry"`
+	UUID           string       `json:"uuid"`
+	OriginalSize   uint64       `json:"original-size"`
+	CurrentSize    uint64       `json:"current-size"`
+	GeometrySize   int64        `json:"geometry-size"`
+	SizedBy        vhd.SizeRule `json:"sized-by"`
+	SavedState     bool         `json:"saved-state"`
+	Hidden         bool         `json:"hidden,omitempty"`
 
 	Parent *vpcParent `json:"parent,omitempty"`
 
@@ -193,12 +193,12 @@ func describeVPC(d disk.Disk, length int64) description {
 		CreatorVersion: fmt.Sprintf("%d.%d", f.CreatorVersion>>16, f.CreatorVersion&0xffff),
 		CreatorHostOS:  vhd.Creator(f.CreatorHostOS).String(),
 		Created:        f.Timestamp.Time().Format(time.RFC3339),
-		Geometry:       f.Geometry.String(),
+		Geometry:       f.Geometry,
 		UUID:           f.UniqueID.String(),
 		OriginalSize:   f.OriginalSize,
 		CurrentSize:    f.CurrentSize,
 		GeometrySize:   f.Geometry.Product() * vhd.SectorSize,
-		SizedBy:        img.SizedBy().String(),
+		SizedBy:        img.SizedBy(),
 		SavedState:     f.SavedState != 0,
 		Hidden:         f.Hidden(),
 		created:        f.Timestamp.Time(),

@@ -51,6 +51,9 @@ func compareGolden(t *testing.T, golden, image string) {
 		var stdout bytes.Buffer
 		c := &cli{name: "vhdtool", stdin: os.Stdin, stdout: &stdout, stderr: io.Discard}
 		status := c.execute(t.Context(), args)
+		if err := validateJSON(schemaDir, args[0], stdout.Bytes()); err != nil {
+			t.Errorf("the schema of %s does not allow its output: %v", args[0], err)
+		}
 		made.Files = append(made.Files, txtar.File{
 			Name: fmt.Sprintf("%s: exit status %d", strings.Join(args, " "), status),
 			Data: []byte(stable(stdout.String())),

@@ -121,8 +121,8 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 }
 
 // newImageOptions returns the options for a new image: those that the user set, over
-// those of the named product, if any. If no time of creation is set, it is that of
-// SOURCE_DATE_EPOCH.
+// those of the named product, if any. With SOURCE_DATE_EPOCH in the environment, that is
+// the default time of creation, and the unique id is derived by default.
 func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
 	set = withoutFileOptions(set)
 	all := maps.Clone(set)
@@ -136,6 +136,9 @@ func newImageOptions(f *format, productName string, set disk.Options) disk.Optio
 		}
 		if _, given := set["timestamp"]; !given {
 			all["timestamp"] = stamp
+		}
+		if _, given := set["uuid"]; !given {
+			all["uuid"] = "derived"
 		}
 	}
 	delete(all, sizeOption.name) // the command's

@@ -9,21 +9,6 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// productRules lists the rules of all products for the man page.
-func productRules() string {
-	var b strings.Builder
-	b.WriteString("The rules of the products:\n\n")
-	for _, p := range product.All() {
-		for _, r := range p.Rules() {
-			fmt.Fprintf(&b, "**%s**: %s: %s. %s.\n\n", r.Name, r.Field, r.Wants, sentence(r.Reason))
-		}
-	}
-	return b.String()
-}
-
-// sentence starts a text with a capital letter.
-func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
 // TestProductsPage compares the tables of docs/products.md with the rules. With
 // -update-man it writes them.
 func TestProductsPage(t *testing.T) {

@@ -30,7 +30,7 @@ import (
 // qemu-img-like, under the name of qemu-img.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"vhdtool": func() { os.Exit(runMain()) },
+		"vhdtool": func() { os.Exit(runValidated()) },
 		"qemu-img-like": func() {
 			os.Args[0] = "qemu-img"
 			os.Exit(runMain())
@@ -40,7 +40,14 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	if errSchemaDir != nil {
+		t.Fatal(errSchemaDir)
+	}
 	testscript.Run(t, testscript.Params{
+		Setup: func(e *testscript.Env) error {
+			e.Setenv(schemaDirVar, schemaDir)
+			return nil
+		},
 		Dir:                "../../testdata/script",
 		Condition:          scriptCondition,
 		RequireUniqueNames: true,
@@ -57,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"field":     fieldCmd,
 			"zeros":     zerosCmd,
 			"same":      sameCmd,
+			"same-id":   sameIDCmd,
 			"size":      sizeCmd,
 			"takes":     takesCmd,
 			"link":      linkCmd,
@@ -306,6 +314,18 @@ func levelsCmd(ts *testscript.TestScript, neg bool, args []string) {
 		o.ParentRecord = vhd.ParentRecord{Name: name, Locators: []vhd.Locator{{Code: "W2ru", Path: `.\` + name}}}
 	}
 	ts.Check(o.Parent.Close())
+}
+
+// sameIDCmd compares the unique ids of two images.
+func sameIDCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] same-id file file")
+	}
+	const off, n = "-444", 16 // in the trailing footer
+	one, two := readAt(ts, args[0], off, n), readAt(ts, args[1], off, n)
+	if bytes.Equal(one, two) == neg {
+		ts.Fatalf("the unique ids of %s and %s are %x and %x", args[0], args[1], one, two)
+	}
 }
 
 // sealCmd corrects the checksum of the footer or header at an offset.

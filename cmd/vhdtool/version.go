@@ -6,18 +6,37 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker.
-var version = "0.1.0-dev"
+// version is the version that the linker sets for releases, or "".
+var version string
 
-func (c *cli) printVersion() {
-	commit := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
+// programVersion returns the version of the program, and the commit it was built from
+// or "". linked is the version that the linker has set, or "". Without it the version is
+// that of the module: 'go install MODULE@VERSION' records one, and so does a build in a
+// clone.
+func programVersion(linked string, info *debug.BuildInfo) (version, commit string) {
+	version = "devel"
+	if info != nil {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
-				commit = ", commit " + s.Value[:min(12, len(s.Value))]
+				commit = s.Value[:min(12, len(s.Value))]
 			}
 		}
+		if v := info.Main.Version; v != "" && v != "(devel)" {
+			version = v
+		}
+	}
+	if linked != "" {
+		version = linked
+	}
+	return version, commit
+}
+
+func (c *cli) printVersion() {
+	info, _ := debug.ReadBuildInfo()
+	v, commit := programVersion(version, info)
+	if commit != "" {
+		commit = ", commit " + commit
 	}
 	fmt.Fprintf(c.stdout, "%s version %s (vhdtool%s, %s %s/%s)\n",
-		c.name, version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		c.name, v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

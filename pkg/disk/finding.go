@@ -36,11 +36,22 @@ type Finding struct {
 	Field    string  // what is wrong, in the format's terms
 	Got      string  // what was found
 	Want     string  // what a correct image has there
+	Number   *Number // what Got and Want say, where the field is a number; else nil
 	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
 	Remedy   string  // what a repair does about it; "" if nothing
 	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
 	Disk     []Range // bytes of the disk that it affects, as far as that is known
 	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
+}
+
+// Number is the number found in a field, and the limits of a correct one. Sizes, offsets
+// and lengths are in bytes, BAT entries in sectors. A limit that is zero or nil does not apply.
+type Number struct {
+	Found      uint64   `json:"found"`
+	OneOf      []uint64 `json:"one-of,omitempty"`
+	Min        *uint64  `json:"min,omitempty"`
+	Max        *uint64  `json:"max,omitempty"`
+	MultipleOf uint64   `json:"multiple-of,omitempty"`
 }
 
 // String describes the finding in one line, without its severity and File.

@@ -102,7 +102,7 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 		n := f.n
 		x := *f
 		f.n = 0
-		return n == 0 || found(x.finding(l, &p))
+		return n == 0 || found(x.numbered(l, &p))
 	}
 	fit := int64(0)
 	repeats := t.repeats()

@@ -141,11 +141,17 @@ func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string)
 	return finding{Finding: Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want}}
 }
 
+// oddNumber is a warning about a field that is a number.
+func (m *batmap) oddNumber(id string, at int64, field string, found, want uint32) finding {
+	f := m.odd(id, Warning, at, field, hex32(found), hex32(want))
+	return *f.number(uint64(found), oneOf(uint64(want)))
+}
+
 // validate lists what is odd about the map of the blocks in t. Bits in a row with the
 // same fault are one finding. inPlace is false if the map cannot be read.
 func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []finding, err error) {
 	if m.version>>16 != 1 {
-		fs = append(fs, m.odd("batmap-version", Warning, 20, "version", hex32(m.version), "0x00010002"))
+		fs = append(fs, m.oddNumber("batmap-version", 20, "version", m.version, 0x00010002))
 	}
 	if m.encrypted {
 		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
@@ -201,7 +207,7 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []f
 	}
 	flush()
 	if want := ^sum; want != m.checksum {
-		fs = append(fs, m.odd("batmap-checksum", Warning, 24, "checksum", hex32(m.checksum), hex32(want)))
+		fs = append(fs, m.oddNumber("batmap-checksum", 24, "checksum", m.checksum, want))
 	}
 	return true, fs, nil
 }

@@ -149,11 +149,11 @@ func (c *Checker) run() error {
 		return err
 	}
 	if rest := c.size % SectorSize; rest != 0 && rest != shortFooterSize && len(moved) == 0 {
-		err := c.add(finding{Finding: Finding{
+		f := finding{Finding: Finding{
 			ID: "file-length", Severity: Warning, Offset: c.size - rest, Field: "length of the file",
 			Got: fmt.Sprint(c.size), Want: "a multiple of 512 (or 511 bytes more)",
-		}})
-		if err != nil {
+		}}
+		if err := c.add(*f.number(uint64(c.size), multipleOf(SectorSize))); err != nil {
 			return err
 		}
 	}
@@ -230,10 +230,11 @@ func (c *Checker) checkFixed(f *footerCopy) error {
 	size, found := f.virtualSize(c.o.SizeRule, f.off)
 	c.n.Size, c.n.End = size, f.off+footerSize
 	if len(found) == 0 && f.CurrentSize < uint64(f.off) {
-		found = append(found, finding{Finding: Finding{
+		slack := finding{Finding: Finding{
 			ID: "fixed-slack", Severity: Warning, Offset: f.off + 48, Field: "footer: current size",
 			Got: fmt.Sprint(f.CurrentSize), Want: fmt.Sprintf("%d, what stands before the footer", f.off),
-		}})
+		}}
+		found = append(found, *slack.number(f.CurrentSize, oneOf(uint64(f.off))))
 	}
 	return c.add(found...)
 }
@@ -269,12 +270,12 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	blocks := blocksHeld(&f.Footer, &h, size)
 	c.n.Size, c.n.BlockSize, c.n.Blocks = size, blockSize, blocks
 	if int64(h.MaxTableEntries) > blocks {
-		err := c.add(finding{Finding: Finding{
+		f := finding{Finding: Finding{
 			ID: "max-table-entries", Severity: Warning, Offset: int64(f.DataOffset) + 28,
 			Field: "dynamic disk header: max table entries", Got: fmt.Sprint(h.MaxTableEntries),
 			Want: fmt.Sprintf("%d, as many as the disk has blocks", blocks),
-		}})
-		if err != nil {
+		}}
+		if err := c.add(*f.number(uint64(h.MaxTableEntries), oneOf(uint64(blocks)))); err != nil {
 			return err
 		}
 	}
@@ -346,11 +347,12 @@ func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 	if err != nil || x.used == 0 {
 		return err
 	}
-	return c.add(finding{Finding: Finding{
+	f := finding{Finding: Finding{
 		ID: "bat-excess", Severity: Warning, Offset: lay.batOff + x.first*4,
 		Field: fmt.Sprintf("BAT entries behind the disk's end, from %d on", x.first),
 		Got:   fmt.Sprintf("%d in use", x.used), Want: "all unused (0xffffffff)",
-	}})
+	}}
+	return c.add(*f.number(uint64(x.used), oneOf(0)))
 }
 
 // checkPlaces counts blocks, and the unused spaces between them.

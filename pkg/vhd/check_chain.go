@@ -106,6 +106,7 @@ func checkLink(img *Image, child string) []finding {
 			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
 			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, printable(name)),
 		}}
+		f.number(uint64(img.size), oneOf(uint64(size)))
 		f.Note = fmt.Sprintf("the bytes after the end of %s read as zeros, as they should if %s was enlarged; otherwise restore the parent", printable(name), image)
 		if img.size < size {
 			f.Severity = Error

@@ -32,6 +32,7 @@ func found(t *testing.T, b []byte, o *vhd.CheckOptions) []string {
 		if f.Field == "" || f.Got == "" || f.Want == "" || f.Offset < 0 || f.Offset > int64(len(b)) {
 			t.Errorf("finding %+v does not say what is wrong where", f)
 		}
+		checkNumber(t, f)
 	})
 	if err != nil {
 		t.Fatal(err)

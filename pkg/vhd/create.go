@@ -58,7 +58,10 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	}
 	// What was chosen at random, or by the clock, stays when the size changes.
 	img.plan = *o
-	img.plan.UniqueID, img.plan.Time = footer.UniqueID, footer.Timestamp.Time()
+	img.plan.Time = footer.Timestamp.Time()
+	if !o.DeriveID {
+		img.plan.UniqueID = footer.UniqueID
+	}
 	a := &img.alloc
 	a.syncedFooterAt = -1
 	a.unwrittenBitmaps = map[int64]bool{}

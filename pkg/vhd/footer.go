@@ -239,16 +239,17 @@ func (c *footerCopy) validate() []finding {
 		return fs
 	}
 	if want := c.checksumWanted(); c.Checksum != want {
-		odd("footer-checksum", Error, 64, "checksum", hex32(c.Checksum), hex32(want)).checksum = true
+		odd("footer-checksum", Error, 64, "checksum", hex32(c.Checksum), hex32(want)).number(uint64(c.Checksum), oneOf(uint64(want))).checksum = true
 	}
 	if c.Version>>16 != formatVersion>>16 {
-		odd("footer-version", Error, 12, "file format version", hex32(c.Version), hex32(formatVersion)).unsupported = true
+		odd("footer-version", Error, 12, "file format version", hex32(c.Version), hex32(formatVersion)).number(uint64(c.Version), oneOf(formatVersion)).unsupported = true
 	}
 	if c.Type < Fixed || c.Type > Differencing {
-		odd("disk-type", Error, 60, "disk type", fmt.Sprint(uint32(c.Type)), "2 (fixed), 3 (dynamic) or 4 (differencing)")
+		odd("disk-type", Error, 60, "disk type", fmt.Sprint(uint32(c.Type)), "2 (fixed), 3 (dynamic) or 4 (differencing)").number(uint64(c.Type), oneOf(uint64(Fixed), uint64(Dynamic), uint64(Differencing)))
 	}
 	if c.Features&featureReserved == 0 || c.Features&^(featureReserved|featureTemporary) != 0 {
-		odd("footer-features", Warning, 8, "features", hex32(c.Features), "0x00000002, or 3 for a temporary disk")
+		odd("footer-features", Warning, 8, "features", hex32(c.Features), "0x00000002, or 3 for a temporary disk").
+			number(uint64(c.Features), oneOf(featureReserved, featureReserved|featureTemporary))
 	}
 	reserved := c.Reserved
 	if c.Creator == CreatorXenServer && reserved[0] == 1 {
@@ -259,23 +260,23 @@ func (c *footerCopy) validate() []finding {
 	}
 	switch {
 	case c.SavedState == 1:
-		odd("saved-state", Warning, 84, "saved state", "1: a suspended virtual machine depends on this image", "0")
+		odd("saved-state", Warning, 84, "saved state", "1: a suspended virtual machine depends on this image", "0").number(1, oneOf(0))
 	case c.SavedState > 1:
-		odd("saved-state", Warning, 84, "saved state", fmt.Sprint(c.SavedState), "0 or 1")
+		odd("saved-state", Warning, 84, "saved state", fmt.Sprint(c.SavedState), "0 or 1").number(uint64(c.SavedState), oneOf(0, 1))
 	}
 	if c.Type == Fixed && c.DataOffset != noOffset {
-		odd("fixed-data-offset", Warning, 16, "data offset of a fixed disk", hex64(c.DataOffset), hex64(noOffset))
+		odd("fixed-data-offset", Warning, 16, "data offset of a fixed disk", hex64(c.DataOffset), hex64(noOffset)).number(c.DataOffset, oneOf(noOffset))
 	}
 	switch {
 	case c.CurrentSize == 0:
-		odd("current-size", Error, 48, "current size", "0", "the disk's size").harmless = true
+		odd("current-size", Error, 48, "current size", "0", "the disk's size").number(0, atLeast(1)).harmless = true
 	case c.CurrentSize > maxFixedSize:
-		odd("current-size", Error, 48, "current size", fmt.Sprint(c.CurrentSize), fmt.Sprintf("at most %d", uint64(maxFixedSize)))
+		odd("current-size", Error, 48, "current size", fmt.Sprint(c.CurrentSize), fmt.Sprintf("at most %d", uint64(maxFixedSize))).number(c.CurrentSize, atMost(maxFixedSize))
 	case c.CurrentSize > MaxSectors*SectorSize && c.Type != Fixed: // VirtualBox makes such
 		odd("large-disk", Warning, 48, "current size", fmt.Sprint(c.CurrentSize),
-			fmt.Sprintf("at most %d (2040 GiB): Windows and qemu open no larger one", uint64(MaxSectors)*SectorSize))
+			fmt.Sprintf("at most %d (2040 GiB): Windows and qemu open no larger one", uint64(MaxSectors)*SectorSize)).number(c.CurrentSize, atMost(MaxSectors*SectorSize))
 	case c.CurrentSize%SectorSize != 0:
-		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512")
+		odd("current-size", Warning, 48, "current size", fmt.Sprint(c.CurrentSize), "a multiple of 512").number(c.CurrentSize, multipleOf(SectorSize))
 	}
 	// Virtual PC itself writes the specification's geometry, which rounds down.
 	own := c.Creator == CreatorVirtualPC && c.Geometry == GeometryOf(int64(c.CurrentSize/SectorSize))

@@ -162,10 +162,14 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 			return err
 		}
 	}
-	if v, given := o["uuid"]; given {
+	switch v, given := o["uuid"]; {
+	case !given, v == "random":
+	case v == "derived":
+		vo.DeriveID = true
+	default:
 		id, err := uuid.Parse(v)
 		if err != nil || id == uuid.Nil {
-			return optlist.Errorf("Parameter 'uuid' expects an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
+			return optlist.Errorf("Parameter 'uuid' expects random, derived, or an id like 0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d, not '%s'", v)
 		}
 		vo.UniqueID = id
 	}

@@ -37,7 +37,7 @@ func TestParseCreateOptions(t *testing.T) {
 		"no subformat":  {mib, disk.Options{"subformat": "thin"}, vhd.CreateOptions{}, "Parameter 'subformat' does not accept value 'thin'"},
 		"no switch":     {mib, disk.Options{"force_size": "perhaps"}, vhd.CreateOptions{}, "Parameter 'force_size' expects 'on' or 'off'"},
 		"no block size": {mib, disk.Options{"block_size": "0"}, vhd.CreateOptions{}, "Parameter 'block_size' expects a power of two from 4k to 256M"},
-		"no id":         {mib, disk.Options{"uuid": "7"}, vhd.CreateOptions{}, "Parameter 'uuid' expects an id like " + id + ", not '7'"},
+		"no id":         {mib, disk.Options{"uuid": "7"}, vhd.CreateOptions{}, "Parameter 'uuid' expects random, derived, or an id like " + id + ", not '7'"},
 		"no time":       {mib, disk.Options{"timestamp": "noon"}, vhd.CreateOptions{}, "time stamp 'noon': want RFC 3339, such as 2026-01-31T12:00:00Z, or seconds since 1970"},
 		"no creator":    {mib, disk.Options{"creator": "somebody"}, vhd.CreateOptions{}, `creator "somebody" is too long: want at most 4 characters`},
 		"not aligned": {

@@ -22,9 +22,9 @@ const (
 
 // Geometry is the cylinders, heads and sectors per track of the footer.
 type Geometry struct {
-	Cylinders uint16
-	Heads     uint8
-	Sectors   uint8 // per track
+	Cylinders uint16 `json:"cylinders"`
+	Heads     uint8  `json:"heads"`
+	Sectors   uint8  `json:"sectors"` // per track
 }
 
 // MaxGeometry is the largest geometry. Every reader that meets it takes the

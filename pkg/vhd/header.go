@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 const (
@@ -120,16 +122,16 @@ func (h *Header) validate(off int64, t DiskType) []finding {
 		return fs
 	}
 	if want := h.checksumWanted(); h.Checksum != want {
-		odd("header-checksum", Error, 36, "checksum", hex32(h.Checksum), hex32(want)).checksum = true
+		odd("header-checksum", Error, 36, "checksum", hex32(h.Checksum), hex32(want)).number(uint64(h.Checksum), oneOf(uint64(want))).checksum = true
 	}
 	if h.Version>>16 != headerVersion>>16 {
-		odd("header-version", Error, 24, "header version", hex32(h.Version), hex32(headerVersion)).unsupported = true
+		odd("header-version", Error, 24, "header version", hex32(h.Version), hex32(headerVersion)).number(uint64(h.Version), oneOf(headerVersion)).unsupported = true
 	}
 	if h.DataOffset != noOffset {
-		odd("header-data-offset", Warning, 8, "data offset", hex64(h.DataOffset), hex64(noOffset))
+		odd("header-data-offset", Warning, 8, "data offset", hex64(h.DataOffset), hex64(noOffset)).number(h.DataOffset, oneOf(noOffset))
 	}
 	if !legalBlockSize(h.BlockSize) {
-		f := odd("block-size", Error, 32, "block size", fmt.Sprint(h.BlockSize), "a power of two from 4096 to 268435456")
+		f := odd("block-size", Error, 32, "block size", fmt.Sprint(h.BlockSize), "a power of two from 4096 to 268435456").number(uint64(h.BlockSize), powersOfTwo(MinBlockSize, MaxBlockSize))
 		f.unsupported = h.BlockSize >= SectorSize && h.BlockSize&(h.BlockSize-1) == 0
 	}
 	if h.Reserved1 != [4]byte{} || h.Reserved2 != [256]byte{} {
@@ -147,10 +149,11 @@ func (h *Header) validate(off int64, t DiskType) []finding {
 func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []finding, error) {
 	off := c.DataOffset
 	if off < footerSize || off%SectorSize != 0 || limit < headerSize || off > uint64(limit-headerSize) {
-		return Header{}, []finding{{Finding: Finding{
+		f := finding{Finding: Finding{
 			ID: "data-offset", Severity: Error, Offset: c.off + 16, Field: "footer: data offset", Got: fmt.Sprint(off),
 			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
-		}}}, nil
+		}}
+		return Header{}, []finding{*f.number(off, sectorsBetween(footerSize, uint64(max(0, limit-headerSize))))}, nil
 	}
 	var b [headerSize]byte
 	if err := readFull(r, b[:], int64(off)); err != nil {
@@ -163,21 +166,22 @@ func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []finding, e
 // validateTable lists what keeps the BAT from being read: the header, found at
 // off, says where it stands in a file in which metadata must end at limit.
 func (h *Header) validateTable(off uint64, limit int64) []finding {
-	odd := func(id string, at uint64, field, got, want string) []finding {
-		return []finding{{Finding: Finding{
+	odd := func(id string, at uint64, field string, found uint64, want string, limits disk.Number) []finding {
+		f := finding{Finding: Finding{
 			ID: id, Severity: Error, Offset: int64(off + at),
-			Field: "dynamic disk header: " + field, Got: got, Want: want,
-		}}}
+			Field: "dynamic disk header: " + field, Got: fmt.Sprint(found), Want: want,
+		}}
+		return []finding{*f.number(found, limits)}
 	}
 	t, n := h.TableOffset, int64(h.MaxTableEntries)*4
 	switch {
 	case t < footerSize || t%SectorSize != 0 || t > uint64(limit):
-		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a multiple of 512 from 512 to %d, before the footer", limit))
+		return odd("table-offset", 16, "table offset", t, fmt.Sprintf("a multiple of 512 from 512 to %d, before the footer", limit), sectorsBetween(footerSize, uint64(limit)))
 	case t < off+headerSize && t+uint64(n) > off:
-		return odd("table-offset", 16, "table offset", fmt.Sprint(t), fmt.Sprintf("a place for the BAT outside of the header, which is at %d to %d", off, off+headerSize))
+		return odd("table-offset", 16, "table offset", t, fmt.Sprintf("a place for the BAT outside of the header, which is at %d to %d", off, off+headerSize), atLeast(off+headerSize))
 	case n > limit-int64(t):
-		return odd("max-table-entries", 28, "max table entries", fmt.Sprint(h.MaxTableEntries),
-			fmt.Sprintf("at most %d, as many as fit between the table offset and the footer", (limit-int64(t))/4))
+		return odd("max-table-entries", 28, "max table entries", uint64(h.MaxTableEntries),
+			fmt.Sprintf("at most %d, as many as fit between the table offset and the footer", (limit-int64(t))/4), atMost(uint64(limit-int64(t))/4))
 	}
 	return nil
 }

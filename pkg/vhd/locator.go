@@ -166,8 +166,9 @@ func (h *Header) locatorRegions(size int64) []region {
 // bytes, names its parent. The parent is not opened.
 func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []finding {
 	var fs []finding
-	odd := func(id string, sev Severity, at int, field, got, want string) {
+	odd := func(id string, sev Severity, at int, field, got, want string) *finding {
 		fs = append(fs, finding{Finding: Finding{ID: id, Severity: sev, Offset: int64(f.DataOffset) + int64(at), Field: "dynamic disk header: " + field, Got: got, Want: want}})
+		return &fs[len(fs)-1]
 	}
 	used := h.locators()
 	usable := 0
@@ -184,19 +185,19 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []fin
 		case !known:
 			odd("locator-code", Warning, at, field+"platform code", fmt.Sprintf("%q", l.code), "a code that is known")
 		case l.length == 0 || l.length > maxLocatorText:
-			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "from 1 to 65536")
+			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "from 1 to 65536").number(uint64(l.length), between(1, maxLocatorText))
 		case wide && l.length%2 != 0:
-			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "an even number, of UTF-16 text")
+			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "an even number, of UTF-16 text").number(uint64(l.length), multipleOf(2))
 		case l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset:
 			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprint(l.offset),
-				fmt.Sprintf("one with %d bytes behind it in the file", l.length))
+				fmt.Sprintf("one with %d bytes behind it in the file", l.length)).number(l.offset, atMost(uint64(max(0, size-int64(l.length)))))
 		case over != "":
 			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, over), "a place of its own")
 		default:
 			good = true
 		}
 		if l.reserved != 0 {
-			odd("locator-reserved", Warning, at+12, field+"reserved", hex32(l.reserved), "0")
+			odd("locator-reserved", Warning, at+12, field+"reserved", hex32(l.reserved), "0").number(uint64(l.reserved), oneOf(0))
 		}
 		if good && !l.spacious() {
 			odd("locator-space", Warning, at+4, field+"platform data space", fmt.Sprint(l.space),

@@ -48,8 +48,11 @@ type CreateOptions struct {
 	// Creator is the program to name; zero means CreatorQEMU, or
 	// CreatorQEMUExact if Exact.
 	Creator Creator
-	// UniqueID of the image; zero means a random one.
+	// UniqueID of the image; zero means a random one, or with DeriveID a derived one.
 	UniqueID uuid.UUID
+	// DeriveID computes the unique id from the footer and the header. The same options give
+	// the same id, whatever the disk contains.
+	DeriveID bool
 	// Time of creation; zero means now.
 	Time time.Time
 	// Parent makes a differencing image: one that has what this disk has, until
@@ -69,7 +72,8 @@ func (o *CreateOptions) Validate() error {
 }
 
 // Metadata returns the footer and the header that the image will have. The header is
-// zero for a fixed disk. Without UniqueID and Time they differ from call to call.
+// zero for a fixed disk. They differ from call to call without Time, and without either of
+// UniqueID and DeriveID.
 func (o *CreateOptions) Metadata() (Footer, Header, error) { return o.metadata() }
 
 // VirtualSize is the size in bytes that the image will have.
@@ -107,6 +111,35 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	if o == nil {
 		o = &CreateOptions{}
 	}
+	f, h, err := o.metadataWithoutID()
+	switch {
+	case err != nil:
+	case o.UniqueID != uuid.Nil:
+		f.UniqueID = o.UniqueID
+	case o.DeriveID:
+		f.UniqueID = derivedID(&f, &h)
+	default:
+		if f.UniqueID, err = uuid.NewRandom(); err != nil {
+			err = fmt.Errorf("unique id: %w", err)
+		}
+	}
+	if err != nil {
+		return Footer{}, Header{}, err
+	}
+	return f, h, nil
+}
+
+// derivedIDs is the namespace of the unique ids that derivedID computes.
+var derivedIDs = uuid.UUID{0x8d, 0x41, 0x6e, 0x0b, 0x5c, 0x92, 0x4f, 0x37, 0x9a, 0x60, 0x1e, 0x7b, 0xd3, 0x28, 0xc4, 0xf5}
+
+// derivedID computes a unique id (version 5) from the footer and the header, which have none.
+func derivedID(f *Footer, h *Header) uuid.UUID {
+	footer, header := f.Encode(), h.Encode()
+	return uuid.NewSHA1(derivedIDs, append(footer[:], header[:]...))
+}
+
+// metadataWithoutID is metadata before the unique id is chosen.
+func (o *CreateOptions) metadataWithoutID() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	if o.Parent != nil {
 		return o.differencingMetadata()
@@ -137,17 +170,11 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	if err != nil {
 		return fail(err)
 	}
-	id := o.UniqueID
-	if id == uuid.Nil {
-		if id, err = uuid.NewRandom(); err != nil {
-			return fail(fmt.Errorf("unique id: %w", err))
-		}
-	}
 	current := uint64(sectors) * SectorSize
 	f := Footer{
 		Cookie: footerCookie, Features: featureReserved, Version: formatVersion, DataOffset: noOffset,
 		Timestamp: stamp, Creator: creator, CreatorVersion: creator.version(), CreatorHostOS: creator.hostOS(),
-		OriginalSize: current, CurrentSize: current, Geometry: g, Type: Fixed, UniqueID: id,
+		OriginalSize: current, CurrentSize: current, Geometry: g, Type: Fixed,
 	}
 	for _, align := range []int64{o.DataAlign, o.FileAlign} {
 		if align != 0 && align != SectorSize && align != dataAlign {
@@ -226,7 +253,7 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	}
 	// The size must come out as it is: not rounded to a geometry again.
 	own.Size, own.Exact = size, true
-	f, h, err := own.metadata()
+	f, h, err := own.metadataWithoutID()
 	if err != nil {
 		return fail(err)
 	}

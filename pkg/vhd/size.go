@@ -3,6 +3,7 @@ package vhd
 import (
 	"fmt"
 	"math"
+	"strings"
 )
 
 // SizeRule says which field of the footer is the disk's size. Products
@@ -32,6 +33,11 @@ func (r SizeRule) String() string {
 		return "current size"
 	}
 	return "auto"
+}
+
+// MarshalText returns the rule in lower case, with hyphens for spaces. It has no error.
+func (r SizeRule) MarshalText() ([]byte, error) {
+	return []byte(strings.ReplaceAll(r.String(), " ", "-")), nil
 }
 
 // resolve turns SizeAuto into one of the others, and the geometry into the
@@ -97,7 +103,7 @@ func (c *footerCopy) virtualSize(rule SizeRule, room int64) (int64, []finding) {
 		if c.Type != Fixed {
 			f.ID, f.Want = "bat-too-small", fmt.Sprintf("at most %d, what the BAT has entries for", room)
 		}
-		return 0, []finding{f}
+		return 0, []finding{*f.number(c.CurrentSize, atMost(uint64(room)))}
 	}
 	size := c.CurrentSize
 	if rule.resolve(&c.Footer) == SizeFromGeometry {

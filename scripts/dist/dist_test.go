@@ -5,9 +5,18 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -99,7 +108,7 @@ func readZip(t *testing.T, b []byte) (all []entry) {
 	return all
 }
 
-func TestDebianVersion(t *testing.T) {
+func TestPackageVersion(t *testing.T) {
 	for in, want := range map[string]string{
 		"v1.2.3":                 "1.2.3",
 		"1.2.3":                  "1.2.3",
@@ -110,8 +119,138 @@ func TestDebianVersion(t *testing.T) {
 		"78423f3-dirty":          "0~78423f3+dirty",
 		"v1.0.0-rc.1-2-g1234567": "1.0.0~rc.1+2+g1234567",
 	} {
-		if got := debianVersion(in); got != want {
-			t.Errorf("debianVersion(%q) = %q, want %q", in, got, want)
+		if got := packageVersion(in); got != want {
+			t.Errorf("packageVersion(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestPackageFiles: each package has every file of a release, where its system has it.
+func TestPackageFiles(t *testing.T) {
+	var rest []entry
+	for _, name := range []string{
+		"README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY-LICENSES", "man/vhdtool.1", "man/vhdtool-options.7", "schema/info.json",
+		"schema/README.md", "completions/vhdtool.bash", "completions/_vhdtool", "completions/vhdtool.fish", "completions/vhdtool.ps1",
+	} {
+		rest = append(rest, entry{name, 0o644, []byte(name)})
+	}
+	for _, c := range []struct {
+		kind  string
+		files func([]entry, []byte) ([]entry, error)
+		want  []string
+	}{
+		{"deb", debianFiles, []string{
+			"usr/bin/vhdtool",
+			"usr/share/bash-completion/completions/vhdtool",
+			"usr/share/doc/vhdtool/README.md",
+			"usr/share/doc/vhdtool/THIRD-PARTY-LICENSES.gz",
+			"usr/share/doc/vhdtool/changelog.gz",
+			"usr/share/doc/vhdtool/copyright",
+			"usr/share/doc/vhdtool/schema/README.md",
+			"usr/share/doc/vhdtool/schema/info.json",
+			"usr/share/fish/vendor_completions.d/vhdtool.fish",
+			"usr/share/man/man1/vhdtool.1.gz",
+			"usr/share/man/man7/vhdtool-options.7.gz",
+			"usr/share/zsh/vendor-completions/_vhdtool",
+		}},
+		{"rpm", rpmFiles, []string{
+			"usr/bin/vhdtool",
+			"usr/share/bash-completion/completions/vhdtool",
+			"usr/share/doc/vhdtool/CHANGELOG.md",
+			"usr/share/doc/vhdtool/README.md",
+			"usr/share/doc/vhdtool/schema/README.md",
+			"usr/share/doc/vhdtool/schema/info.json",
+			"usr/share/fish/vendor_completions.d/vhdtool.fish",
+			"usr/share/licenses/vhdtool/LICENSE",
+			"usr/share/licenses/vhdtool/THIRD-PARTY-LICENSES",
+			"usr/share/man/man1/vhdtool.1.gz",
+			"usr/share/man/man7/vhdtool-options.7.gz",
+			"usr/share/zsh/site-functions/_vhdtool",
+		}},
+	} {
+		files, err := c.files(rest, []byte("program"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range byName(files) {
+			got = append(got, e.name)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.kind, got, c.want)
+		}
+	}
+}
+
+// TestHomebrew: the formula has the address and the checksum of each archive that was made,
+// and nothing of those that were not.
+func TestHomebrew(t *testing.T) {
+	r := release{out: t.TempDir(), version: "v1.2.3"}
+	for _, name := range []string{"vhdtool_1.2.3_darwin_arm64.tar.gz", "vhdtool_1.2.3_darwin_amd64.tar.gz", "vhdtool_1.2.3_linux_amd64.tar.gz"} {
+		if err := os.WriteFile(filepath.Join(r.out, name), []byte(name), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.homebrew(); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(r.out, "vhdtool.rb")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archives := regexp.MustCompile(`(?m)on_(\w+) do\n +url "https://github\.com/vhdtool/vhdtool/releases/download/v1\.2\.3/(.*)"\n +sha256 "(.*)"$`)
+	var got []string
+	for _, m := range archives.FindAllStringSubmatch(string(b), -1) {
+		got = append(got, m[1]+" "+m[2])
+		if want := fmt.Sprintf("%x", sha256.Sum256([]byte(m[2]))); m[3] != want {
+			t.Errorf("%s: checksum %s, want %s", m[2], m[3], want)
+		}
+	}
+	want := []string{"arm vhdtool_1.2.3_darwin_arm64.tar.gz", "intel vhdtool_1.2.3_darwin_amd64.tar.gz", "intel vhdtool_1.2.3_linux_amd64.tar.gz"}
+	if !slices.Equal(got, want) || !bytes.Contains(b, []byte("\n  version \"1.2.3\"\n")) {
+		t.Errorf("the formula has the archives %q, want %q:\n%s", got, want, b)
+	}
+	if ruby, err := exec.LookPath("ruby"); err == nil {
+		if out, err := exec.Command(ruby, "-c", name).CombinedOutput(); err != nil {
+			t.Errorf("ruby: %v\n%s", err, out)
+		}
+	}
+}
+
+// TestContainerfile: the container image has the program alone, and starts it.
+func TestContainerfile(t *testing.T) {
+	b, err := os.ReadFile("../../Containerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var instructions []string
+	copied := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] == "#" {
+			continue
+		}
+		instructions = append(instructions, fields[0])
+		rest := strings.TrimSpace(strings.TrimPrefix(line, fields[0]))
+		switch fields[0] {
+		case "FROM":
+			if rest != "scratch" {
+				t.Errorf("the image is made from %s, want scratch", rest)
+			}
+		case "COPY":
+			dir := fields[len(fields)-1]
+			for _, name := range fields[1 : len(fields)-1] {
+				copied[path.Join(dir, name)] = true
+			}
+		case "ENTRYPOINT":
+			var args []string
+			if err := json.Unmarshal([]byte(rest), &args); err != nil || len(args) != 1 || !copied[args[0]] {
+				t.Errorf("the entry point is %s, want one of the copied files (%v)", rest, err)
+			}
+		}
+	}
+	if want := []string{"FROM", "COPY", "WORKDIR", "ENTRYPOINT"}; !slices.Equal(instructions, want) {
+		t.Errorf("the instructions are %q, want %q", instructions, want)
 	}
 }

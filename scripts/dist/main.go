@@ -1,6 +1,7 @@
 // Command dist builds what a release consists of: for each platform an archive
 // with the program, its man pages and the shells' completions, and a list of
-// what the program is made of; Debian packages; and the checksums of them all.
+// what the program is made of; packages for dpkg and rpm; a Homebrew formula; and the
+// checksums of them all.
 //
 // The same commit gives the same bytes with the same release of Go, wherever
 // and whenever it is built: paths are cut out of the programs, and every time is
@@ -11,7 +12,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -94,7 +94,15 @@ func (r *release) run(platforms []string) error {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 	}
+	if err := r.homebrew(); err != nil {
+		return err
+	}
 	return r.writeSums()
+}
+
+// stem is the name of the archive for a platform, without its extension.
+func (r *release) stem(goos, arch string) string {
+	return fmt.Sprintf("vhdtool_%s_%s_%s", strings.TrimPrefix(r.version, "v"), goos, arch)
 }
 
 // identify finds out version and time where they were not given.
@@ -147,25 +155,26 @@ func (r *release) build(exe, goos, arch string) error {
 	return err
 }
 
-// sharedEntries are texts, man pages, and what the program prints for shells.
+// sharedEntries are texts, schemas, man pages, and what the program prints for shells.
 func (r *release) sharedEntries() ([]entry, error) {
 	var all []entry
-	pages, err := filepath.Glob("docs/man/*.1")
+	pages, err := filepath.Glob("docs/man/*.[17]")
 	if err != nil {
 		return nil, err
 	}
-	if len(pages) == 0 {
-		return nil, errors.New("docs/man: no man pages")
+	schemas, err := filepath.Glob("docs/schema/*.*")
+	if err != nil {
+		return nil, err
 	}
-	for _, name := range slices.Concat([]string{"README.md", "CHANGELOG.md", "LICENSE"}, pages) {
+	if len(pages) == 0 || len(schemas) == 0 {
+		return nil, fmt.Errorf("%d man pages in docs/man, and %d files in docs/schema", len(pages), len(schemas))
+	}
+	for _, name := range slices.Concat([]string{"README.md", "CHANGELOG.md", "LICENSE"}, pages, schemas) {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		to := name
-		if filepath.Ext(name) == ".1" {
-			to = path.Join("man", filepath.Base(name))
-		}
+		to := strings.TrimPrefix(filepath.ToSlash(name), "docs/")
 		all = append(all, entry{to, 0o644, b})
 	}
 	native := filepath.Join(r.scratch, "vhdtool")
@@ -198,7 +207,7 @@ func (r *release) platform(goos, arch string) error {
 	if err != nil {
 		return err
 	}
-	stem := fmt.Sprintf("vhdtool_%s_%s_%s", r.version, goos, arch)
+	stem := r.stem(goos, arch)
 	sbom, err := command(nil, filepath.Join(r.tools, "cyclonedx-gomod"), "bin", "-json", "-std", "-noserial", "-notimestamp", "-version", r.version, exe)
 	if err != nil {
 		return err
@@ -229,10 +238,13 @@ func (r *release) platform(goos, arch string) error {
 	if err := r.write(stem, archive.Bytes()); err != nil {
 		return err
 	}
-	if goos == "linux" {
-		return r.debian(arch, program, common)
+	if goos != "linux" {
+		return nil
 	}
-	return nil
+	if err := r.debian(arch, program, common); err != nil {
+		return err
+	}
+	return r.rpm(arch, program, common)
 }
 
 // write makes a file of the release.

@@ -22,8 +22,8 @@ type Rule struct {
 type BrokenRule struct {
 	Name  string `json:"name"` // of the rule
 	Field string `json:"field"`
-	// Found is a number, a text, or a list of these. Sizes are in bytes, times are in
-	// RFC 3339, versions are "MAJOR.MINOR".
+	// Found is a number, a text, a list of these, or a [vhd.Geometry]. Sizes are in bytes,
+	// times are in RFC 3339, versions are "MAJOR.MINOR".
 	Found  any  `json:"found"`
 	Wanted Want `json:"wanted"`
 }

@@ -77,7 +77,7 @@ func xenRules() []Rule {
 			Reason: "the image is refused (geometry too large)", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
 				g, most := s.footer.Geometry, vhd.GeometryOf(number(s.footer.CurrentSize)/vhd.SectorSize)
-				return g.String(), Want{Max: most.String()}, asNumber(g) > asNumber(most)
+				return g, Want{Max: most}, asNumber(g) > asNumber(most)
 			},
 		},
 		{
