@@ -14,15 +14,28 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 )
 
-// uncovered lists the paths that do not follow the rules yet. The aim is an empty list:
-// remove a path when its text is rewritten.
+// uncovered lists the paths that do not follow the rules yet, as patterns of [path.Match]. The
+// aim is an empty list: remove a path when its text is rewritten.
 var uncovered = []string{
 	"cmd/vhdtool",
 	"pkg/vhd",
+	"pkg/convert/mapping*.go",
+	"pkg/convert/room*.go",
+	"pkg/convert/share*.go",
+	"pkg/convert/copy_test.go",
+	"pkg/convert/stream_test.go",
+	"internal/atomicfile",
+	"internal/sparse",
+	"docs/architecture.md",
+	"docs/products.md",
+	"docs/reliability.md",
+	"docs/decisions/change-of-parent.md",
+	"docs/decisions/repair.md",
 }
 
 // generated lists the paths whose text comes from other files, which are checked.
@@ -80,10 +93,12 @@ func textFiles(root fs.FS) ([]string, error) {
 			return err
 		}
 		for _, excluded := range slices.Concat(uncovered, generated, skipped) {
-			if name == excluded && entry.IsDir() {
+			switch match, err := path.Match(excluded, name); {
+			case err != nil:
+				return err
+			case match && entry.IsDir():
 				return fs.SkipDir
-			}
-			if name == excluded {
+			case match:
 				return nil
 			}
 		}
