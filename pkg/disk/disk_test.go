@@ -247,7 +247,7 @@ func TestMerger(t *testing.T) {
 		{Off: 3072, Len: 512, State: disk.Unallocated},                       // joined
 		{Off: 3584, Len: 512, State: disk.Unallocated, Depth: 1},             // another depth
 		{Off: 5120, Len: 512, State: disk.Unallocated, Depth: 1},             // after a gap
-		{Off: 5632, Len: 512, State: disk.Data, Depth: 1, FileOff: 1 << 40},  // no file: FileOff is not used
+		{Off: 5632, Len: 512, State: disk.Data, Depth: 1, FileOff: 1 << 40},  // FileOff is not used
 		{Off: 6144, Len: 512, State: disk.Data, Depth: 1, FileOff: -1 << 40}, // joined
 	}
 	want := []disk.Extent{

@@ -58,7 +58,7 @@ var (
 )
 
 // mask replaces the contents of code spans by underscores, which no check matches, and
-// blanks link targets. What remains is the words that a reader sees.
+// blanks link targets. The words that a reader sees remain.
 func mask(s string) string {
 	s = webAddress.ReplaceAllStringFunc(s, blank)
 	s = codeSpan.ReplaceAllStringFunc(s, func(code string) string {
@@ -164,18 +164,19 @@ func goPassages(source string) []passage {
 
 var (
 	hashComment = regexp.MustCompile(`(^|\s)##? .*`)
+	hashCode    = regexp.MustCompile(`^#   +\S`)
 	echo        = regexp.MustCompile(`^\s*(@?echo|printf) .*`)
 )
 
 // hashPassages returns the comments of a file whose comments start with #, and the
-// arguments of echo.
+// arguments of echo. Three spaces after the # mark code.
 func hashPassages(source string) []passage {
 	var passages []passage
 	open := false
 	offset := 0
 	for line := range strings.Lines(source) {
 		switch at := hashComment.FindStringIndex(line); {
-		case strings.HasPrefix(line, "#!"):
+		case strings.HasPrefix(line, "#!"), hashCode.MatchString(line):
 			open = false
 		case at != nil:
 			text := mask(line[at[0]:])
