@@ -52,24 +52,19 @@ func passagesFunc(name string) func(source string) []passage {
 var (
 	fence      = regexp.MustCompile("(?ms)^[ ]*```.*?^[ ]*```[ ]*$")
 	codeSpan   = regexp.MustCompile("``.+?``|`[^`]+`")
+	fileName   = regexp.MustCompile(`[\w./-]*\w[/_]\w([\w./-]*\w)?`)
 	linkTarget = regexp.MustCompile(`\]\([^)]*\)`)
 	webAddress = regexp.MustCompile(`https?://[^\s)>]+`)
 	newBlock   = regexp.MustCompile(`^\s*([-*]|\d+\.|#+) `)
 )
 
-// mask replaces the contents of code spans by underscores, which no check matches, and
-// blanks link targets. The words that a reader sees remain.
+// mask replaces code spans, file names and identifiers by underscores, which no check
+// matches, and blanks link targets. The words that a reader sees remain.
 func mask(s string) string {
+	underscores := func(code string) string { return strings.ReplaceAll(blank(code), " ", "_") }
 	s = webAddress.ReplaceAllStringFunc(s, blank)
-	s = codeSpan.ReplaceAllStringFunc(s, func(code string) string {
-		masked := []byte(blank(code))
-		for i := range masked {
-			if masked[i] == ' ' {
-				masked[i] = '_'
-			}
-		}
-		return string(masked)
-	})
+	s = codeSpan.ReplaceAllStringFunc(s, underscores)
+	s = fileName.ReplaceAllStringFunc(s, underscores)
 	return linkTarget.ReplaceAllStringFunc(s, func(target string) string { return "]" + blank(target[1:]) })
 }
 
