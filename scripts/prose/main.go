@@ -6,7 +6,8 @@
 // too long. With -extract it writes the checked text into a directory, for a spelling
 // checker. Every other byte becomes a space there, so lines and columns stay valid.
 //
-// Usage: prose [-extract DIR], in the root of the repository.
+// Usage: prose [-extract DIR] [PATH...], in the root of the repository. Without PATH it checks
+// everything except the paths in uncovered.
 package main
 
 import (
@@ -48,17 +49,25 @@ var skipped = []string{".git", "bin", "dist"}
 func main() {
 	extract := flag.String("extract", "", "write the checked text into `DIR` instead of checking it")
 	flag.Parse()
-	if err := run(*extract); err != nil {
+	paths, excluded := flag.Args(), generated
+	if len(paths) == 0 {
+		paths, excluded = []string{"."}, slices.Concat(uncovered, generated, skipped)
+	}
+	if err := run(paths, excluded, *extract); err != nil {
 		fmt.Fprintln(os.Stderr, "prose:", err)
 		os.Exit(1)
 	}
 }
 
-func run(extractDir string) error {
+func run(paths, excluded []string, extractDir string) error {
 	root := os.DirFS(".")
-	files, err := textFiles(root)
-	if err != nil {
-		return err
+	var files []string
+	for _, p := range paths {
+		inTree, err := textFiles(root, filepath.ToSlash(filepath.Clean(p)), excluded)
+		if err != nil {
+			return err
+		}
+		files = append(files, inTree...)
 	}
 	found := 0
 	for _, name := range files {
@@ -84,15 +93,16 @@ func run(extractDir string) error {
 	return nil
 }
 
-// textFiles returns the paths of all files to check, sorted.
-func textFiles(root fs.FS) ([]string, error) {
+// textFiles returns the paths of the files to check in a tree, sorted. Paths that
+// match a pattern in excluded are left out.
+func textFiles(root fs.FS, tree string, excluded []string) ([]string, error) {
 	var files []string
-	err := fs.WalkDir(root, ".", func(name string, entry fs.DirEntry, err error) error {
+	err := fs.WalkDir(root, tree, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		for _, excluded := range slices.Concat(uncovered, generated, skipped) {
-			switch match, err := path.Match(excluded, name); {
+		for _, pattern := range excluded {
+			switch match, err := path.Match(pattern, name); {
 			case err != nil:
 				return err
 			case match && entry.IsDir():

@@ -33,17 +33,21 @@ func passagesOf(name, source string) []passage {
 // passagesFunc returns the function that finds the passages of a file with this name,
 // or nil if such files have no text to check.
 func passagesFunc(name string) func(source string) []passage {
-	switch {
-	case path.Ext(name) == ".md":
+	switch path.Ext(name) {
+	case ".md":
 		return markdownPassages
-	case path.Ext(name) == ".go":
+	case ".go":
 		return goPassages
-	case path.Ext(name) == ".txtar":
+	case ".txtar":
 		return func(source string) []passage {
 			script, _, _ := strings.Cut(source, "\n-- ")
 			return hashPassages(script)
 		}
-	case path.Ext(name) == ".sh", name == ".ci/run", name == "Makefile":
+	case ".sh", ".yml", ".yaml":
+		return hashPassages
+	}
+	switch name {
+	case ".ci/run", "Makefile", "Containerfile":
 		return hashPassages
 	}
 	return nil

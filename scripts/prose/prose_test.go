@@ -56,11 +56,14 @@ func TestPassagesKeepPositions(t *testing.T) {
 
 func TestTextFiles(t *testing.T) {
 	root := fstest.MapFS{}
-	for _, name := range []string{"README.md", "pkg/raw/raw.go", "docs/man/x.md", ".git/x.md", "x.png", "Makefile"} {
+	for _, name := range []string{"README.md", "pkg/raw/raw.go", "pkg/raw/raw_test.go", "docs/man/x.md", ".git/x.md", "x.png", "Makefile"} {
 		root[name] = &fstest.MapFile{}
 	}
-	got, err := textFiles(root)
+	got, err := textFiles(root, ".", []string{"docs/man", ".git", "pkg/raw/*_test.go"})
 	if want := "Makefile README.md pkg/raw/raw.go"; err != nil || strings.Join(got, " ") != want {
 		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	if got, err := textFiles(root, "docs", nil); err != nil || strings.Join(got, " ") != "docs/man/x.md" {
+		t.Errorf("got %q, %v; want the file in docs", got, err)
 	}
 }
