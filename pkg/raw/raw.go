@@ -27,7 +27,7 @@ type Disk struct {
 	length int64 // of the file
 	align  int64 // Resize rounds the size up to a multiple of this; 0: no rounding
 
-	preallocated bool // the whole file has storage, and zeroing keeps it
+	reserved bool // the whole file has storage, and zeroing keeps it
 
 	zero atomic.Bool // the file is new and consists of holes
 }
@@ -43,7 +43,7 @@ func Open(r io.ReaderAt, size int64) *Disk {
 func OpenWrite(f disk.File, size int64) *Disk {
 	d := Open(f, size)
 	d.f = f
-	d.preallocated = sparse.Reserved(f)
+	d.reserved = sparse.Reserved(f)
 	return d
 }
 
@@ -150,7 +150,7 @@ func (d *Disk) WriteZeroes(off, n int64) error {
 	if d.f == nil {
 		return disk.ErrReadOnly
 	}
-	if d.preallocated {
+	if d.reserved {
 		return sparse.ZeroReserved(d.f, off, n)
 	}
 	return sparse.Zero(d.f, off, n)
