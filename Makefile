@@ -35,39 +35,39 @@ uninstall: ## remove what install has installed, with the same PREFIX and DESTDI
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(wildcard docs/man/*.7)))
 	rm -f $(DESTDIR)$(BASHDIR)/vhdtool $(DESTDIR)$(ZSHDIR)/_vhdtool $(DESTDIR)$(FISHDIR)/vhdtool.fish
 
-test: ## run the tests; needs nothing but Go (those that need a peer say so)
+test: ## run the tests; needs nothing but Go (tests without their peer program are skipped)
 	$(GO) test ./...
 
 race: ## run the tests of the library under the race detector (needs a C compiler)
 	$(GO) test -race ./pkg/...
 
-interop: ## compare with qemu 7.2 and 10 and libvhdi, which must be there, and newer qemu and VirtualBox
+interop: ## compare with other programs: qemu 7.2, 10, libvhdi; newest qemu, VirtualBox if unpacked
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
 
-portable: ## run the tests of library and command without the fast paths of Linux
+portable: ## run the tests without the fast paths of Linux
 	$(GO) test -tags portable ./pkg/... ./internal/sparse ./internal/imagelock ./internal/atomicfile
 	$(GO) test -tags portable ./cmd/vhdtool -run 'TestScripts|TestREADME'
 
-platforms: ## compile and vet for every platform of a release
+platforms: ## compile and vet for every release platform
 	scripts/platforms.sh
 
-lint: ## gofumpt, vet, staticcheck, shellcheck
+lint: ## gofumpt, vet, staticcheck, shellcheck, prose, spelling
 	scripts/lint.sh
 
-api: ## keep the library's interface as it is now, in api
+api: ## keep the current interface of the library, in api
 	scripts/api.sh --update
 
-api-check: ## fail if programs written for the interface kept in api would not compile
+api-check: ## fail if the interface is incompatible with the one in api
 	scripts/api.sh
 
-dist: ## build the archives and packages of a release, in dist
+dist: ## build the archives and packages of a release into dist
 	rm -rf dist
 	$(GO) run ./scripts/dist -tools bin/tools -version "$(VERSION)"
 
-dist-check: ## build them twice and compare, byte for byte (PLATFORMS=linux/amd64,... for some)
+dist-check: ## build a release twice and compare the bytes (PLATFORMS=linux/amd64,... selects)
 	scripts/dist-check.sh $(PLATFORMS)
 
-deb-check: ## install the Debian package in dist, use it and remove it (as root)
+deb-check: ## install, use and remove the Debian package in dist (as root)
 	scripts/deb-check.sh
 
 rpm-check: ## install the rpm package in dist, use it and remove it (as root)
@@ -83,17 +83,17 @@ torture: ## the long forms of the tests that kill, cut and damage (several minut
 	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m
 	VHDTOOL_TORTURE=1 $(GO) test ./pkg/vhd -count=1 -run 'Model|Crash|Fail|Repair|Relink|Commit' -rapid.checks=2000 -timeout 30m
 
-man: ## write the man pages, the README's picture and that of the packages
+man: ## update man pages, pictures and product tables
 	$(GO) test ./cmd/vhdtool -run '^(TestManPages|TestREADMECommands|TestArchitecturePicture|TestProductsPage)$$' -update-man
 
 bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-demo: build ## raw disk to fixed and dynamic VHD and back, in bin/demo
+demo: build ## convert a raw disk to fixed and dynamic VHD and back, in bin/demo
 	scripts/demo.sh bin/vhdtool $(DEMO)
 
-clean: ## remove what was built
+clean: ## remove build results
 	rm -rf bin dist
 
-help: ## show this
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

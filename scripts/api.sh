@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Compare the library's interface with the one kept in api, and fail if programs
-# that were written for that would no longer compile. Usage: api.sh [--update]
+# Compare the interface of the library with the one in api, and fail if programs written for that
+# would no longer compile. Usage: api.sh [--update]
 #
-# --update keeps the interface as it is now: do so for a release, or together with
-# an incompatible change that is meant (and say so in the changelog).
+# --update keeps the current interface in api. Use it for a release, or for an intended
+# incompatible change, which belongs in the changelog.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,8 @@ trap 'rm -rf "$scratch"' EXIT
 go build -modfile=tools/go.mod -o "$scratch/apidiff" golang.org/x/exp/cmd/apidiff
 
 if [ "${1:-}" = --update ]; then
-	# The files have the paths of the sources in them, which must not be those of
-	# whoever updates them: copy everything, what is imported too.
+	# The files contain the paths of the sources, which must not depend on the user's
+	# directory: copy everything, including imported packages.
 	copy=/tmp/vhdtool-api
 	mkdir "$copy"
 	trap 'rm -rf "$scratch" "$copy"' EXIT

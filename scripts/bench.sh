@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Compares vhdtool with qemu-img, as whole processes and pair by pair, and
-# verifies what they make.
+# Compares the speed of vhdtool and qemu-img, as whole processes and pair by pair, and
+# verifies their output.
 #
 #   scripts/bench.sh [-n PAIRS] [-d DIR] [-g GIB,...] [-s SECTION,...] [VHDTOOL]
 #
 #   VHDTOOL  the binary; default bin/vhdtool
-#   -n       counted pairs of each case, after one that is not (default 5)
-#   -d       where to work, 12 GiB and more (default: a new directory in TMPDIR)
+#   -n       counted pairs of each case, after an uncounted one (default 5)
+#   -d       working directory with 12 GiB or more (default: a new one in TMPDIR)
 #   -g       GiB of data in the table of sizes (default 1,4,16)
 #   -s       only these: convert, small, inplace, reflink, sizes
 #
-# The order within a pair is swapped from pair to pair, and the ratio of a case is
-# the median of those of its pairs. Inputs are in the page cache; nobody is asked to
-# flush, and dirty pages are flushed between the runs. The reflink cases need root,
-# mkfs.xfs and mkfs.btrfs, and are left out where something may not be mounted.
+# The order within a pair changes from pair to pair. The ratio of a case is the median of the
+# ratios of its pairs. Inputs are in the page cache, no program is asked to flush, and dirty
+# pages are flushed between the runs. The reflink cases need root, mkfs.xfs and mkfs.btrfs, and
+# are skipped if mounting is not permitted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,7 +40,7 @@ fi
 mkdir -p "$dir"
 failed=0
 
-# seconds COMMAND...: how long it takes; its output goes to $dir/log.
+# seconds COMMAND... prints the run time of a command, whose output goes to $dir/log.
 seconds() {
 	local start=$EPOCHREALTIME
 	"$@" >"$dir/log" 2>&1 || { echo "bench: failed: $*" >&2; tail -n 3 "$dir/log" >&2; exit 1; }
@@ -48,10 +48,10 @@ seconds() {
 	echo $((${end/./} - ${start/./}))
 }
 
-# median of the numbers on stdin.
+# median prints the median of the numbers on standard input.
 median() { sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
-# peak COMMAND...: its peak memory in MiB.
+# peak COMMAND... prints the peak memory of a command in MiB.
 peak() {
 	python3 - "$@" <<'PY'
 import resource, subprocess, sys
@@ -60,7 +60,7 @@ print("%.0f" % (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
 PY
 }
 
-# pair NAME OUTPUT VERIFY ARG...: times both with these arguments, and prints a row.
+# pair NAME OUTPUT VERIFY ARG... times both programs with these arguments, and prints a row.
 # OUTPUT is removed before each run; VERIFY is a command, or "".
 pair() {
 	local name=$1 out=$2 verify=$3 a=() b=() ratios=() i who t
@@ -71,7 +71,7 @@ pair() {
 			sync -f "$dir"
 			if [ "$who" = 0 ]; then
 				t=$(seconds "$tool" "$@")
-				# What the last pair of ours made is looked at outside the clock.
+				# Our last output is verified, outside of the measurement.
 				if [ "$i" = "$pairs" ] && [ -n "$verify" ] && ! $verify >/dev/null; then
 					echo "bench: $name: the output is wrong" >&2
 					failed=1
@@ -97,8 +97,8 @@ heading() {
 	printf '%-34s %10s %10s %8s\n' case 'vhdtool ms' 'qemu ms' ratio
 }
 
-# fill FILE SIZE DATA STEP: a file of SIZE bytes with DATA bytes of random data, in
-# pieces of 16 MiB (less at the end) at multiples of STEP.
+# fill FILE SIZE DATA STEP creates a file of SIZE bytes with DATA bytes of random data. The data
+# is in pieces of at most 16 MiB at multiples of STEP.
 fill() {
 	python3 - "$@" <<'PY'
 import os, sys
@@ -121,7 +121,7 @@ dynamic=subformat=dynamic,force_size=on
 fixed=subformat=fixed,force_size=on
 out=$dir/out
 
-inputs() { # in a directory: a sparse disk, one full of random data, and both as dynamic VHDs
+inputs() { # DIR: creates a sparse disk, a disk of random data, and both as dynamic VHDs
 	[ -e "$1/random.vhd" ] && return
 	fill "$1/sparse.raw" $GIB $((GIB / 4)) $((64 * MIB))
 	fill "$1/random.raw" $((GIB / 2)) $((GIB / 2)) $((16 * MIB))
@@ -172,7 +172,7 @@ fi
 if wanted inplace; then
 	go build -o "$dir/imagebench" ./scripts/imagebench
 	echo
-	echo "Requests in place, one at a time, 4000 scattered over 16 GiB: seconds, and how many times qemu-img bench takes as long"
+	echo "Requests in place, one at a time, 4000 scattered over 16 GiB: seconds, and the time of qemu-img bench divided by that"
 	printf '%-34s %10s %10s %8s %12s\n' case vhdtool qemu times 'with flush'
 	step=$((370 * MIB + 17 * 4096))
 	for size in 4096 65536; do
@@ -202,7 +202,7 @@ reflink() { # file system
 	truncate -s 6G "$dir/fs"
 	mkdir -p "$mnt"
 	if ! "mkfs.$kind" -q "$dir/fs" >/dev/null 2>&1 || ! mount -o loop "$dir/fs" "$mnt" 2>/dev/null; then
-		echo "bench: no $kind can be made and mounted here" >&2
+		echo "bench: skipped: cannot create and mount $kind" >&2
 		return
 	fi
 	trap 'umount "$mnt"' RETURN
@@ -230,7 +230,7 @@ fi
 
 if wanted sizes; then
 	echo
-	echo "Raw to dynamic, as it grows"
+	echo "Raw to dynamic, by size"
 	printf '%12s %12s %10s %10s\n' 'data GiB' 'disk GiB' seconds 'peak MiB'
 	row() { # data, size, name of the source
 		rm -f "$out"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Install the Debian package of dist, use it, and remove it. It needs root and
-# dpkg, and is skipped without.
+# Install, use and remove the Debian package in dist. Skipped without root or dpkg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,7 +27,7 @@ dpkg --verify vhdtool
 /usr/bin/vhdtool create -q -f vpc "$scratch/disk.vhd" 10M
 /usr/bin/vhdtool check -q "$scratch/disk.vhd"
 grep -qx /usr/share/man/man1/vhdtool-convert.1.gz "$scratch/files"
-# A minimal installation leaves out what is under doc and man.
+# A minimal installation omits the files in doc and man.
 if [ -e /usr/share/man/man1/vhdtool.1.gz ] && command -v man >/dev/null; then
 	man -P cat vhdtool >/dev/null
 fi

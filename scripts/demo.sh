@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Shows the main job on a real disk: a raw disk with a partition table and a
-# FAT-like pattern of data becomes a dynamic and a fixed VHD, both are
-# examined, and come back byte for byte.
+# Shows the main job: a raw disk with a partition table is converted to a dynamic and a fixed
+# VHD. Both are checked, converted back, and compared with the raw disk.
 #
-#   demo.sh VHDTOOL FOLDER
+#   demo.sh VHDTOOL DIRECTORY
 set -euo pipefail
 
 tool=$(realpath "$1")
@@ -35,7 +34,7 @@ run check fixed.vhd
 run convert dynamic.vhd back-dynamic.raw
 run convert fixed.vhd back-fixed.raw
 
-# The dynamic VHD is a little larger: its size is that of a geometry.
+# The size of the dynamic VHD is rounded up to a geometry.
 cmp -n "$(stat -c %s disk.raw)" disk.raw back-dynamic.raw
 cmp disk.raw back-fixed.raw
-echo "demo: both images came back byte for byte, in $PWD"
+echo "demo: both images are identical after the round trip, in $PWD"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Build the files of a release twice, the second time from another folder and
-# with nothing cached, and compare them byte for byte; then try what runs here.
-# Usage: dist-check.sh [PLATFORM,...]; default all of them.
+# Build a release twice, the second time in another directory and without a cache. Compare the
+# files byte for byte, and run the program of this platform.
+# Usage: dist-check.sh [PLATFORM,...]; default: all platforms.
 #
-# The files are left in dist.
+# The files remain in dist.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,8 @@ host=$(go env GOHOSTOS)_$(go env GOHOSTARCH)
 archive=dist/vhdtool_${version#v}_$host.tar.gz
 if [ -e "$archive" ]; then
 	tar -xzf "$archive" -C "$scratch" --strip-components=1
-	"$scratch/vhdtool" --version | grep -F "version $version (vhdtool" # not piped into grep -q: it would stop reading
+	# grep -q would end before it has read everything.
+	"$scratch/vhdtool" --version | grep -F "version $version (vhdtool"
 	"$scratch/vhdtool" create -q -f vpc "$scratch/disk.vhd" 10M
 	"$scratch/vhdtool" check -q "$scratch/disk.vhd"
 	for f in README.md LICENSE CHANGELOG.md man/vhdtool.1 man/vhdtool-convert.1 man/vhdtool-options.7 schema/info.json vhdtool.cdx.json THIRD-PARTY-LICENSES \

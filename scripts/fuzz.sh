@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the project for the given time each (30s).
+# Runs every fuzz target of the project, each for the given time (default 30s).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Brings the programs that the tests compare vhdtool with. For Debian and Ubuntu, as
-# root or with sudo. Does nothing if they are there.
+# Installs the programs that the tests compare vhdtool with, on Debian and Ubuntu, as root or
+# with sudo. Does nothing if they are installed.
 #
 # Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, shellcheck for the lint, a C
 # compiler for the race detector, mandoc for the man pages, rpm for the package.
 #
-# Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of
-# Debian's trixie, and the newest qemu-img, VirtualBox and libvhdi of its sid. sid moves:
-# what cannot be had of it is left out, and the tests with it are skipped.
+# Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of Debian
+# trixie, and the newest qemu-img, VirtualBox and libvhdi of Debian sid. sid changes daily. If a
+# program of it cannot be unpacked, its tests are skipped.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -33,10 +33,10 @@ fi
 roots=${XDG_CACHE_HOME:-$HOME/.cache}/vhdtool/peers
 ./peer-root.sh make "$roots/qemu-10" trixie qemu-utils
 
-# newest NAME PACKAGE...: from sid, if it can be had.
+# newest NAME PACKAGE... unpacks packages of sid, if possible.
 newest() {
 	timeout 180 ./peer-root.sh make "$roots/$1" sid "${@:2}" ||
-		echo "peers: $1 cannot be had; tests with it will be skipped" >&2
+		echo "peers: cannot unpack $1; its tests will be skipped" >&2
 }
 newest qemu-sid qemu-utils
 # The packages after -- are needed only to run guests, and are three times as large.

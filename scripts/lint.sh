@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Format, vet for every platform, staticcheck, actionlint and shellcheck; fails if any of
-# them has a finding.
+# Format, vet for every platform, staticcheck, actionlint, shellcheck, and the checks of prose and
+# spelling; fails if any of them has a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,5 +22,14 @@ elif [ -n "${VHDTOOL_REQUIRE_PEERS:-}" ]; then
 else
 	echo "lint: shellcheck is missing; scripts were not checked" >&2
 fi
+go run ./scripts/prose || status=1
+# The spelling checker sees only the text that people read, not the code around it.
+text=$(mktemp -d)
+trap 'rm -rf "$text"' EXIT
+go run ./scripts/prose -extract "$text"
+go build -modfile=tools/go.mod -o bin/tools/misspell github.com/golangci/misspell/cmd/misspell
+misspell=$PWD/bin/tools/misspell
+# go-humanize is a name, and "unrecognized option" is qemu-img's message.
+(cd "$text" && "$misspell" -error -locale UK -i humanize,unrecognized .) || status=1
 [ $status -eq 0 ] && echo "lint: clean"
 exit $status

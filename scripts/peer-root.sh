@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# Programs of another Debian suite, beside those of this machine.
+# Unpacks and runs programs of another Debian suite, without installing them.
 #
 #   peer-root.sh make DIR SUITE PACKAGE... [-- UNNEEDED...]
 #   peer-root.sh run DIR PROGRAM ARG...
 #
-# make unpacks the packages and what they depend on into the directory DIR, without the
-# packages after -- and what only those need. Nothing is installed, and root is not
-# needed. The packages come from the machine's own Debian mirror, and from
-# deb.debian.org if it has none. A DIR that is complete is left as it is: remove it to
-# renew it.
+# make unpacks the packages and their dependencies into the directory DIR, except the packages
+# after -- and dependencies that only those need. Nothing is installed, and root is not needed.
+# The packages come from the machine's Debian mirror, or from deb.debian.org if it has none. A
+# complete DIR is not changed: remove it to renew it.
 #
-# run executes PROGRAM with the /usr of DIR in the place of the machine's. File names,
-# and everything outside /usr, are the machine's. Processes that PROGRAM leaves behind
-# end with it.
+# run executes PROGRAM with the /usr of DIR instead of the machine's. File names, and everything
+# outside /usr, are the machine's. Child processes of PROGRAM end with it.
 set -euo pipefail
 
 usage() {
@@ -50,7 +48,7 @@ make_root() {
 	local apt=$new/apt
 	mkdir -p "$apt"/{lists,cache/archives}/partial
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $suite main contrib" >"$apt/sources.list"
-	# What is not needed counts as installed.
+	# Packages after -- count as installed.
 	for package; do
 		printf 'Package: %s\nStatus: install ok installed\nVersion: 999:0\nArchitecture: all\nMulti-Arch: foreign\nMaintainer: none\nDescription: not needed\n\n' "$package"
 	done >"$apt/status"
@@ -71,8 +69,7 @@ make_root() {
 	APT_CONFIG=$apt/conf apt-get -qq -o APT::Update::Error-Mode=any update
 	APT_CONFIG=$apt/conf apt-get -qq install -y --download-only "${packages[@]}"
 
-	# The suites have all of /bin, /sbin and /lib below /usr; older packages say so by
-	# these links only.
+	# In these suites /bin, /sbin and /lib are below /usr. Older packages have only the links.
 	mkdir -p "$new"/usr/{bin,sbin,lib,lib64}
 	local link
 	for link in bin sbin lib lib64; do
@@ -92,7 +89,7 @@ run_in_root() {
 	local dir=$1 user=()
 	shift
 	if [ ! -e "$dir/contents" ]; then
-		echo "peer-root: $dir: no root there; make it first" >&2
+		echo "peer-root: $dir: not unpacked; run 'peer-root.sh make' first" >&2
 		exit 2
 	fi
 	if [ "$(id -u)" -ne 0 ]; then

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Compile and vet everything, tests too, for every platform of a release, and
-# for Linux without its fast paths.
+# Compile and vet all packages and tests for every platform of a release, and for Linux without
+# its fast paths.
 #
-# -trimpath makes the compiled packages those that 'make dist' builds, so that
-# only the first of the two compiles them.
+# With -trimpath, the packages are the same as in 'make dist', and compiled only once for both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Makes the sample images in testdata/images again, and their manifest.
+# Creates the sample images in testdata/images, and their manifest.
 #
 #   samples.sh [PRODUCER...]   qemu-7.2, qemu-10, virtualbox-7.2, vhdtool (default: all)
 #
-# It needs zstd, and what scripts/install-peers.sh brings. Samples of vhdtool come out the
-# same each time. The other producers choose a new UUID and time for each image, so run the
-# script for them only to replace their samples. PEER_ROOT names peer-root.sh if it is
-# elsewhere.
+# It needs zstd and the programs of scripts/install-peers.sh. Samples of vhdtool are the same each
+# time. The other producers choose a new UUID and time for each image, so run the script for
+# them only to replace their samples. PEER_ROOT names another peer-root.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +15,7 @@ peers=${XDG_CACHE_HOME:-$HOME/.cache}/vhdtool/peers
 peer_root=${PEER_ROOT:-$repo/scripts/peer-root.sh}
 epoch=1700000000
 
-# Images of VirtualBox record the path of their parent, so the directory has one name.
+# Images of VirtualBox record the path of their parent, so the directory has a fixed name.
 work=/tmp/vhdtool-samples
 rm -rf "$work"
 mkdir -p "$work"
@@ -29,8 +28,8 @@ text() {
 		dd of="$1" bs=4K seek="$2" oflag=seek_bytes conv=notrunc status=none
 }
 
-# new_disk FILE SIZE makes the raw disk that the samples hold: data at its start, over the
-# border of the first two blocks, and in its last sector; the third block is empty.
+# new_disk FILE SIZE creates the raw disk of the samples: data at its start, across the border of
+# the first two blocks, and in its last sector. The third block is empty.
 new_disk() {
 	truncate -s "$2" "$1"
 	text "$1" 0 3000
@@ -47,7 +46,7 @@ keep() {
 	*.vhd) size=$((16#$(tail -c 512 "$2" | od -An -tx1 -j48 -N8 | tr -d ' \n'))) ;;
 	*) size=$(stat -c %s "$2") ;;
 	esac
-	touch -d "@$epoch" "$2" # a child records when its parent was last changed
+	touch -d "@$epoch" "$2" # a child records the time of its parent
 	cp "$3" contents
 	truncate -s "$size" contents
 	sum=$(sha256sum contents)
@@ -113,8 +112,8 @@ vhdtool() {
 	for product in azure hyperv xen virtualbox virtualpc aws; do
 		ours "$product.vhd" large.raw "" convert --for "$product" large.raw "$product.vhd"
 	done
-	# Chains: each child overwrites 64 KiB at the start of block 1. None of it is zeros, which
-	# a child keeps or not, as the file system has holes there.
+	# Chains: each child overwrites 64 KiB at the start of block 1. The data has no zeros,
+	# because a child stores those only if the file system has no hole there.
 	cp disk.raw one.raw
 	text one.raw $((2 * 1024 * 1024)) 65536
 	cp one.raw two.raw
@@ -142,7 +141,7 @@ for producer; do
 	virtualbox-7.2) virtualbox ;;
 	vhdtool) vhdtool ;;
 	*)
-		echo "samples.sh: $producer is none of: ${all[*]}" >&2
+		echo "samples.sh: unknown producer $producer, want one of: ${all[*]}" >&2
 		exit 2
 		;;
 	esac
@@ -151,8 +150,8 @@ done
 manifest=$images/manifest.csv
 {
 	cat <<'END'
-# Sample images: the size of the disk in bytes, the SHA-256 of all of it, the files of the
-# parents (nearest first), and the command that made the image of a raw disk.
+# Sample images. size and sha256 are those of the disk, in bytes and hexadecimal. parents are the
+# file names of the parents, nearest first. command converted a raw disk to the image.
 image,size,sha256,parents,command
 END
 	{

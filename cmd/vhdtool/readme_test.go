@@ -4,19 +4,22 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
 
 var codeBlock = regexp.MustCompile("(?ms)^```(\\w+)\n(.*?)^```$")
 
-// readmeBlocks returns the README's code blocks of a language.
-func readmeBlocks(t *testing.T, language string) []string {
+// codeBlocks returns the code blocks of a language in the document doc, a path in the
+// repository.
+func codeBlocks(t *testing.T, doc, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile(filepath.Join("../..", doc))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,18 +29,24 @@ func readmeBlocks(t *testing.T, language string) []string {
 			blocks = append(blocks, m[2])
 		}
 	}
-	if len(blocks) == 0 {
-		t.Fatalf("the README has no block of %s", language)
-	}
 	return blocks
 }
 
-// TestREADMECommands runs the shell commands of the README, in their order and
-// in one empty folder, as a reader would.
+// executedDocs are the documents with shell commands that readers can copy and run.
+var executedDocs = []string{
+	"README.md",
+	"docs/coming-from-qemu-img.md",
+	"docs/coming-from-vhd-util.md",
+	"docs/options.md",
+	"docs/pictures.md",
+}
+
+// TestREADMECommands runs the shell commands of each document in order, in an empty
+// directory of its own.
 func TestREADMECommands(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
-		t.Skip("the README's commands are for a Unix shell")
+		t.Skip("the commands are for a Unix shell")
 	}
 	for _, need := range []string{"bash", "truncate", "gzip", "cmp"} {
 		if _, err := exec.LookPath(need); err != nil {
@@ -48,21 +57,41 @@ func TestREADMECommands(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "vhdtool"), ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
-	dir := t.TempDir()
-	for _, block := range readmeBlocks(t, "sh") {
-		name, _, _ := strings.Cut(block, "\n")
-		cmd := exec.Command("bash", "-euo", "pipefail", "-c", block)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("block %q: %v\n%s", name, err, out)
-		}
+	for _, doc := range executedDocs {
+		t.Run(path.Base(doc), func(t *testing.T) {
+			blocks := codeBlocks(t, doc, "sh")
+			if len(blocks) == 0 {
+				t.Errorf("%s has no block of sh", doc)
+			}
+			dir := t.TempDir()
+			for _, block := range blocks {
+				name, _, _ := strings.Cut(block, "\n")
+				cmd := exec.Command("bash", "-euo", "pipefail", "-c", block)
+				cmd.Dir = dir
+				cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("block %q: %v\n%s", name, err, out)
+				}
+			}
+			if doc == "docs/pictures.md" {
+				comparePicture(t, filepath.Join(dir, "worn.svg"), "../../docs/img/worn.svg")
+			}
+		})
 	}
-	comparePicture(t, filepath.Join(dir, "worn.svg"), "../../docs/img/worn.svg")
 }
 
-// comparePicture compares a picture that the README's commands have made with the
-// one it shows.
+// TestShellCommandsAreExecuted finds documents whose shell commands TestREADMECommands
+// does not run.
+func TestShellCommandsAreExecuted(t *testing.T) {
+	for _, doc := range documents(t) {
+		if len(codeBlocks(t, doc, "sh")) > 0 && !slices.Contains(executedDocs, doc) {
+			t.Errorf("%s has blocks of sh, but is not in executedDocs", doc)
+		}
+	}
+}
+
+// comparePicture compares a picture that a document's commands drew with the one that
+// the document shows.
 func comparePicture(t *testing.T, made, shown string) {
 	t.Helper()
 	got, err := os.ReadFile(made)
@@ -76,15 +105,19 @@ func comparePicture(t *testing.T, made, shown string) {
 		return
 	}
 	if want, err := os.ReadFile(shown); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s is not what the README's commands draw now (%v): run 'make man'", shown, err)
+		t.Errorf("%s is not what the document's commands draw now (%v): run 'make man'", shown, err)
 	}
 }
 
 // TestREADMELibrary builds and runs the README's Go program.
 func TestREADMELibrary(t *testing.T) {
 	t.Parallel()
-	for _, program := range readmeBlocks(t, "go") {
-		// The folder must be in the module for the import to be found.
+	programs := codeBlocks(t, "README.md", "go")
+	if len(programs) == 0 {
+		t.Error("the README has no block of go")
+	}
+	for _, program := range programs {
+		// The directory must be in the module for the import to be found.
 		dir, err := os.MkdirTemp("../../testdata", "readme-*")
 		if err != nil {
 			t.Fatal(err)

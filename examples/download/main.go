@@ -1,5 +1,5 @@
-// Command download serves a raw disk as a VHD over HTTP. The image is made while it is
-// sent, and is stored nowhere.
+// Command download serves a raw disk as a VHD over HTTP. The image is generated during the
+// transfer and never stored.
 //
 //	go run ./examples/download disk.raw localhost:8080
 //	curl -O http://localhost:8080/disk.vhd
@@ -31,12 +31,12 @@ func main() {
 	log.Fatal(http.ListenAndServe(os.Args[2], nil))
 }
 
-// handler answers with the disk as a dynamic VHD.
+// handler responds with the disk as a dynamic VHD.
 func handler(src disk.Disk) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := send(r.Context(), w, src); err != nil {
-			// What was sent cannot be taken back: cut the connection, so that the
-			// client does not take it for the whole.
+			// The response has started. Abort the connection, so that the client detects
+			// the incomplete image.
 			log.Print(err)
 			panic(http.ErrAbortHandler)
 		}
@@ -49,8 +49,8 @@ func send(ctx context.Context, w http.ResponseWriter, src disk.Disk) error {
 	if err != nil {
 		return err
 	}
-	// Which blocks there are must be known first: their places are in the BAT, which
-	// is sent before them. It also tells how long the file will be.
+	// The BAT precedes the blocks, so the allocated blocks must be known first. They also
+	// determine the length of the file.
 	used, err := convert.UsedBlocks(ctx, src, blockSize, nil)
 	if err != nil {
 		return err

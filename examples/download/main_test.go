@@ -15,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// What is downloaded is an image of the disk, as long as was announced.
+// The download is an image of the disk, and has the announced length.
 func TestDownload(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
 	if err != nil {

@@ -1,4 +1,4 @@
-// Command fromtar makes a VHD of a raw disk that is in a tar, without unpacking it.
+// Command fromtar converts a raw disk in a tar archive to a VHD, without unpacking the archive.
 //
 //	curl … | gzip -dc | go run ./examples/fromtar disk.raw disk.vhd
 package main
@@ -29,8 +29,8 @@ func main() {
 	}
 }
 
-// convertEntry finds the disk of that name in a tar, and makes the named image of
-// it. After an error there is no new image.
+// convertEntry converts the disk entry of a tar archive to the new image. After an error there
+// is no new image.
 func convertEntry(ctx context.Context, archive io.Reader, entry, image string) error {
 	r := tar.NewReader(archive)
 	for {
@@ -45,8 +45,8 @@ func convertEntry(ctx context.Context, archive io.Reader, entry, image string) e
 			break
 		}
 	}
-	// The header says how long the disk is, but ReadFrom would find that out, too:
-	// hence Growing.
+	// The tar header has the size of the disk, but ReadFrom determines it, too. So the size
+	// is left open with Growing.
 	img, err := vhd.Create(image, &vhd.CreateOptions{Exact: true, Growing: true})
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ func TestFromTar(t *testing.T) {
 	}
 }
 
-// What goes wrong leaves no image.
+// After an error there is no image.
 func TestFromTarErrors(t *testing.T) {
 	archive := newTar(t, map[string][]byte{"./disk.raw": make([]byte, 5<<20)})
 	for _, c := range []struct {

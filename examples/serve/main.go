@@ -1,5 +1,5 @@
-// Command serve shows the disk in a VHD over HTTP, under the name disk.raw. Parts
-// of it can be asked for, so that other programs can read the disk without a copy.
+// Command serve serves the disk in a VHD over HTTP, under the name disk.raw. Clients can request
+// parts of it, so that other programs can read the disk without a copy.
 //
 //	go run ./examples/serve disk.vhd localhost:8080
 //	curl -r 0-511 http://localhost:8080/disk.raw
@@ -53,7 +53,7 @@ type diskFile struct {
 func (f *diskFile) Close() error               { return nil }
 func (f *diskFile) Stat() (fs.FileInfo, error) { return diskInfo{f.fs}, nil }
 
-// diskInfo describes the file. The disk is as old as its image.
+// diskInfo describes the file. Its time is that of the image.
 type diskInfo struct{ diskFS }
 
 func (i diskInfo) Name() string      { return i.name }

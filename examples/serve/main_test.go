@@ -29,7 +29,7 @@ func newImage(t *testing.T) *vhd.Image {
 	return img
 }
 
-// A client that asks for a part of the disk is sent that part.
+// A client can request a part of the disk.
 func TestServe(t *testing.T) {
 	s := httptest.NewServer(handler(newImage(t)))
 	defer s.Close()
@@ -59,7 +59,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// The file is one as package fs wants files to be.
+// The file meets the requirements of package fs.
 func TestFile(t *testing.T) {
 	img := newImage(t)
 	f, err := diskFS{"disk.raw", img}.Open("disk.raw")

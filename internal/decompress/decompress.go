@@ -1,5 +1,4 @@
-// Package decompress recognises compressed data by its magic and decompresses
-// it on the way.
+// Package decompress detects compressed data by its magic number and decompresses it.
 package decompress
 
 import (
@@ -15,22 +14,22 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// maxWindow bounds the memory that a stream can ask for: the largest windows
-// that the compressors use at their highest levels, zstd's --ultra --long=27
-// and xz -9e among them.
+// maxWindow limits the memory that a stream can request. It is the largest window of the
+// compressors at their highest levels, such as zstd --ultra --long=27 and xz -9e.
 const maxWindow = 128 << 20
 
-// MagicSize is how many bytes Format needs to see.
+// MagicSize is the number of bytes that Format needs.
 const MagicSize = 10
 
-// Format returns the name of the compression that data starting with b has, or
-// "" for none.
+// Format returns the name of the compression of data that starts with b, or "" if it is not
+// compressed.
 func Format(b []byte) string {
 	switch {
 	case bytes.HasPrefix(b, []byte{0x1f, 0x8b, 8}):
 		return "gzip"
+	// The magic number of bzip2 is followed by a block or the end of the stream.
 	case len(b) >= 10 && bytes.HasPrefix(b, []byte("BZh")) && b[3] >= '1' && b[3] <= '9' &&
-		(string(b[4:10]) == "1AY&SY" || string(b[4:10]) == "\x17\x72\x45\x38\x50\x90"): // a block, or none
+		(string(b[4:10]) == "1AY&SY" || string(b[4:10]) == "\x17\x72\x45\x38\x50\x90"):
 		return "bzip2"
 	case bytes.HasPrefix(b, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return "zstd"
@@ -40,9 +39,9 @@ func Format(b []byte) string {
 	return ""
 }
 
-// NewReader returns a reader of the decompressed data, and the name of the
-// compression; data that is not compressed is passed on as it is. Reading fails
-// where the data is damaged, or ends too early.
+// NewReader returns a reader of the decompressed data, and the name of the compression. Data
+// that is not compressed is returned unchanged, with the name "". Reading damaged or truncated
+// data returns an error.
 func NewReader(r io.Reader) (io.Reader, string, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	magic, err := br.Peek(MagicSize)
@@ -69,7 +68,7 @@ func NewReader(r io.Reader) (io.Reader, string, error) {
 	return &reader{out, name}, name, nil
 }
 
-// reader names the compression in errors.
+// reader adds the name of the compression to errors.
 type reader struct {
 	io.Reader
 	name string
@@ -77,13 +76,14 @@ type reader struct {
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF { // EOF itself ends the data
+	if err != nil && err != io.EOF { // io.EOF must stay unwrapped
 		err = streamError(r.name, err)
 	}
 	return n, err
 }
 
-// streamError names the compression, and calls an early end by its name.
+// streamError adds the name of the compression. It reports truncated data as
+// io.ErrUnexpectedEOF.
 func streamError(name string, err error) error {
 	if errors.Is(err, xz.ErrBuf) {
 		err = io.ErrUnexpectedEOF

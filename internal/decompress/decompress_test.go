@@ -20,7 +20,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/decompress"
 )
 
-// decompressed reads all there is.
+// decompressed reads r to its end.
 func decompressed(r io.Reader) (data []byte, name string, err error) {
 	d, name, err := decompress.NewReader(r)
 	if err != nil {
@@ -30,8 +30,7 @@ func decompressed(r io.Reader) (data []byte, name string, err error) {
 	return data, name, err
 }
 
-// TestSamples decompresses what the programs themselves have made, read in
-// pieces of all kinds.
+// TestSamples decompresses output of the programs themselves, read in pieces of all kinds.
 func TestSamples(t *testing.T) {
 	for name, s := range samples {
 		for kind, reader := range map[string]func(io.Reader) io.Reader{
@@ -48,7 +47,7 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestEmpty decompresses what the programs make of nothing.
+// TestEmpty decompresses the output of the programs for empty input.
 func TestEmpty(t *testing.T) {
 	for name, s := range empties {
 		t.Run(name, func(t *testing.T) {
@@ -60,8 +59,8 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestLarge decompresses more than any window, random and zeros, made by
-// libraries, and by the programs where they are installed.
+// TestLarge decompresses more than any window, random data and zeros. Libraries compress it, and
+// the programs if they are installed.
 func TestLarge(t *testing.T) {
 	data := make([]byte, 2<<20)
 	r := rand.NewChaCha8([32]byte{})
@@ -113,8 +112,7 @@ func TestLarge(t *testing.T) {
 	}
 }
 
-// TestMembers decompresses several streams one after the other, as cat makes
-// them.
+// TestMembers decompresses concatenated streams.
 func TestMembers(t *testing.T) {
 	for name, s := range samples {
 		got, gotName, err := decompressed(strings.NewReader(s + s + s))
@@ -124,7 +122,7 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-// TestPlain passes data on that is not compressed, or only looks so.
+// TestPlain: data that is not compressed, or only looks so, is returned unchanged.
 func TestPlain(t *testing.T) {
 	for _, s := range []string{
 		"", "x", "123456789", "1234567890", strings.Repeat("disk", 100_000),
@@ -151,8 +149,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestTruncated cuts the data after each byte: there must be an error that says
-// so, or nothing of the compression was there to be recognised.
+// TestTruncated truncates the data after each byte. There must be an error that says so, unless
+// the compression cannot be detected.
 func TestTruncated(t *testing.T) {
 	for name, s := range samples {
 		for n := range len(s) {
@@ -169,8 +167,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestTruncatedBlocks cuts xz data of several blocks, as xz makes it with several
-// threads, after each byte: no block is missing without an error.
+// TestTruncatedBlocks truncates xz data of several blocks, as xz writes it with several threads,
+// after each byte. No block is missing without an error.
 func TestTruncatedBlocks(t *testing.T) {
 	var b bytes.Buffer
 	w, err := xz.WriterConfig{BlockSize: 100, DictCap: 4096}.NewWriter(&b)
@@ -196,7 +194,7 @@ func TestTruncatedBlocks(t *testing.T) {
 	}
 }
 
-// TestDamaged inverts each byte: no other data comes out without an error.
+// TestDamaged inverts each byte. The data is unchanged, or there is an error.
 func TestDamaged(t *testing.T) {
 	for name, s := range samples {
 		for i := range len(s) {
@@ -217,16 +215,16 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestTrailing has something else behind the data: it is an error, and not lost.
+// TestTrailing: other data after the compressed data is an error.
 func TestTrailing(t *testing.T) {
 	for name, s := range samples {
-		if got, _, err := decompressed(strings.NewReader(s + "something else behind it")); err == nil {
+		if got, _, err := decompressed(strings.NewReader(s + "something else after it")); err == nil {
 			t.Errorf("%s: %d bytes, and no error", name, len(got))
 		}
 	}
 }
 
-// withDictionary is xzDictionary with another dictionary size, in xz's encoding.
+// withDictionary returns xzDictionary with another dictionary size, in xz's encoding.
 func withDictionary(bits byte) string {
 	b := []byte(xzDictionary)
 	const header, size = 12, 12 // of the first block
@@ -235,7 +233,7 @@ func withDictionary(bits byte) string {
 	return string(b)
 }
 
-// TestHostile refuses streams that want more memory than any preset does.
+// TestHostile: streams that request more memory than any preset are refused.
 func TestHostile(t *testing.T) {
 	for bits, want := range map[byte]bool{
 		0:  true,  // 4 KiB
@@ -255,7 +253,7 @@ func TestHostile(t *testing.T) {
 	if got, name, err := decompressed(strings.NewReader(zstdWindow)); err == nil || name != "zstd" {
 		t.Errorf("zstd with a window of 2 GiB: %d bytes of %q, %v; want an error", len(got), name, err)
 	}
-	// The second stream can want as much as the first.
+	// The limit also applies to the second stream.
 	for name, hostile := range map[string]string{"xz": withDictionary(37), "zstd": zstdWindow} {
 		if got, _, err := decompressed(strings.NewReader(samples[name] + hostile)); err == nil {
 			t.Errorf("%s with a hostile second stream: %d bytes, and no error", name, len(got))
@@ -263,7 +261,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestReadErrors passes on what is wrong with the stream itself.
+// TestReadErrors: errors of the underlying reader are returned.
 func TestReadErrors(t *testing.T) {
 	broken := errors.New("broken")
 	for _, s := range []string{"", "a plain disk", samples["gzip"][:50], samples["bzip2"][:50], samples["zstd"][:20], samples["xz"][:60]} {
@@ -275,7 +273,7 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// FuzzReader looks for data that makes a decompressor panic.
+// FuzzReader searches for data that makes a decompressor panic.
 func FuzzReader(f *testing.F) {
 	for _, s := range samples {
 		f.Add([]byte(s))

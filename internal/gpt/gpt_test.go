@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/gpt"
 )
 
-// table is a disk with the start of a GPT header in its second sector.
+// table returns a disk with the start of a GPT header in its second sector.
 func table(signature string, backup uint64) []byte {
 	b := make([]byte, 4096)
 	copy(b[512:], signature)
@@ -60,7 +60,7 @@ func TestBackupLBAUnreadable(t *testing.T) {
 	}
 }
 
-// TestBackupLBAOfSfdisk has sfdisk make the table.
+// TestBackupLBAOfSfdisk reads a table written by sfdisk.
 func TestBackupLBAOfSfdisk(t *testing.T) {
 	sfdisk, err := exec.LookPath("sfdisk")
 	if err != nil {

@@ -11,8 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 )
 
-// Locks belong to what is open, so one process can hold two of them against
-// each other.
+// Locks belong to open files, so one process can hold two conflicting locks.
 func TestLock(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(name, make([]byte, 1000), 0o600); err != nil {
@@ -34,8 +33,8 @@ func TestLock(t *testing.T) {
 		right         string
 	}{
 		{"two readers", false, false, nil, false, ""},
-		{"a writer behind a reader", false, true, imagelock.ErrLocked, false, "write"},
-		{"a reader behind a writer", true, false, imagelock.ErrLocked, true, "write"},
+		{"a writer after a reader", false, true, imagelock.ErrLocked, false, "write"},
+		{"a reader after a writer", true, false, imagelock.ErrLocked, true, "write"},
 		{"two writers", true, true, imagelock.ErrLocked, false, "write"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -50,7 +49,7 @@ func TestLock(t *testing.T) {
 			}
 			var e *imagelock.Error
 			if errors.As(err, &e) && (e.Shared != c.shared || e.Right != c.right) {
-				t.Errorf("the second is told %+v, want right %q, shared %v", e, c.right, c.shared)
+				t.Errorf("the second file got %+v, want right %q, shared %v", e, c.right, c.shared)
 			}
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
@@ -58,7 +57,7 @@ func TestLock(t *testing.T) {
 			if err := imagelock.Lock(second, c.second); err != nil {
 				t.Errorf("when the first has closed the file: %v", err)
 			}
-			// Who was refused left nothing behind, and who closes does not.
+			// A refused file leaves no locks, nor does a closed one.
 			if err := second.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +68,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// A refused writer holds nothing that keeps others out.
+// A refused writer holds no lock that excludes others.
 func TestRefusedLeavesNothing(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
@@ -88,9 +87,9 @@ func TestRefusedLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := imagelock.Lock(files[1], true); !errors.Is(err, imagelock.ErrLocked) {
-		t.Fatalf("a writer behind a reader: %v", err)
+		t.Fatalf("a writer after a reader: %v", err)
 	}
 	if err := imagelock.Lock(files[2], false); err != nil {
-		t.Errorf("a reader behind a reader, and a writer that was refused: %v", err)
+		t.Errorf("a reader after a reader and a refused writer: %v", err)
 	}
 }

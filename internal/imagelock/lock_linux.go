@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where qemu's rights are in a file (block/file-posix.c): one byte of each row
-// is locked for each right that is used, and for each that is not shared.
+// qemu locks bytes of the image (block/file-posix.c): from usedBase on, one for each right that
+// it uses, and from unsharedBase on, one for each right that it does not share.
 const (
 	usedBase     = 100
 	unsharedBase = 200
 )
 
-// The rights, by their number.
+// Numbers of the rights.
 const (
 	consistentRead = 0
 	write          = 1
@@ -27,7 +27,7 @@ var rightNames = [...]string{consistentRead: "consistent read", write: "write", 
 
 func lock(f *os.File, writing bool) (err error) {
 	defer func() {
-		if err != nil { // so that two who try at the same time do not hinder each other
+		if err != nil { // release partial locks, which would hinder other processes
 			all := unix.Flock_t{Type: unix.F_UNLCK, Whence: unix.SEEK_SET, Start: usedBase, Len: unsharedBase - usedBase + 8}
 			_ = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &all)
 		}
@@ -36,7 +36,7 @@ func lock(f *os.File, writing bool) (err error) {
 	if writing {
 		used = append(used, write, resize)
 	}
-	// First take, then look: of two who come at the same time at least one sees
+	// Lock first, then test: if two processes do so at the same time, at least one detects
 	// the other.
 	for _, row := range []struct {
 		base   int64
@@ -53,12 +53,12 @@ func lock(f *os.File, writing bool) (err error) {
 		}
 	}
 	for _, right := range used {
-		if taken(f, unsharedBase+right) {
+		if lockedByOther(f, unsharedBase+right) {
 			return &Error{Right: rightNames[right]}
 		}
 	}
 	for _, right := range unshared {
-		if taken(f, usedBase+right) {
+		if lockedByOther(f, usedBase+right) {
 			return &Error{Shared: true, Right: rightNames[right]}
 		}
 	}
@@ -69,8 +69,8 @@ func byteLock(kind int16, at int64) unix.Flock_t {
 	return unix.Flock_t{Type: kind, Whence: unix.SEEK_SET, Start: at, Len: 1}
 }
 
-// taken reports whether somebody else has a lock on the byte.
-func taken(f *os.File, at int64) bool {
+// lockedByOther reports whether another open file has a lock on the byte.
+func lockedByOther(f *os.File, at int64) bool {
 	l := byteLock(unix.F_WRLCK, at)
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
 	return err == nil && l.Type != unix.F_UNLCK

@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 )
 
-// Where there are no locks, nobody is kept out.
+// Without locks, two writers can open a file.
 func TestNoLocks(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "image")
 	for range 2 {

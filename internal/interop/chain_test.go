@@ -12,8 +12,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestChainReadByLibvhdi has libvhdi read chains of ours: it follows the locators,
-// checks the ids and heeds the bitmaps, by code of its own.
+// TestChainReadByLibvhdi reads our chains with libvhdi, which has its own code for locators, ids
+// and bitmaps.
 func TestChainReadByLibvhdi(t *testing.T) {
 	oracle.Need(t, "vhdimount")
 	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
@@ -71,7 +71,7 @@ func TestChainReadByLibvhdi(t *testing.T) {
 	}
 }
 
-// newChild makes a child of the image parent.
+// newChild creates a child of the image parent.
 func newChild(t *testing.T, child, parent string, blockSize int64, s vhd.PathStyle) {
 	t.Helper()
 	p, err := vhd.Open(parent, nil)
@@ -91,8 +91,8 @@ func newChild(t *testing.T, child, parent string, blockSize int64, s vhd.PathSty
 	}
 }
 
-// readMounted is the disk of an image as libvhdi shows it: the last of the files
-// that it makes, one for each level of the chain.
+// readMounted returns the disk of an image as libvhdi shows it. libvhdi shows a file for each
+// level of the chain, the image itself last.
 func readMounted(t *testing.T, image string) []byte {
 	t.Helper()
 	at := t.TempDir()

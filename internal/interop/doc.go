@@ -1,5 +1,4 @@
-// Package interop has tests only: they compare the engine with programs that
-// nobody here wrote. What the engine writes, qemu-img and vhdiinfo must read
-// alike; what qemu-img and qemu-io write, the engine must read alike; and both
-// must be able to take turns on one image.
+// Package interop has only tests. They compare the engine with programs by other authors.
+// qemu-img and vhdiinfo must read the images that the engine writes. The engine must read the
+// images that qemu-img and qemu-io write. Both must be able to write to one image in turns.
 package interop

@@ -22,7 +22,7 @@ const (
 	mib = 1 << 20
 )
 
-// newRand returns numbers that depend on the seed only.
+// newRand returns random numbers that depend only on the seed.
 func newRand(seed uint64) (*rand.Rand, io.Reader) {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
@@ -37,13 +37,13 @@ func fill(r io.Reader, n int) []byte {
 	return b
 }
 
-// write is a write of one value over and over, as qemu-io does it.
+// write fills a range with one value, as qemu-io does.
 type write struct {
 	off, n int64
 	value  byte
 }
 
-// command is the write in qemu-io's language.
+// command returns the write as a command of qemu-io.
 func (w write) command() string {
 	if w.value == 0 {
 		return fmt.Sprintf("write -z %d %d", w.off, w.n)
@@ -51,7 +51,7 @@ func (w write) command() string {
 	return fmt.Sprintf("write -P %d %d %d", w.value, w.off, w.n)
 }
 
-// model is what a disk must read as.
+// model has the bytes that a disk must return.
 type model []byte
 
 func (m model) apply(ws []write) {
@@ -63,8 +63,8 @@ func (m model) apply(ws []write) {
 	}
 }
 
-// randomWrites are writes of all sizes into a disk, some of them zeros, some
-// over the borders of blocks, one into the last bytes.
+// randomWrites returns writes of all sizes. Some write zeros, some cross borders of blocks, and
+// one writes the last bytes of the disk.
 func randomWrites(r *rand.Rand, size int64, count int) []write {
 	var ws []write
 	for i := range count {
@@ -93,7 +93,7 @@ func randomWrites(r *rand.Rand, size int64, count int) []write {
 	return ws
 }
 
-// ours writes through the engine, in place.
+// ours writes with the engine, in place.
 func ours(t *testing.T, image string, ws []write) {
 	t.Helper()
 	img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
@@ -106,7 +106,7 @@ func ours(t *testing.T, image string, ws []write) {
 		} else {
 			_, err = img.WriteAt(bytes.Repeat([]byte{w.value}, int(w.n)), w.off)
 		}
-		if err == nil && i == len(ws)/2 { // Close alone must do, and so must Sync in between
+		if err == nil && i == len(ws)/2 { // both Close alone and a Sync in between must work
 			err = img.Sync()
 		}
 		if err != nil {
@@ -118,7 +118,7 @@ func ours(t *testing.T, image string, ws []write) {
 	}
 }
 
-// same compares bytes and says where they differ.
+// same compares bytes and reports the first difference.
 func same(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
@@ -132,7 +132,7 @@ func same(t *testing.T, what string, got, want []byte) {
 	t.Fatalf("%s: %d bytes, want %d", what, len(got), len(want))
 }
 
-// readOurs is all of the disk, as the engine reads it.
+// readOurs returns the disk as the engine reads it.
 func readOurs(t *testing.T, image string) []byte {
 	t.Helper()
 	img, err := vhd.Open(image, nil)
@@ -147,7 +147,7 @@ func readOurs(t *testing.T, image string) []byte {
 	return b
 }
 
-// checkClean demands that Check finds nothing, not even something to warn of.
+// checkClean fails the test if Check finds anything, including warnings.
 func checkClean(t *testing.T, image string, allowed ...string) vhd.Counts {
 	t.Helper()
 	f, size, err := disk.OpenFile(image, false, nil)
@@ -167,7 +167,7 @@ func checkClean(t *testing.T, image string, allowed ...string) vhd.Counts {
 	return c.Counts()
 }
 
-// create makes an image with the contents of a raw file.
+// create creates an image with the contents of a raw file.
 func create(t *testing.T, image, source string, o vhd.CreateOptions) (size int64) {
 	t.Helper()
 	f, n, err := disk.OpenFile(source, false, nil)
@@ -191,7 +191,7 @@ func create(t *testing.T, image, source string, o vhd.CreateOptions) (size int64
 	return img.Size()
 }
 
-// writeFile makes a file of n bytes, hole but for the pieces.
+// writeFile creates a file of n bytes that is a hole except for the pieces.
 func writeFile(t *testing.T, name string, n int64, pieces map[int64][]byte) {
 	t.Helper()
 	f, err := os.Create(name)

@@ -14,7 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// An image that qemu-io writes to is not opened here, and the other way round.
+// We refuse an image that qemu-io has open for writing, and qemu-io refuses one that we have.
 func TestLocks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("images are locked on Linux only")
@@ -41,9 +41,9 @@ func locks(t *testing.T, q oracle.QEMU) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		defer cmd.Wait() // it is told to quit, or killed with the test
+		defer cmd.Wait() // it quits on request, or is killed with the test
 		defer in.Close()
-		// Its answer shows that it has opened the image.
+		// Its answer shows that the image is open.
 		if _, err := io.WriteString(in, "length\n"); err != nil {
 			t.Fatal(err)
 		}

@@ -8,10 +8,10 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A maker makes an empty image of size bytes, perhaps rounded up.
+// A maker creates an empty image of size bytes, which it may round up.
 type maker func(t *testing.T, image string, size int64)
 
-// qemuMakers are those of each qemu-img, by their options.
+// qemuMakers returns the makers of each qemu-img, by their options.
 func qemuMakers(t *testing.T) map[string]maker {
 	t.Helper()
 	makers := map[string]maker{}
@@ -26,7 +26,7 @@ func qemuMakers(t *testing.T) map[string]maker {
 	return makers
 }
 
-// ourMaker makes images of ours, with these options.
+// ourMaker creates images with vhdtool and these options.
 func ourMaker(o vhd.CreateOptions) maker {
 	return func(t *testing.T, image string, size int64) {
 		t.Helper()

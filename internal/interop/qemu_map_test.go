@@ -21,7 +21,7 @@ type mapped struct {
 	Offset        int64
 }
 
-// merged joins entries that continue each other.
+// merged merges adjacent entries.
 func merged(all []mapped) []mapped {
 	var out []mapped
 	for _, e := range all {
@@ -37,15 +37,15 @@ func merged(all []mapped) []mapped {
 	return out
 }
 
-// TestMapLikeQEMU compares the extents of dynamic images, packed and aligned, with what
-// qemu-img map says of them.
+// TestMapLikeQEMU compares the extents of dynamic images, packed and aligned, with the output of
+// qemu-img map.
 func TestMapLikeQEMU(t *testing.T) {
 	all := oracle.QEMUs(t)
 	for _, align := range []int64{512, 4096} {
 		for _, block := range []int64{64 * kib, 2 * mib} {
 			t.Run(fmt.Sprintf("align=%d/block=%d", align, block), func(t *testing.T) {
 				image := filepath.Join(t.TempDir(), "image.vhd")
-				// Whole blocks: qemu does not look into bitmaps.
+				// Whole blocks: qemu ignores bitmaps.
 				createWritten(t, image, vhd.CreateOptions{Size: 40 * mib, Exact: true, DataAlign: align, BlockSize: block}, []write{
 					{off: 30 * mib, n: 6 * mib, value: 1}, {off: 2 * mib, n: 2 * mib, value: 2}, {off: 38 * mib, n: 2 * mib, value: 3}, {off: 4 * mib, n: 2 * mib, value: 4},
 				})
@@ -79,8 +79,8 @@ func TestMapLikeQEMU(t *testing.T) {
 	}
 }
 
-// TestSizeLikeQEMU gives images whose geometry is smaller than their current size the
-// creators of many programs. Since qemu 10 the size that qemu sees is the one that we see.
+// TestSizeLikeQEMU sets the creators of many programs in images whose geometry is smaller than
+// their current size. Since qemu 10, qemu and the engine agree on the size.
 func TestSizeLikeQEMU(t *testing.T) {
 	all := oracle.QEMUs(t)
 	for _, kind := range []vhd.DiskType{vhd.Fixed, vhd.Dynamic} {
@@ -108,8 +108,8 @@ func TestSizeLikeQEMU(t *testing.T) {
 					t.Fatalf("a disk of %d bytes, want %d or %d, which must differ", img.Size(), size, by)
 				}
 				for _, q := range all {
-					// qemu never writes such a geometry beside its name, and takes it for the size
-					// all the same: it does not see the end of the disk.
+					// qemu never writes such a geometry with its own creator. It still uses the
+					// geometry as the size, and loses the end of the disk.
 					if creator == "qemu" {
 						if img.Size() != size {
 							t.Errorf("we see %d bytes of an image that another program has resized, want %d", img.Size(), size)
@@ -125,8 +125,7 @@ func TestSizeLikeQEMU(t *testing.T) {
 	}
 }
 
-// editFooters changes the trailing footer of an image, and the copy of one that is not
-// fixed.
+// editFooters changes the trailing footer of an image, and the copy unless the image is fixed.
 func editFooters(t *testing.T, image string, edit func(*vhd.Footer)) {
 	t.Helper()
 	b, err := os.ReadFile(image)

@@ -9,9 +9,9 @@ import (
 	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
-// What qemu does here, every release of it does that is there: they must agree.
+// All available releases of qemu do the same here, and must agree.
 
-// theirs writes through qemu-io: each release makes a part of the writes.
+// theirs writes with qemu-io. Each release does a part of the writes.
 func theirs(t *testing.T, image string, ws []write) {
 	t.Helper()
 	all := oracle.QEMUs(t)
@@ -26,7 +26,7 @@ func theirs(t *testing.T, image string, ws []write) {
 	}
 }
 
-// readTheirs is all of the disk, as qemu reads it.
+// readTheirs returns the disk as qemu reads it.
 func readTheirs(t *testing.T, image string) []byte {
 	t.Helper()
 	var first []byte
@@ -46,7 +46,7 @@ func readTheirs(t *testing.T, image string) []byte {
 	return first
 }
 
-// sizeTheirs is the size of the disk, as qemu sees it.
+// sizeTheirs returns the size of the disk according to qemu.
 func sizeTheirs(t *testing.T, image string) int64 {
 	t.Helper()
 	var first int64
@@ -62,7 +62,7 @@ func sizeTheirs(t *testing.T, image string) int64 {
 	return first
 }
 
-// compareTheirs has qemu-img compare a VHD with a raw disk of the same size.
+// compareTheirs compares a VHD with a raw disk of the same size, with qemu-img.
 func compareTheirs(t *testing.T, image, source string) {
 	t.Helper()
 	for _, q := range oracle.QEMUs(t) {
@@ -72,7 +72,7 @@ func compareTheirs(t *testing.T, image, source string) {
 	}
 }
 
-// TestQEMUReleases says which releases the tests of this package ran with.
+// TestQEMUReleases logs the releases that the tests of this package use.
 func TestQEMUReleases(t *testing.T) {
 	newest := 0
 	for _, q := range oracle.QEMUs(t) {

@@ -14,13 +14,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// qemuOptions are the kinds of images that qemu makes.
+// qemuOptions are options for each kind of image of qemu.
 var qemuOptions = []string{
 	"subformat=dynamic", "subformat=dynamic,force_size", "subformat=fixed", "subformat=fixed,force_size",
 }
 
-// TestReadTheirs has qemu-img make images and qemu-io write into them; all
-// that was written must be read, at whatever offset it is asked for.
+// TestReadTheirs reads images that qemu-img created and qemu-io wrote to, at any offset.
 func TestReadTheirs(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
 	for _, options := range qemuOptions {
@@ -42,7 +41,7 @@ func TestReadTheirs(t *testing.T) {
 	}
 }
 
-// TestReadTheirConversions has qemu-img convert raw disks.
+// TestReadTheirConversions reads images that qemu-img converted from raw disks.
 func TestReadTheirConversions(t *testing.T) {
 	all := oracle.QEMUs(t)
 	for name, source := range sources(t) {
@@ -67,8 +66,8 @@ func TestReadTheirConversions(t *testing.T) {
 	}
 }
 
-// readAlike reads an image whole, in random pieces, by its extents and by
-// converting it, and wants the bytes of the model.
+// readAlike compares an image with the model: read as a whole, in random pieces, by its extents
+// and by a conversion.
 func readAlike(t *testing.T, image string, m model) {
 	t.Helper()
 	checkClean(t, image)

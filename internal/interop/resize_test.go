@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// resize gives an image another size, and returns the one that it has then.
+// resize changes the size of an image and returns its new size.
 func resize(t *testing.T, image string, size int64) int64 {
 	t.Helper()
 	img, err := vhd.Open(image, &vhd.OpenOptions{Write: true})
@@ -30,8 +30,8 @@ func resize(t *testing.T, image string, size int64) int64 {
 	return size
 }
 
-// TestResizeTakeTurns changes the size of images, ours and qemu's, at random, and
-// lets qemu-io and us write in between.
+// TestResizeTakeTurns resizes images of vhdtool and qemu at random. In between, qemu-io and the
+// engine write to them.
 func TestResizeTakeTurns(t *testing.T) {
 	makers := qemuMakers(t)
 	for _, creator := range []vhd.Creator{vhd.CreatorQEMU, vhd.CreatorWindows, vhd.CreatorVirtualBox} {
@@ -85,8 +85,8 @@ func resizeTakeTurns(t *testing.T, name string, create maker) {
 	}
 }
 
-// TestResizeFar makes a disk so large that the table of its blocks needs another
-// place, several times, with data all over, and small again.
+// TestResizeFar grows a disk with scattered data several times, so far that its BAT must move,
+// and shrinks it again.
 func TestResizeFar(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
 	for _, block := range []int64{4 * kib, 2 * mib} {
@@ -113,7 +113,7 @@ func TestResizeFar(t *testing.T) {
 			}
 			for _, size := range []int64{100 * mib, 3 << 30, 8 << 30, 200 * mib, 40 << 30, 5 * mib} {
 				if size > 8<<30 && block < mib {
-					continue // a table of 40 MiB makes it slow
+					continue // a BAT of 40 MiB makes it slow
 				}
 				if got := resize(t, image, size); got != size {
 					t.Fatalf("a disk of %d bytes, asked for %d", got, size)

@@ -12,8 +12,8 @@ import (
 	"github.com/vhdtool/vhdtool/internal/samples"
 )
 
-// TestSamples: each release of qemu-img reads the sample images as the manifest has them.
-// It knows no parents, and does not take the size of all creators from the same field.
+// TestSamples: each release of qemu-img reads the disks that the manifest describes. It does not
+// support parents, and reads the size of some creators from another field.
 func TestSamples(t *testing.T) {
 	releases := oracle.QEMUs(t)
 	for _, s := range samples.Images(t) {
@@ -40,8 +40,7 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestGeometryVectors: qemu-img 7 makes fixed images of the sizes in the vectors of
-// geometry.
+// TestGeometryVectors: qemu-img 7 creates fixed images with the geometries of the vectors.
 func TestGeometryVectors(t *testing.T) {
 	oracle.Need(t, "qemu-img")
 	dir := t.TempDir()

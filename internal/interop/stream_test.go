@@ -19,7 +19,7 @@ import (
 // onlyReader hides that a file can seek.
 type onlyReader struct{ io.Reader }
 
-// streamIn makes an image of what comes through a pipe from a raw file.
+// streamIn creates an image from a raw file, read through a pipe.
 func streamIn(t *testing.T, image, source string, o vhd.CreateOptions) {
 	t.Helper()
 	f, err := os.Open(source)
@@ -41,7 +41,7 @@ func streamIn(t *testing.T, image, source string, o vhd.CreateOptions) {
 	}
 }
 
-// streamOut writes an image of a raw file in order.
+// streamOut writes an image of a raw file to a pipe.
 func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 	t.Helper()
 	f, n, err := disk.OpenFile(source, false, nil)
@@ -70,8 +70,8 @@ func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 	}
 }
 
-// TestPeersReadStreams has qemu and vhdiinfo read images that came from a pipe,
-// and images that went into one.
+// TestPeersReadStreams reads images created from a pipe, or written to one, with qemu and
+// vhdiinfo.
 func TestPeersReadStreams(t *testing.T) {
 	oracle.Need(t, "qemu-img", "vhdiinfo")
 	type maker func(t *testing.T, image, source string, o vhd.CreateOptions)
@@ -109,14 +109,13 @@ func TestPeersReadStreams(t *testing.T) {
 	}
 }
 
-// TestPeersReadLongStream has a stream with more blocks than there is room for
-// their table in front of them, which then stands behind them; qemu-io writes
-// into the image, and so do we.
+// TestPeersReadLongStream creates an image from a stream with more blocks than the reserved BAT
+// has entries, so that the first blocks move. qemu-io and the engine write to the image.
 func TestPeersReadLongStream(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
 	_, r := newRand(5)
 	dir := t.TempDir()
-	// The room is for 65536 blocks: 256 MiB.
+	// The reserved BAT is for 65536 blocks: 256 MiB.
 	for _, size := range []int64{256*mib - 4*kib, 256 * mib, 256*mib + 512, 300 * mib} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			source, image := filepath.Join(dir, "source.raw"), filepath.Join(dir, "image.vhd")

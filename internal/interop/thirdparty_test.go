@@ -12,19 +12,19 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestThirdParty reads images of products that have no place in a test, from
-// the folder that VHDTOOL_TEST_IMAGES names.
+// TestThirdParty reads images of other products that the project cannot distribute, from the
+// directory that VHDTOOL_TEST_IMAGES names.
 func TestThirdParty(t *testing.T) {
 	folder := os.Getenv("VHDTOOL_TEST_IMAGES")
 	if folder == "" {
-		t.Skip("VHDTOOL_TEST_IMAGES does not name a folder of sample images")
+		t.Skip("VHDTOOL_TEST_IMAGES does not name a directory of sample images")
 	}
 	for _, c := range []struct {
 		file    string
 		creator vhd.Creator
 		size    int64
 		rule    vhd.SizeRule
-		other   int64 // by the other rule
+		other   int64 // size by the other rule
 	}{
 		{"hyperv2012r2-dynamic.vhd", vhd.CreatorWindows, 136365211648, vhd.SizeFromCurrent, 136363130880},
 		{"virtualpc-dynamic.vhd", vhd.CreatorVirtualPC, 136363130880, vhd.SizeFromGeometry, 136365211648},

@@ -9,8 +9,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestSameWrites makes the same writes through us and through qemu-io, on
-// copies of an image that qemu-img made.
+// TestSameWrites does the same writes with the engine and with qemu-io, on copies of an image of
+// qemu-img.
 func TestSameWrites(t *testing.T) {
 	oracle.Need(t, "qemu-img", "qemu-io")
 	for _, options := range qemuOptions {
@@ -41,8 +41,7 @@ func TestSameWrites(t *testing.T) {
 	}
 }
 
-// TestTakeTurns lets us and qemu-io write into one image in turns, one that
-// qemu made or one of ours.
+// TestTakeTurns writes to one image with the engine and qemu-io in turns.
 func TestTakeTurns(t *testing.T) {
 	makers := qemuMakers(t)
 	for _, block := range []int64{4 * kib, 64 * kib, 512 * kib, 2 * mib, 16 * mib} {

@@ -12,14 +12,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
-// vboxCreate has VirtualBox create an empty image of size bytes, of the variant Standard,
-// which is dynamic, or Fixed.
+// vboxCreate creates an empty image of size bytes with VirtualBox. The variant is Standard
+// (dynamic) or Fixed.
 func vboxCreate(t *testing.T, v *oracle.VirtualBox, image string, size int64, variant string) {
 	t.Helper()
 	v.Img(t, "createbase", "--filename", image, "--size", fmt.Sprint(size), "--format", "VHD", "--variant", variant)
 }
 
-// TestReadVirtualBox reads and checks images that VirtualBox has made of raw disks.
+// TestReadVirtualBox reads and checks images that VirtualBox converted from raw disks.
 func TestReadVirtualBox(t *testing.T) {
 	oracle.NeedVirtualBox(t)
 	for name, source := range sources(t) {
@@ -42,8 +42,8 @@ func TestReadVirtualBox(t *testing.T) {
 	}
 }
 
-// TestChangeVirtualBoxFixed writes into and resizes a fixed image of VirtualBox, which
-// reads it afterwards. TestPackedImagesStayPacked does the same to dynamic ones.
+// TestChangeVirtualBoxFixed writes to a fixed image of VirtualBox and resizes it. VirtualBox
+// reads it afterwards. TestPackedImagesStayPacked does the same with dynamic images.
 func TestChangeVirtualBoxFixed(t *testing.T) {
 	v := oracle.NeedVirtualBox(t)
 	image := filepath.Join(t.TempDir(), "image.vhd")
@@ -61,8 +61,8 @@ func TestChangeVirtualBoxFixed(t *testing.T) {
 	}
 }
 
-// TestCommitVirtualBoxChild changes a chain of VirtualBox: its child is written to, grown
-// and committed, and VirtualBox still reads the child and compacts the parent.
+// TestCommitVirtualBoxChild writes to, grows and commits a child of VirtualBox. VirtualBox still
+// reads the child and compacts the parent.
 func TestCommitVirtualBoxChild(t *testing.T) {
 	for _, variant := range []string{"Standard", "Fixed"} {
 		t.Run(variant, func(t *testing.T) {
@@ -106,8 +106,8 @@ func TestCommitVirtualBoxChild(t *testing.T) {
 	}
 }
 
-// TestVirtualBoxChildReadByAll has chains of VirtualBox and of ours mixed: each side
-// makes a child of the other's child.
+// TestVirtualBoxChildReadByAll mixes chains: VirtualBox creates a child of our child, and we one
+// of its child.
 func TestVirtualBoxChildReadByAll(t *testing.T) {
 	v := oracle.NeedVirtualBox(t)
 	dir := t.TempDir()
@@ -133,9 +133,9 @@ func TestVirtualBoxChildReadByAll(t *testing.T) {
 	}
 }
 
-// TestVirtualBoxBeyond2040GiB reads, checks and changes dynamic images larger than
-// Windows makes them. VirtualBox makes them, but opens only those with a BAT of less than
-// 1,048,576 entries.
+// TestVirtualBoxBeyond2040GiB reads, checks and changes dynamic images larger than Windows
+// creates them. VirtualBox creates them, but opens only those with less than 1,048,576 BAT
+// entries.
 func TestVirtualBoxBeyond2040GiB(t *testing.T) {
 	for _, c := range []struct {
 		size  int64

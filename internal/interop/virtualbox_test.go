@@ -17,14 +17,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// VirtualBox's compact expects blocks to follow each other without gaps, from the lowest
-// one on, and moves data wherever that is not so. The tests here have it compact
-// whatever we made or changed, as the strictest reader of a layout.
+// VirtualBox's compact assumes that blocks follow each other without gaps, from the first one on.
+// It moves data of other images wrongly. The tests here compact every image that the engine
+// creates or changes, because no reader is stricter about layouts.
 
 const vboxSize = 40 * mib
 
-// scattered are writes into a disk of vboxSize that leave blocks in another order than
-// the disk's, of which compact deallocates some and moves others.
+// scattered are writes to a disk of vboxSize that allocate blocks out of order. compact frees
+// some of them and moves others.
 var scattered = []write{
 	{off: 30 * mib, n: 5 * mib, value: 1},
 	{off: 4 * mib, n: 2 * mib, value: 2},
@@ -38,7 +38,7 @@ var scattered = []write{
 	{off: 24*mib + 512, n: 3 * mib, value: 8},
 }
 
-// writeData writes zeros as data, too: they take blocks.
+// writeData writes zeros as data, too, so that they are allocated.
 func writeData(t *testing.T, img *vhd.Image, ws []write) {
 	t.Helper()
 	for _, w := range ws {
@@ -48,8 +48,7 @@ func writeData(t *testing.T, img *vhd.Image, ws []write) {
 	}
 }
 
-// writeSessions makes the writes in place, in sessions of two, with a Sync after each
-// write.
+// writeSessions does the writes in place, two after each open, with a Sync after each write.
 func writeSessions(t *testing.T, image string, ws []write) {
 	t.Helper()
 	for len(ws) > 0 {
@@ -71,7 +70,7 @@ func writeSessions(t *testing.T, image string, ws []write) {
 	}
 }
 
-// createWritten makes an image in one session, and returns its disk.
+// createWritten creates an image, does the writes, and returns its disk.
 func createWritten(t *testing.T, image string, o vhd.CreateOptions, ws []write) model {
 	t.Helper()
 	img, err := vhd.Create(image, &o)
@@ -88,7 +87,7 @@ func createWritten(t *testing.T, image string, o vhd.CreateOptions, ws []write) 
 	return m
 }
 
-// optionsFor are those of an image for a product.
+// optionsFor returns the options of an image for a product.
 func optionsFor(t *testing.T, name string, size int64) vhd.CreateOptions {
 	t.Helper()
 	p, err := product.Find(name)
@@ -102,8 +101,8 @@ func optionsFor(t *testing.T, name string, size int64) vhd.CreateOptions {
 	return *o
 }
 
-// createChild makes a differencing image for VirtualBox with the writes, of a parent
-// with the disk m, and returns its disk.
+// createChild creates a differencing image for VirtualBox, whose parent has the disk m. It does
+// the writes and returns the disk.
 func createChild(t *testing.T, image, parent string, size int64, m model, ws []write) model {
 	t.Helper()
 	p, err := vhd.Open(parent, nil)
@@ -121,7 +120,7 @@ func createChild(t *testing.T, image, parent string, size int64, m model, ws []w
 	return m
 }
 
-// refusedFor returns the findings by which a product does not accept an image.
+// refusedFor returns the rules of a product that an image breaks.
 func refusedFor(t *testing.T, name, image string) []product.BrokenRule {
 	t.Helper()
 	p, err := product.Find(name)
@@ -140,27 +139,26 @@ func refusedFor(t *testing.T, name, image string) []product.BrokenRule {
 	return p.Examine(img, product.Examination{Length: st.Size(), Dir: filepath.Dir(image), Now: time.Now()})
 }
 
-// register makes an image known to VirtualBox, so that it can be a parent.
+// register adds an image to the registry of VirtualBox, so that it can be a parent.
 func register(t *testing.T, v *oracle.VirtualBox, image string) {
 	t.Helper()
-	// A medium gets into the registry as the parent of one that is created.
+	// Creating a child registers its parent.
 	v.Manage(t, "createmedium", "disk", "--filename", filepath.Join(t.TempDir(), "unused.vhd"), "--diffparent", image, "--format", "VHD")
 }
 
-// child reports whether an image is a differencing one. vbox-img opens none of those;
-// VBoxManage does, but takes ten times as long.
+// child reports whether an image is a differencing image. Only VBoxManage opens those; vbox-img
+// is ten times faster.
 func child(t *testing.T, image string) bool {
 	t.Helper()
 	img, err := vhd.Open(image, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
 	if err != nil {
-		return false // VirtualBox is to say what it thinks of it
+		return false // let VirtualBox report the error
 	}
 	defer img.Close()
 	return img.Type() == vhd.Differencing
 }
 
-// readVirtualBox is all of the disk, as VirtualBox reads it. The parents must be
-// registered.
+// readVirtualBox returns the disk as VirtualBox reads it. The parents must be registered.
 func readVirtualBox(t *testing.T, v *oracle.VirtualBox, image string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "virtualbox.raw")
@@ -176,14 +174,14 @@ func readVirtualBox(t *testing.T, v *oracle.VirtualBox, image string) []byte {
 	return b
 }
 
-// compact has VirtualBox compact an image without a parent.
+// compact compacts an image without a parent with VirtualBox.
 func compact(t *testing.T, v *oracle.VirtualBox, image string) {
 	t.Helper()
 	v.Img(t, "compact", "--filename", image)
 }
 
-// checkReadable demands that Check finds no error. VirtualBox leaves leaks when it
-// compacts, and a geometry that differs from the current size when it resizes.
+// checkReadable fails the test if Check finds an error. VirtualBox leaves leaks when it compacts,
+// and a geometry that differs from the current size when it resizes.
 func checkReadable(t *testing.T, image string) {
 	t.Helper()
 	f, size, err := disk.OpenFile(image, false, nil)
@@ -201,9 +199,9 @@ func checkReadable(t *testing.T, image string) {
 	}
 }
 
-// sameEverywhere wants the disk m of an image whose parents are registered: read by us,
-// by VirtualBox and, unless the image is a child, by every qemu-img. Those that take the
-// geometry for the size see a shorter disk if VirtualBox has written that.
+// sameEverywhere compares m with the disk that the engine, VirtualBox and every qemu-img read.
+// qemu-img cannot read children. Releases that use the geometry as the size see a shorter disk
+// if VirtualBox rewrote the geometry. The parents must be registered.
 func sameEverywhere(t *testing.T, v *oracle.VirtualBox, image string, m model) {
 	t.Helper()
 	checkReadable(t, image)
@@ -228,15 +226,14 @@ func sameEverywhere(t *testing.T, v *oracle.VirtualBox, image string, m model) {
 	}
 }
 
-// TestVirtualBoxChanges has VirtualBox change, copy and extend images of ours. The disk
-// stays the same, or a rule of ours says beforehand that VirtualBox does not accept the
-// image.
+// TestVirtualBoxChanges changes, copies and extends our images with VirtualBox. The disk stays
+// the same, unless a product rule reports that VirtualBox does not accept the image.
 func TestVirtualBoxChanges(t *testing.T) {
 	oracle.NeedVirtualBox(t)
 	for _, i := range []struct {
 		name     string
 		create   func(t *testing.T, v *oracle.VirtualBox, image string) model
-		accepted bool // no rule may refuse it
+		accepted bool // it must keep all rules
 	}{
 		{"packed", func(t *testing.T, _ *oracle.VirtualBox, image string) model {
 			return createWritten(t, image, vhd.CreateOptions{Size: vboxSize, DataAlign: 512}, scattered)
@@ -308,7 +305,7 @@ func TestVirtualBoxChanges(t *testing.T) {
 				out, code := o.run(t, v, image, to)
 				if code != 0 {
 					// vbox-img opens no child, and the server of VBoxManage crashes when it
-					// compacts one, also its own. The disk must be as it was.
+					// compacts any child. The disk must be unchanged.
 					if i.name != "child" || o.name != "convert" && o.name != "compact" {
 						t.Fatalf("exit status %d: %s", code, out)
 					}
@@ -321,7 +318,7 @@ func TestVirtualBoxChanges(t *testing.T) {
 				if o.name == "resize" {
 					m = append(m, make([]byte, 3*vboxSize/2-len(m))...)
 					if i.name == "child" {
-						// VirtualBox reads no child larger than its parent, not even its own.
+						// VirtualBox reads no child larger than its parent, not even of its own.
 						checkReadable(t, image)
 						same(t, "read by us", readOurs(t, image), m)
 						return
@@ -339,8 +336,8 @@ func TestVirtualBoxChanges(t *testing.T) {
 	}
 }
 
-// TestVirtualBoxRules shows that VirtualBox does not do what rules say it does not do, and
-// that the rules are there.
+// TestVirtualBoxRules: VirtualBox fails on images that break its rules, and the rules report
+// them.
 func TestVirtualBoxRules(t *testing.T) {
 	oracle.NeedVirtualBox(t)
 	aligned := optionsFor(t, "virtualbox", vboxSize)
@@ -400,9 +397,8 @@ func TestVirtualBoxRules(t *testing.T) {
 	})
 }
 
-// TestPackedImagesStayPacked changes packed images in place, made by VirtualBox, by
-// qemu-img and by us, in all the ways that we have. VirtualBox compacts them then, grows
-// them and reads the disk that was there before.
+// TestPackedImagesStayPacked changes packed images of VirtualBox, qemu-img and vhdtool in place,
+// by every command. Then VirtualBox compacts and grows them, and reads the same disk.
 func TestPackedImagesStayPacked(t *testing.T) {
 	oracle.NeedVirtualBox(t)
 	makers := []struct {
@@ -426,7 +422,7 @@ func TestPackedImagesStayPacked(t *testing.T) {
 				got := resize(t, image, size)
 				m = append(m[:min(got, int64(len(m)))], make([]byte, max(0, got-int64(len(m))))...)
 				ws := []write{{off: got - 700, n: 700, value: 21}, {off: got / 2, n: 3 * mib, value: 22}}
-				if got > 24*mib { // a block that is still there when the disk has shrunk
+				if got > 24*mib { // a block that remains when the disk has shrunk
 					ws = append(ws, write{off: 22 * mib, n: 5000, value: 23})
 				}
 				writeSessions(t, image, ws)
@@ -557,8 +553,8 @@ func TestPackedImagesStayPacked(t *testing.T) {
 	}
 }
 
-// TestRepairAfterCompact reclaims what VirtualBox's compact leaves behind, in an image
-// that VirtualBox compacts again afterwards.
+// TestRepairAfterCompact reclaims the leaks of VirtualBox's compact. Then VirtualBox compacts
+// the image again.
 func TestRepairAfterCompact(t *testing.T) {
 	v := oracle.NeedVirtualBox(t)
 	image := filepath.Join(t.TempDir(), "image.vhd")
@@ -592,8 +588,8 @@ func TestRepairAfterCompact(t *testing.T) {
 	sameEverywhere(t, v, image, m)
 }
 
-// TestCompactStreams has VirtualBox compact packed images that were made from a pipe, and
-// into one.
+// TestCompactStreams compacts packed images created from a pipe, or written to one, with
+// VirtualBox.
 func TestCompactStreams(t *testing.T) {
 	v := oracle.NeedVirtualBox(t)
 	for name, source := range sources(t) {
@@ -612,8 +608,8 @@ func TestCompactStreams(t *testing.T) {
 	}
 }
 
-// TestCompactGrowing has VirtualBox compact a packed image that became larger, while it
-// was made, than the BAT has space for.
+// TestCompactGrowing compacts a packed image that outgrew its reserved BAT while it was created,
+// with VirtualBox.
 func TestCompactGrowing(t *testing.T) {
 	v := oracle.NeedVirtualBox(t)
 	image := filepath.Join(t.TempDir(), "image.vhd")
@@ -658,7 +654,7 @@ func TestCompactGrowing(t *testing.T) {
 	}
 }
 
-// layout describes where the blocks of an image are, damaged or not.
+// layout returns the offsets of the blocks of an image, which may be damaged.
 func layout(t *testing.T, image string) string {
 	t.Helper()
 	b, err := os.ReadFile(image)

@@ -11,7 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// sources makes the raw disks that the images are made of.
+// sources creates the raw disks to convert.
 func sources(t *testing.T) map[string]string {
 	_, r := newRand(1)
 	dir := t.TempDir()
@@ -29,15 +29,14 @@ func sources(t *testing.T) map[string]string {
 	})
 	add("dense", 3*mib, map[int64][]byte{0: fill(r, 3*mib)})
 	add("odd", 3*mib+1000, map[int64][]byte{3 * mib: fill(r, 1000)})
-	// Data in the last sector, which is behind the geometry that the
-	// specification gives such a disk: who goes by it would lose the sector.
+	// Data in the last sector, which is past the geometry of the specification. A reader that
+	// uses the geometry would lose the sector.
 	add("tail", 4*mib+512*13, map[int64][]byte{4*mib + 512*12: fill(r, 512)})
 	return files
 }
 
-// TestPeersReadOurs makes images of every kind, and has qemu-img and vhdiinfo
-// say what is in them. qemu 7.2 sizes images of most creators by their
-// geometry: it must still see all of the disk.
+// TestPeersReadOurs creates images of every kind, and reads them with qemu-img and vhdiinfo.
+// qemu 7.2 uses the geometry as the size for most creators, and must still see the whole disk.
 func TestPeersReadOurs(t *testing.T) {
 	oracle.Need(t, "qemu-img", "vhdiinfo")
 	files := sources(t)
@@ -85,9 +84,8 @@ func peersRead(t *testing.T, source string, o vhd.CreateOptions) {
 	checkClean(t, image)
 }
 
-// TestEmptyLikeQEMU makes empty images of many sizes, and of the same sizes
-// with qemu-img: they must be the same, byte for byte, but for time, id and
-// checksum.
+// TestEmptyLikeQEMU creates empty images of many sizes with vhdtool and qemu-img. They must be
+// the same, byte for byte, except for time, id and checksum.
 func TestEmptyLikeQEMU(t *testing.T) {
 	all := oracle.QEMUs(t)
 	sizes := []int64{
@@ -161,6 +159,6 @@ func sameMetadata(t *testing.T, a, b string) {
 	if n != m {
 		t.Errorf("the file has %d bytes, qemu's %d", n, m)
 	}
-	same(t, "footer at the end", tail, wantTail)
+	same(t, "trailing footer", tail, wantTail)
 	same(t, "start of the file", head, wantHead)
 }

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// Attach returns the path of a block device of size bytes with the given logical sector
-// size. The device holds no zeros, but other bytes, and is detached when the test ends.
+// Attach returns the path of a block device of size bytes with the given logical sector size.
+// The device contains bytes other than zeros. It is detached when the test ends.
 //
-// Where loop devices cannot be had the test is skipped: they need Linux, root, losetup
-// and /dev/loop-control. If VHDTOOL_REQUIRE_PEERS is set, root and /dev/loop-control
-// are there, and it fails nevertheless, the test fails.
+// Loop devices need Linux, root, losetup and /dev/loop-control; otherwise the test is skipped.
+// If VHDTOOL_REQUIRE_PEERS is set, the test fails when it runs as root with /dev/loop-control
+// and attaching fails.
 func Attach(t testing.TB, size int64, sectorSize int) string {
 	t.Helper()
 	_, err := os.Stat("/dev/loop-control")
@@ -26,7 +26,7 @@ func Attach(t testing.TB, size int64, sectorSize int) string {
 	if err := fill(file, size); err != nil {
 		t.Fatal(err)
 	}
-	// Another process may take the free device that losetup has found.
+	// Another process may use the free device that losetup found.
 	for range 10 {
 		var out []byte
 		out, err = exec.Command("losetup", "--find", "--show", "--sector-size", fmt.Sprint(sectorSize), file).CombinedOutput()
@@ -48,14 +48,14 @@ func Attach(t testing.TB, size int64, sectorSize int) string {
 	return ""
 }
 
-// fill makes a file of size bytes that are not zero.
+// fill creates a file of size bytes without zeros.
 func fill(name string, size int64) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	b := []byte(strings.Repeat("What the device held before: ", 4096))
+	b := []byte(strings.Repeat("old contents of the device: ", 4096))
 	for off := int64(0); off < size; off += int64(len(b)) {
 		if _, err := f.WriteAt(b[:min(int64(len(b)), size-off)], off); err != nil {
 			return err

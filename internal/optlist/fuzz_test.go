@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// FuzzParse looks for lists that are not taken apart as they were put together.
+// FuzzParse searches for lists that Parse splits differently than they were joined.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"", "a", "a=b", "a=b,,c,d", ",", "a=,,,b=", "help", "=x", "a,"} {
 		f.Add(s)

@@ -1,4 +1,4 @@
-// Package optlist is the grammar of option lists on qemu's command lines:
+// Package optlist parses option lists of qemu's command lines, such as
 // "key=value,key2=value2,switch".
 package optlist
 
@@ -7,21 +7,20 @@ import (
 	"strings"
 )
 
-// Option is one setting. A key that was given alone has the value "on", or
-// with "no" before it the value "off"; which of the two is known only to who
-// knows the keys, so Bare is set and Key is as typed.
+// Option is one option. A key without a value has the value "on" and Bare set. "nokey" means
+// key=off only if the caller knows no option of that name, so Key is as typed.
 type Option struct {
 	Key, Value string
 	Bare       bool
 }
 
-// Parse splits a list. In a value, two commas stand for one.
+// Parse splits a list. In a value, a doubled comma is a literal comma.
 func Parse(s string) ([]Option, error) {
 	var list []Option
 	for rest := s; ; {
 		var item string
 		var more bool
-		item, rest, more = cut(rest)
+		item, rest, more = nextItem(rest)
 		key, value, given := strings.Cut(item, "=")
 		if key == "" {
 			return nil, fmt.Errorf("invalid option list: %s", s)
@@ -30,14 +29,14 @@ func Parse(s string) ([]Option, error) {
 			value = "on"
 		}
 		list = append(list, Option{Key: key, Value: value, Bare: !given})
-		if !more || rest == "" { // qemu lets a last comma pass
+		if !more || rest == "" { // qemu accepts a trailing comma
 			return list, nil
 		}
 	}
 }
 
-// cut takes the item up to the next single comma off a list.
-func cut(s string) (item, rest string, more bool) {
+// nextItem splits a list at the next single comma. more is false at the end of the list.
+func nextItem(s string) (item, rest string, more bool) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != ',' {
@@ -54,7 +53,7 @@ func cut(s string) (item, rest string, more bool) {
 	return b.String(), "", false
 }
 
-// HasHelp reports whether a list asks for help instead of setting something.
+// HasHelp reports whether a list requests help.
 func HasHelp(list []Option) bool {
 	for _, o := range list {
 		if o.Bare && (o.Key == "help" || o.Key == "?") {

@@ -22,7 +22,7 @@ func TestParse(t *testing.T) {
 		{"a=x,,y", []Option{{Key: "a", Value: "x,y"}}},
 		{"a=,,,b", []Option{{Key: "a", Value: ","}, {Key: "b", Value: "on", Bare: true}}},
 		{"a=,,,,", []Option{{Key: "a", Value: ",,"}}},
-		{"a,", []Option{{Key: "a", Value: "on", Bare: true}}}, // qemu lets the last comma pass
+		{"a,", []Option{{Key: "a", Value: "on", Bare: true}}}, // qemu accepts a trailing comma
 		{"driver=vpc,file.filename=a,,b.vhd", []Option{{Key: "driver", Value: "vpc"}, {Key: "file.filename", Value: "a,b.vhd"}}},
 		{" a = b ", []Option{{Key: " a ", Value: " b "}}},
 	} {
@@ -50,7 +50,7 @@ func TestHasHelp(t *testing.T) {
 	}
 }
 
-// TestRoundTrip writes lists as qemu wants them typed, and reads them.
+// TestRoundTrip parses lists that it has quoted for qemu.
 func TestRoundTrip(t *testing.T) {
 	option := rapid.Custom(func(t *rapid.T) Option {
 		return Option{

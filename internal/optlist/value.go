@@ -8,20 +8,20 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// SyntaxError is a value that is not a switch, or not a size. The errors of this file
-// have qemu's words.
+// SyntaxError is a value that is neither a switch nor a size. The errors of this file have
+// qemu's wording.
 type SyntaxError struct{ msg string }
 
 func (e *SyntaxError) Error() string { return e.msg }
 
-// ValueError is a value that is not among the few that an option accepts.
+// ValueError is a value that an option does not accept.
 type ValueError struct{ Key, Value string }
 
 func (e *ValueError) Error() string {
 	return fmt.Sprintf("Parameter '%s' does not accept value '%s'", e.Key, e.Value)
 }
 
-// ParseBool reads a switch as qemu does; ok is false for anything else.
+// ParseBool parses a switch like qemu. ok is false for other values.
 func ParseBool(s string) (on, ok bool) {
 	switch s {
 	case "on", "yes", "true", "y":
@@ -32,7 +32,7 @@ func ParseBool(s string) (on, ok bool) {
 	return false, false
 }
 
-// Bool reads the value of a switch. The error is a *SyntaxError.
+// Bool parses the value of a switch. The error is a *SyntaxError.
 func Bool(key, value string) (bool, error) {
 	on, ok := ParseBool(value)
 	if !ok {
@@ -41,7 +41,7 @@ func Bool(key, value string) (bool, error) {
 	return on, nil
 }
 
-// Size reads the value of a size in bytes. The error is a *SyntaxError.
+// Size parses a size in bytes. The error is a *SyntaxError.
 func Size(key, value string) (int64, error) {
 	n, err := sizearg.Parse(value)
 	if err != nil {
@@ -51,10 +51,10 @@ func Size(key, value string) (int64, error) {
 	return n, nil
 }
 
-// Errorf is an error about options in qemu's words, which start with a capital letter.
+// Errorf returns an error with qemu's wording, which starts with a capital letter.
 func Errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
-// Only returns an error if a key of the options is not known.
+// Only returns an error if options has a key that is not known.
 func Only(options map[string]string, known ...string) error {
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		if !slices.Contains(known, key) {

@@ -1,11 +1,11 @@
-// Package oracle runs, for tests, the programs that vhdtool is compared with.
+// Package oracle runs the programs that tests compare vhdtool with.
 //
-// A test that needs an installed program calls [Need]. Where the program is missing the
-// test is skipped, or fails if VHDTOOL_REQUIRE_PEERS is set, as it is in CI.
+// A test that needs an installed program calls [Need]. If the program is missing, the test is
+// skipped. It fails if VHDTOOL_REQUIRE_PEERS is set, as in CI.
 //
 // [QEMUs], [NeedVirtualBox] and [NeedVHDIMount] do the same for programs that
-// scripts/install-peers.sh unpacks instead of installing them. Those of a Debian suite
-// that moves are never required.
+// scripts/install-peers.sh unpacks instead of installing them. Programs of Debian sid are never
+// required.
 package oracle
 
 import (
@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// Need skips the test, or fails it, unless all the programs are installed.
+// Need skips or fails the test unless all programs are installed.
 func Need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
@@ -34,7 +34,7 @@ func Need(t testing.TB, programs ...string) {
 // requirePeers reports whether a missing program fails the test.
 func requirePeers() bool { return os.Getenv("VHDTOOL_REQUIRE_PEERS") != "" }
 
-// Run runs a program, which must succeed, and returns what it printed.
+// Run runs a program and returns its output. The test fails if the program fails.
 func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, code := Try(t, name, args...)
@@ -44,8 +44,7 @@ func Run(t testing.TB, name string, args ...string) string {
 	return out
 }
 
-// Try runs a program and returns what it printed on both outputs, and its exit
-// status.
+// Try runs a program and returns what it prints on both outputs, and its exit status.
 func Try(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
 	return try(t, exec.Command(name, args...))
@@ -61,7 +60,7 @@ func try(t testing.TB, cmd *exec.Cmd) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// QemuImg runs the installed qemu-img, which must succeed.
+// QemuImg runs the installed qemu-img. The test fails if it fails.
 func QemuImg(t testing.TB, args ...string) string {
 	t.Helper()
 	return Run(t, "qemu-img", args...)
@@ -69,7 +68,7 @@ func QemuImg(t testing.TB, args ...string) string {
 
 var mediaSize = regexp.MustCompile(`Media size\s*:.*\((\d+) bytes\)|Media size\s*:\s*(\d+) bytes`)
 
-// VHDInfoSize is the size of the disk in a VHD as vhdiinfo sees it.
+// VHDInfoSize returns the size of the disk in a VHD according to vhdiinfo.
 func VHDInfoSize(t testing.TB, image string) int64 {
 	t.Helper()
 	out := Run(t, "vhdiinfo", image)

@@ -14,7 +14,7 @@ import (
 // QEMU is a release of qemu-img and qemu-io.
 type QEMU struct {
 	Version string   // such as "10.0.13"
-	prefix  []string // of the command line, before the program
+	prefix  []string // of the command line
 }
 
 var (
@@ -23,7 +23,7 @@ var (
 	versions = regexp.MustCompile(`^qemu-img version ([.\d]*)`)
 )
 
-// qemus are the releases whose qemu-img starts: the installed one first.
+// qemus are the releases whose qemu-img runs, the installed one first.
 var qemus = sync.OnceValue(func() []QEMU {
 	prefixes := [][]string{nil}
 	for _, r := range []*root{qemu10, qemuSid} {
@@ -45,9 +45,9 @@ var qemus = sync.OnceValue(func() []QEMU {
 	return found
 })
 
-// QEMUs returns the releases of qemu-img that are there, of which the first is the one
-// that is installed. It skips the test where none is installed. It fails the test where
-// VHDTOOL_REQUIRE_PEERS is set and qemu 10 or the installed one is missing.
+// QEMUs returns the available releases of qemu-img, the installed one first. It skips the test
+// if none is installed. It fails the test if VHDTOOL_REQUIRE_PEERS is set and qemu 10 or the
+// installed one is missing.
 func QEMUs(t testing.TB) []QEMU {
 	t.Helper()
 	Need(t, "qemu-img", "qemu-io")
@@ -70,13 +70,14 @@ func (q QEMU) Command(name string, args ...string) *exec.Cmd {
 	return exec.Command(line[0], line[1:]...)
 }
 
-// Try runs a program of this release and returns what it printed, and its exit status.
+// Try runs a program of this release and returns its output and exit status.
 func (q QEMU) Try(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
 	return try(t, q.Command(name, args...))
 }
 
-// Run runs a program of this release, which must succeed, and returns what it printed.
+// Run runs a program of this release and returns its output. The test fails if the program
+// fails.
 func (q QEMU) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, code := q.Try(t, name, args...)
@@ -86,7 +87,7 @@ func (q QEMU) Run(t testing.TB, name string, args ...string) string {
 	return out
 }
 
-// Img runs qemu-img, which must succeed.
+// Img runs qemu-img. The test fails if it fails.
 func (q QEMU) Img(t testing.TB, args ...string) string {
 	t.Helper()
 	return q.Run(t, "qemu-img", args...)
@@ -102,8 +103,8 @@ func (q QEMU) IO(t testing.TB, format, image string, commands ...string) {
 	q.Run(t, "qemu-io", append(args, image)...)
 }
 
-// VirtualSize is the size in bytes of the disk in an image of the format, as this
-// release sees it.
+// VirtualSize returns the size in bytes of the disk in an image of the format, according to
+// this release.
 func (q QEMU) VirtualSize(t testing.TB, format, image string) int64 {
 	t.Helper()
 	var info struct {

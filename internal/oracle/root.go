@@ -8,12 +8,13 @@ import (
 	"testing"
 )
 
-// A root has programs of another Debian suite, unpacked by scripts/install-peers.sh
-// below the user's cache directory. They see the machine's files under their own names.
+// A root is a directory with programs of another Debian suite, which scripts/install-peers.sh
+// has unpacked into the user's cache directory. The programs see the files of the machine under
+// their usual names.
 type root struct {
 	name     string // of its directory
 	version  []string
-	required bool // in CI; what comes from a suite that moves is not
+	required bool // in CI; not for Debian sid, which changes daily
 	// starts reports once whether the version command runs.
 	starts func() bool
 }
@@ -27,8 +28,8 @@ func newRoot(name string, required bool, version ...string) *root {
 	return r
 }
 
-// need skips the test unless the root's programs start. It fails the test where the
-// root is required, as in CI.
+// need skips the test unless the programs of the root start. If the root is required, it fails
+// the test instead.
 func (r *root) need(t testing.TB) {
 	t.Helper()
 	switch {
@@ -40,8 +41,8 @@ func (r *root) need(t testing.TB) {
 	}
 }
 
-// command is the command line that runs a program of the root; ok is false if the root
-// was not made.
+// command returns the command line that runs a program of the root. ok is false if the root is
+// not unpacked.
 func (r *root) command(program ...string) (line []string, ok bool) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -55,8 +56,8 @@ func (r *root) command(program ...string) (line []string, ok bool) {
 	return append([]string{script, "run", dir}, program...), ok
 }
 
-// peerRootScript is the path of scripts/peer-root.sh. Tests run in the directory of
-// their package, somewhere below the module's.
+// peerRootScript returns the path of scripts/peer-root.sh. Tests run in the directory of their
+// package, which is below the module's.
 var peerRootScript = sync.OnceValues(func() (string, bool) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -74,8 +75,8 @@ var peerRootScript = sync.OnceValues(func() (string, bool) {
 	}
 })
 
-// program is a command that runs a program of the root. It skips the test where the
-// root is missing.
+// program returns a command that runs a program of the root. It skips the test if the root is
+// missing.
 func (r *root) program(t testing.TB, line ...string) *exec.Cmd {
 	t.Helper()
 	r.need(t)

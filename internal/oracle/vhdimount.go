@@ -4,15 +4,14 @@ import "testing"
 
 var libvhdi = newRoot("libvhdi", false, "vhdimount", "-V")
 
-// NeedVHDIMount skips the test unless the newest vhdimount is there.
+// NeedVHDIMount skips the test unless the newest vhdimount is available.
 func NeedVHDIMount(t testing.TB) {
 	t.Helper()
 	libvhdi.need(t)
 }
 
-// VHDIMount mounts an image with the newest vhdimount on a directory, which must be
-// empty, and copies the disk to the raw file. The
-// mount ends with it. Only root can mount.
+// VHDIMount mounts an image with the newest vhdimount on the empty directory on, and copies the
+// disk to the file raw. The mount ends with the program. Only root can mount.
 func VHDIMount(t testing.TB, image, on, raw string) {
 	t.Helper()
 	// vhdimount shows each image of the chain, the image itself last.

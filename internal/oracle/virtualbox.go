@@ -10,17 +10,17 @@ const vboxDir = "/usr/lib/virtualbox/"
 
 var virtualBox = newRoot("virtualbox", false, vboxDir+"vbox-img", "--version")
 
-// VirtualBox is VirtualBox with settings of its own. Its registry of media, in which
-// VBoxManage looks for the parents of images, is empty at first.
+// VirtualBox is VirtualBox with its own settings. VBoxManage searches for parents in its media
+// registry, which is empty at first.
 type VirtualBox struct {
 	home string
 }
 
-// NeedVirtualBox skips the test unless VirtualBox is there.
+// NeedVirtualBox skips the test unless VirtualBox is available.
 func NeedVirtualBox(t testing.TB) *VirtualBox {
 	t.Helper()
 	virtualBox.need(t)
-	// Not t.TempDir: the last part of the name must be unique, see TryManage.
+	// Not t.TempDir: the last element of the name must be unique, see TryManage.
 	home, err := os.MkdirTemp("", "vhdtool-virtualbox-")
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func NeedVirtualBox(t testing.TB) *VirtualBox {
 	return &VirtualBox{home}
 }
 
-// Img runs vbox-img, which must succeed. It opens images without their parents.
+// Img runs vbox-img, which opens images without their parents. The test fails if it fails.
 func (v *VirtualBox) Img(t testing.TB, args ...string) string {
 	t.Helper()
 	out, code := v.TryImg(t, args...)
@@ -39,13 +39,13 @@ func (v *VirtualBox) Img(t testing.TB, args ...string) string {
 	return out
 }
 
-// TryImg runs vbox-img and returns what it printed, and its exit status.
+// TryImg runs vbox-img and returns its output and exit status.
 func (v *VirtualBox) TryImg(t testing.TB, args ...string) (string, int) {
 	t.Helper()
 	return try(t, virtualBox.program(t, append([]string{vboxDir + "vbox-img"}, args...)...))
 }
 
-// Manage runs VBoxManage, which must succeed.
+// Manage runs VBoxManage. The test fails if it fails.
 func (v *VirtualBox) Manage(t testing.TB, args ...string) string {
 	t.Helper()
 	out, code := v.TryManage(t, args...)
@@ -55,11 +55,11 @@ func (v *VirtualBox) Manage(t testing.TB, args ...string) string {
 	return out
 }
 
-// TryManage runs VBoxManage and returns what it printed, and its exit status. Its server
-// ends with it. Calls of one VirtualBox must not run side by side.
+// TryManage runs VBoxManage and returns its output and exit status. Its server ends with it. Do
+// not call it concurrently on one VirtualBox.
 func (v *VirtualBox) TryManage(t testing.TB, args ...string) (string, int) {
 	t.Helper()
-	// The server's socket is in a directory of this name, and outlives the server.
+	// The socket of the server is in a directory of this name, which outlives the server.
 	id := filepath.Base(v.home)
 	defer os.RemoveAll("/tmp/.vbox-" + id + "-ipc")
 	cmd := virtualBox.program(t, append([]string{vboxDir + "VBoxManage"}, args...)...)

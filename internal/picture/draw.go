@@ -17,18 +17,18 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// The measures of a drawing, in pixels.
+// Sizes of the parts of a drawing, in pixels.
 const (
 	cellWidth  = 13
 	cellHeight = 14
 	margin     = 16
-	labelWidth = 76 // of the offsets at the left
+	labelWidth = 76 // of the offsets on the left
 	gridLeft   = margin + labelWidth
 	width      = gridLeft + columns*cellWidth + margin
 	lineHeight = 20
 	legendCols = 3
 	legendStep = (columns * cellWidth) / legendCols
-	rampWidth  = 48 // of the swatch of data
+	rampWidth  = 48 // of the sample of data in the legend
 	swatch     = 12
 	titleSize  = 17
 	headSize   = 14
@@ -42,7 +42,7 @@ var (
 	faint = color.RGBA{0x77, 0x77, 0x77, 0xff}
 )
 
-// colours are those of the kinds; data has a ramp of them.
+// colours are the colours of the kinds. Data has a ramp instead.
 var colours = [kinds]color.RGBA{
 	Inherited:  {0xf2, 0x9e, 0x5c, 0xff},
 	Inherited2: {0xc8, 0x7a, 0x4a, 0xff},
@@ -55,12 +55,12 @@ var colours = [kinds]color.RGBA{
 	Leak:       {0xe0, 0x1b, 0x24, 0xff},
 }
 
-// ramp are the colours that data has from the start of the disk to its end.
+// ramp has the colours of data, from the start of the disk to its end.
 var ramp = [...]color.RGBA{
 	{0x1d, 0x2f, 0x8f, 0xff}, {0x1a, 0x86, 0xb8, 0xff}, {0x35, 0xa8, 0x56, 0xff}, {0xe3, 0xc8, 0x1c, 0xff},
 }
 
-// dataColour is the colour of data at a level.
+// dataColour returns the colour of data at a level.
 func dataColour(level int64) color.RGBA {
 	const steps = int64(len(ramp) - 1)
 	at := level * steps * 256 / (levels - 1)
@@ -70,14 +70,14 @@ func dataColour(level int64) color.RGBA {
 	return color.RGBA{mix(a.R, b.R), mix(a.G, b.G), mix(a.B, b.B), 0xff}
 }
 
-// A canvas takes what a picture is made of. A text stands on its baseline at y,
-// and ends at x if it is alignedRight.
+// A canvas draws the elements of a picture. The baseline of a text is y. The text starts at x,
+// or ends there if it is alignedRight.
 type canvas interface {
 	rect(x, y, w, h int, c color.RGBA)
 	text(x, y, size int, c color.RGBA, alignedRight bool, s string)
 }
 
-// height is how high the drawing is.
+// height is the height of the drawing in pixels.
 func (p *Picture) height() int {
 	h := 2*margin + lineHeight
 	for _, s := range p.Strips {
@@ -112,7 +112,7 @@ func (s *Strip) draw(c canvas, y int) {
 		s.drawRow(c, s.row(i), y)
 		y += cellHeight
 	}
-	for i := range min(columns, len(s.cells)) { // what parts the columns
+	for i := range min(columns, len(s.cells)) { // lines between the columns
 		c.rect(gridLeft+(i+1)*cellWidth-1, y-s.rows()*cellHeight, 1, s.rows()*cellHeight, paper)
 	}
 	y += 6
@@ -131,11 +131,10 @@ func (s *Strip) draw(c canvas, y int) {
 	}
 }
 
-// drawRow draws a row of cells, those of one colour that stand side by side at
-// once.
+// drawRow draws a row of cells. Adjacent cells of one colour become one rectangle.
 func (s *Strip) drawRow(c canvas, cells []cell, y int) {
 	const h = cellHeight - 1
-	plain := func(c *cell) (color.RGBA, bool) {
+	uniform := func(c *cell) (color.RGBA, bool) {
 		shares := c.shares(h)
 		if len(shares) != 1 {
 			return color.RGBA{}, false
@@ -144,9 +143,9 @@ func (s *Strip) drawRow(c canvas, cells []cell, y int) {
 	}
 	for i := 0; i < len(cells); {
 		x, n := gridLeft+i*cellWidth, 1
-		if first, ok := plain(&cells[i]); ok {
+		if first, ok := uniform(&cells[i]); ok {
 			for i+n < len(cells) {
-				if next, ok := plain(&cells[i+n]); !ok || next != first {
+				if next, ok := uniform(&cells[i+n]); !ok || next != first {
 					break
 				}
 				n++
@@ -163,7 +162,7 @@ func (s *Strip) drawRow(c canvas, cells []cell, y int) {
 	}
 }
 
-// colour is the colour of a kind in the cell.
+// colour returns the colour of a kind in the cell.
 func (c *cell) colour(k Kind) color.RGBA {
 	if k == Data {
 		return dataColour(c.level())
@@ -225,11 +224,11 @@ func (p pngCanvas) text(x, y, size int, c color.RGBA, alignedRight bool, s strin
 	d.DrawString(s)
 }
 
-// goRegular is the font, which is parsed when it is first used.
+// goRegular is the font of the PNG. It is parsed at its first use.
 var goRegular = sync.OnceValue(func() *truetype.Font {
 	f, err := truetype.Parse(goregular.TTF)
 	if err != nil {
-		panic(err) // it is part of the program
+		panic(err) // the font is part of the program
 	}
 	return f
 })

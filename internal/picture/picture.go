@@ -1,47 +1,47 @@
-// Package picture draws what a disk and its file hold, so that holes, leaks and
-// fragmentation are seen at a glance: as SVG, as PNG, and in letters.
+// Package picture draws the contents of a disk and its file, to show holes, leaks and
+// fragmentation: as SVG, as PNG, and in letters.
 //
-// A [Picture] has strips, one for the disk and one for the file. A [Strip] is a
-// run of bytes cut into some hundred cells of one size, however long it is; what
-// is added to it is summed up in the cells it touches. Data has a colour for its
-// place on the disk, in both strips the same: where the colours of the file run as
-// those of the disk do, the file is in order.
+// A [Picture] has strips, one for the disk and one for the file. A [Strip] is a range of bytes,
+// divided into some hundred cells of equal size. Each cell sums up its contents. Data is
+// coloured by its position on the disk, in both strips. If the file is in order, both strips
+// show the same gradient.
 package picture
 
 import "slices"
 
-// Kind is what a part of a strip holds.
+// Kind is what a part of a strip contains.
 type Kind uint8
 
-// The kinds, in the order of a legend, and from the bottom of a cell to its top.
+// The kinds, in the order of the legend, and from the bottom of a cell to its top.
 const (
 	Data       Kind = iota
 	Inherited       // data of the parent
 	Inherited2      // of the parent's parent
-	Inherited3      // of one further up
+	Inherited3      // of parents further up
 	Metadata
 	Bitmap
-	Zero // reads as zeros, and has storage
-	Hole // reads as zeros, and has none
+	Zero // reads as zeros, allocated
+	Hole // reads as zeros, not allocated
 	Padding
 	Leak
 	kinds
 )
 
-// InheritedFrom is the kind of data that stands so deep in a chain of images.
+// InheritedFrom returns the kind of data at a depth of a chain: 0 for the image itself, 1 for
+// its parent.
 func InheritedFrom(depth int) Kind { return Data + Kind(min(depth, int(Inherited3))) }
 
 var kindNames = [kinds]string{
-	"data", "data of the parent", "of the parent's parent", "of ones further up", "metadata", "sector bitmaps", "zeros", "holes", "padding", "leaks",
+	"data", "data of the parent", "of the parent's parent", "of parents further up", "metadata", "sector bitmaps", "zeros", "holes", "padding", "leaks",
 }
 
-// The cells of a strip stand in rows of columns cells.
+// A strip has at most maxRows rows of columns cells.
 const (
 	columns = 64
 	maxRows = 16
 )
 
-// levels is how many places on the disk have a colour of their own.
+// levels is the number of positions on the disk with a colour of their own.
 const levels = 32
 
 // Picture is a drawing of strips, one below the other.
@@ -50,27 +50,27 @@ type Picture struct {
 	Strips []*Strip
 }
 
-// Strip is a run of bytes with what they hold.
+// Strip is a range of bytes and their contents.
 type Strip struct {
-	Name string // what it is a strip of
-	Note string // stands behind the name and the size
-	// ByPlace draws data in letters by its place on the disk.
+	Name string // what the strip shows, such as "Disk"
+	Note string // printed after name and size
+	// ByPlace shows the position of data on the disk, when drawn in letters.
 	ByPlace bool
 
 	size     int64 // bytes
-	diskSize int64 // of the disk that data has a place on
+	diskSize int64 // size of the disk that contains the data
 	cellSize int64
 	cells    []cell
 	total    [kinds]int64
 }
 
-// cell is what stands in one cell of a strip.
+// cell sums up the contents of one cell of a strip.
 type cell struct {
-	n      [kinds]int64
-	levels int64 // sum of the levels of the bytes of data
+	n      [kinds]int64 // bytes of each kind
+	levels int64        // sum of the levels of the bytes of data
 }
 
-// NewStrip returns a strip of size bytes, for data of a disk of diskSize bytes.
+// NewStrip returns a strip of size bytes. Its data belongs to a disk of diskSize bytes.
 func NewStrip(name string, size, diskSize int64) *Strip {
 	s := &Strip{Name: name, size: size, diskSize: max(diskSize, 1), cellSize: 512}
 	for (size-1)/(columns*maxRows) >= s.cellSize {
@@ -80,9 +80,9 @@ func NewStrip(name string, size, diskSize int64) *Strip {
 	return s
 }
 
-// Add says what [off, off+n) holds; place is where on the disk it is, if it is
-// data. What is behind the strip's end is left out.
-func (s *Strip) Add(off, n int64, k Kind, place int64) {
+// Add sets the kind of [off, off+n). For data, diskOff is its offset on the disk. Bytes past
+// the end of the strip are ignored.
+func (s *Strip) Add(off, n int64, k Kind, diskOff int64) {
 	end := min(off+n, s.size)
 	for off < end {
 		i := off / s.cellSize
@@ -90,20 +90,20 @@ func (s *Strip) Add(off, n int64, k Kind, place int64) {
 		piece := stop - off
 		s.cells[i].n[k] += piece
 		if k == Data {
-			s.cells[i].levels += piece * s.level(place+piece/2)
-			place += piece
+			s.cells[i].levels += piece * s.level(diskOff+piece/2)
+			diskOff += piece
 		}
 		s.total[k] += piece
 		off = stop
 	}
 }
 
-// level is a place on the disk, of levels.
-func (s *Strip) level(place int64) int64 {
-	return min(levels-1, int64(float64(place)/float64(s.diskSize)*levels))
+// level returns the level of an offset on the disk, from 0 to levels-1.
+func (s *Strip) level(diskOff int64) int64 {
+	return min(levels-1, int64(float64(diskOff)/float64(s.diskSize)*levels))
 }
 
-// level is the place of the cell's data on the disk, of levels.
+// level returns the average level of the data in the cell.
 func (c *cell) level() int64 {
 	if c.n[Data] == 0 {
 		return 0
@@ -111,13 +111,13 @@ func (c *cell) level() int64 {
 	return c.levels / c.n[Data]
 }
 
-// rows is how many rows of cells the strip has.
+// rows is the number of rows.
 func (s *Strip) rows() int { return (len(s.cells) + columns - 1) / columns }
 
-// row returns the cells of a row.
+// row returns the cells of row i.
 func (s *Strip) row(i int) []cell { return s.cells[i*columns : min(len(s.cells), (i+1)*columns)] }
 
-// legend returns the kinds that the strip has.
+// legend returns the kinds that occur in the strip.
 func (s *Strip) legend() []Kind {
 	var ks []Kind
 	for k := range kinds {
@@ -128,8 +128,8 @@ func (s *Strip) legend() []Kind {
 	return ks
 }
 
-// shares divides the height of a cell among what it holds, from the bottom up.
-// What is there at all can be seen.
+// shares divides the height of a cell among its kinds, from the bottom up. Every kind gets a
+// visible share.
 func (c *cell) shares(height int) []share {
 	var all int64
 	for _, n := range c.n {

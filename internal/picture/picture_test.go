@@ -16,8 +16,8 @@ import (
 
 const mib = 1 << 20
 
-// sample is a disk of 64 MiB, of which 64 KiB are a cell: its second MiB is data
-// and its last 32 KiB; and a file of 128 KiB that has something of everything.
+// sample has a disk of 64 MiB, with cells of 64 KiB. Its second MiB and its last 32 KiB are data.
+// The file of 128 KiB contains every kind.
 func sample() *Picture {
 	disk := NewStrip("Disk", 64*mib, 64*mib)
 	disk.Add(0, mib, Hole, 0)
@@ -59,15 +59,14 @@ func TestText(t *testing.T) {
 	}
 }
 
-// A drawn is what the test finds in a drawing: its size, the colour of a point,
-// and, of SVG, all texts.
+// A drawn is a decoded drawing: its size, the colour of each point and, for SVG, all texts.
 type drawn struct {
 	width, height int
 	at            func(x, y int) color.RGBA
 	texts         []string
 }
 
-// readSVG finds the rectangles and texts of an SVG; later ones cover those before.
+// readSVG returns the rectangles and texts of an SVG. Later ones cover earlier ones.
 func readSVG(t *testing.T, b []byte) drawn {
 	type rect struct {
 		x, y, w, h int
@@ -137,7 +136,7 @@ func readPNG(t *testing.T, b []byte) drawn {
 	}, nil}
 }
 
-// TestDrawings decodes both kinds of picture, and looks at cells and legends.
+// TestDrawings decodes SVG and PNG, and compares cells and legends.
 func TestDrawings(t *testing.T) {
 	p := sample()
 	var s, b bytes.Buffer
@@ -158,7 +157,7 @@ func TestDrawings(t *testing.T) {
 			{"hole at the start", diskTop, 0, 0, colours[Hole]},
 			{"data of the second MiB", diskTop, 16, 0, dataColour(0)},
 			{"its end", diskTop, 31, 0, dataColour(0)},
-			{"hole behind it", diskTop, 32, 0, colours[Hole]},
+			{"hole after it", diskTop, 32, 0, colours[Hole]},
 			{"the last row", diskTop, 0, 15, colours[Hole]},
 			{"metadata", fileTop, 0, 0, colours[Metadata]},
 			{"sector bitmaps", fileTop, 63, 0, colours[Bitmap]},
@@ -199,8 +198,8 @@ func TestDrawings(t *testing.T) {
 	}
 }
 
-// TestAnySize: however long a strip is, it has at most so many cells, and they
-// are summed up right.
+// TestAnySize: the number of cells of a strip is limited, whatever its size, and the cells sum up
+// all bytes.
 func TestAnySize(t *testing.T) {
 	for _, size := range []int64{0, 1, 511, 512, 512 * columns * maxRows, 512*columns*maxRows + 1, 2040 << 30, 1 << 62} {
 		s := NewStrip("Disk", size, size)
@@ -224,7 +223,7 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
-// TestShares: what is little is seen, and the cell is full.
+// TestShares: small shares are visible, and shares fill the cell.
 func TestShares(t *testing.T) {
 	var c cell
 	c.n[Data], c.n[Metadata], c.n[Leak] = 1<<40, 1, 1<<38
@@ -251,8 +250,8 @@ func TestPerCent(t *testing.T) {
 	}
 }
 
-// TestInherited: data of parents has other colours and letters, the further up the
-// other; all that are far up have one.
+// TestInherited: data of parents has colours and letters by level. All levels further up share
+// one.
 func TestInherited(t *testing.T) {
 	s := NewStrip("Disk", 6*512, 6*512)
 	for depth := range 6 {
@@ -263,7 +262,7 @@ func TestInherited(t *testing.T) {
 	if err := p.Text(&got); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"  #12333\n", "#+   data: 512 B, 16.7 %\n", "1    data of the parent: 512 B, 16.7 %\n", "3    of ones further up: 1.5 KiB, 50.0 %\n"} {
+	for _, want := range []string{"  #12333\n", "#+   data: 512 B, 16.7 %\n", "1    data of the parent: 512 B, 16.7 %\n", "3    of parents further up: 1.5 KiB, 50.0 %\n"} {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("no %q in\n%s", want, got.String())
 		}

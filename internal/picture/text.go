@@ -8,14 +8,14 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// letters stand for the kinds; Data has others.
+// letters are the letters of the kinds. Data has other letters, too.
 var letters = [kinds]byte{'#', '1', '2', '3', 'M', 'b', 'z', '.', '-', '!'}
 
-// prominence is the order in which what a cell holds is looked at: its letter is
-// that of the first kind that it has.
+// prominence is the order in which the kinds of a cell are tried. The first kind that occurs
+// determines the letter.
 var prominence = [...]Kind{Leak, Metadata, Data, Inherited, Inherited2, Inherited3, Bitmap, Zero, Hole, Padding}
 
-// Text draws the picture in letters, in lines of 80.
+// Text draws the picture in letters, in lines of at most 80 characters.
 func (p *Picture) Text(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintln(&b, p.Title)
@@ -36,7 +36,7 @@ func (p *Picture) Text(w io.Writer) error {
 	return err
 }
 
-// letter is the letter of a cell.
+// letter returns the letter of a cell.
 func (s *Strip) letter(c *cell) byte {
 	for _, k := range prominence {
 		switch {
@@ -52,7 +52,7 @@ func (s *Strip) letter(c *cell) byte {
 	return ' '
 }
 
-// letterOf is how a legend shows a kind.
+// letterOf returns the letters of a kind in the legend.
 func (s *Strip) letterOf(k Kind) string {
 	switch {
 	case k != Data:
@@ -63,7 +63,7 @@ func (s *Strip) letterOf(k Kind) string {
 	return "#+ "
 }
 
-// heading is the line above a strip.
+// heading returns the line above a strip.
 func (s *Strip) heading() string {
 	h := fmt.Sprintf("%s: %s, %s in a cell", s.Name, size(s.size), size(s.cellSize))
 	if s.Note != "" {
@@ -72,16 +72,16 @@ func (s *Strip) heading() string {
 	return h
 }
 
-// describe is a line of the legend.
+// describe returns a line of the legend.
 func (s *Strip) describe(k Kind) string {
 	return fmt.Sprintf("%s: %s, %s", kindNames[k], size(s.total[k]), perCent(s.total[k], s.size))
 }
 
-// size is n bytes, scaled.
+// size returns n bytes, scaled.
 func size(n int64) string { return humanize.IBytes(uint64(n)) }
 
-// perCent is a part of a whole. What is there is never 0 %, and what is not all
-// never 100 %.
+// perCent returns n as a percentage of the total. Only nothing is 0 %, and only the total is
+// 100 %.
 func perCent(n, of int64) string {
 	switch p := 100 * float64(n) / float64(of); {
 	case n < of && p > 99.9:

@@ -11,16 +11,16 @@ import (
 	"testing"
 )
 
-// Damage is an image made of a sample by a few edits of its bytes.
+// Damage is a damaged image: a sample with a few edited bytes.
 type Damage struct {
 	Name    string // of the file
-	From    string // the sample it was made of
-	Finding string // the ID of a finding that a check must report
+	From    string // the sample
+	Finding string // ID of a finding that a check must report
 	Edits   string // see Apply
 	Note    string
 }
 
-// Damages returns the damaged images that are listed in testdata/damage/recipes.csv.
+// Damages returns the damaged images of testdata/damage/recipes.csv.
 func Damages(t testing.TB) []Damage {
 	t.Helper()
 	var all []Damage
@@ -30,8 +30,8 @@ func Damages(t testing.TB) []Damage {
 	return all
 }
 
-// Unpack writes the damaged image into a new directory that is removed when the test
-// ends, and returns its path. It has no parents.
+// Unpack writes the damaged image without its parents to a new directory, and returns its path.
+// The directory is removed when the test ends.
 func (d *Damage) Unpack(t testing.TB) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), d.Name)
@@ -39,15 +39,15 @@ func (d *Damage) Unpack(t testing.TB) string {
 	return name
 }
 
-// Apply makes the damaged image of the content of the sample. The edits are separated by
-// semicolons; offsets are decimal, and negative ones count from the end of the file:
+// Apply returns sample with the edits applied. Edits are separated by semicolons. Offsets are
+// decimal, and negative ones count from the end of the file:
 //
 //	write OFFSET HEX       overwrite bytes
 //	fill OFFSET N HEX      write one byte N times
 //	copy FROM N TO         copy N bytes to the offset TO
 //	cut N                  truncate to N bytes, or by -N bytes
-//	append HEX             add bytes at the end
-//	seal OFFSET            correct the checksum of the footer or header there
+//	append HEX             append bytes
+//	seal OFFSET            correct the checksum of the footer or header at OFFSET
 func (d *Damage) Apply(sample []byte) (image []byte, err error) {
 	image = bytes.Clone(sample)
 	for edit := range strings.SplitSeq(d.Edits, ";") {
@@ -105,7 +105,7 @@ func apply(image []byte, words []string) (_ []byte, err error) {
 	return image, err
 }
 
-// seal corrects the checksum of the footer or header that b starts with.
+// seal corrects the checksum of the footer or header at the start of b.
 func seal(b []byte) error {
 	n, at := 512, 64
 	if bytes.HasPrefix(b, []byte("cxsparse")) {

@@ -12,8 +12,8 @@ import (
 
 var updateDamage = flag.Bool("update-damage", false, "write the damaged images instead of comparing them")
 
-// TestDamages makes each damaged image of its sample again, and compares it with the one
-// in testdata/damage.
+// TestDamages recreates each damaged image from its sample, and compares it with the one in
+// testdata/damage.
 func TestDamages(t *testing.T) {
 	dir := filepath.Join(Dir(t), "damage")
 	wanted := map[string]bool{"recipes.csv": true}
@@ -46,7 +46,7 @@ func TestDamages(t *testing.T) {
 	}
 }
 
-// TestApply refuses edits that make no sense.
+// TestApply: invalid edits are refused.
 func TestApply(t *testing.T) {
 	for edits, want := range map[string]string{
 		"write 1 6162":     "0ab3",

@@ -2,12 +2,12 @@ package samples
 
 import "testing"
 
-// Geometry is what disks of First to Last sectors of 512 bytes have in common.
+// Geometry is the geometry of disks of First to Last sectors of 512 bytes.
 type Geometry struct {
 	First, Last int64
-	Spec        string // cylinders/heads/sectors of the specification; "" if not known
-	QEMU        string // those of a new image of qemu-img 7.2; "" if it refuses the size
-	QEMUSectors int64  // the size of that image
+	Spec        string // cylinders/heads/sectors of the specification; "" if unknown
+	QEMU        string // geometry in a new image of qemu-img 7.2; "" if it refuses the size
+	QEMUSectors int64  // size of that image
 	Note        string
 }
 

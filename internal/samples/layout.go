@@ -2,17 +2,17 @@ package samples
 
 import "testing"
 
-// Layout is where the parts of a new dynamic image stand, in bytes.
+// Layout has the offsets and lengths of a new dynamic image, in bytes.
 type Layout struct {
 	Size       int64 // of the disk
 	BlockSize  int64
-	DataAlign  int64 // what the offset of each block's data is a multiple of
+	DataAlign  int64 // alignment of the data of each block
 	Entries    int64 // of the BAT
 	BAT        int64 // length of the BAT, in whole sectors
 	Bitmap     int64 // length of a sector bitmap, in whole sectors
 	FirstData  int64 // offset of the data of the first block
-	Stride     int64 // from the data of one block to that of the next
-	FullLength int64 // of the file with all blocks allocated
+	Stride     int64 // distance between the data of two blocks
+	FullLength int64 // length of the file with all blocks allocated
 }
 
 // Layouts returns the vectors in testdata/vectors/layout.csv.

@@ -1,6 +1,6 @@
-// Package samples reads, for tests, what the top-level testdata directory shares: sample
-// images by producer, images with crafted damage, and vectors of geometry and layout.
-// testdata/README.md says who made each.
+// Package samples reads the shared test data in the top-level testdata directory: sample images
+// by producer, damaged images, and vectors of geometry and layout. testdata/README.md describes
+// who created each.
 package samples
 
 import (
@@ -20,16 +20,16 @@ import (
 
 // Image is a sample image.
 type Image struct {
-	Name    string   // "PRODUCER/FILE", which Unpack takes
+	Name    string   // "PRODUCER/FILE", the argument of Unpack
 	Size    int64    // of the disk, in bytes
-	SHA256  string   // of all of the disk, in hexadecimal
-	Parents []string // the files of its parents, nearest first
+	SHA256  string   // of the disk, in hexadecimal
+	Parents []string // file names of the parents, nearest first
 }
 
-// Producer is the program that made the image, and its version.
+// Producer is the program that created the image, with its version.
 func (i *Image) Producer() string { return path.Dir(i.Name) }
 
-// Images returns the sample images that are listed in testdata/images/manifest.csv.
+// Images returns the sample images of testdata/images/manifest.csv.
 func Images(t testing.TB) []Image {
 	t.Helper()
 	var images []Image
@@ -40,8 +40,8 @@ func Images(t testing.TB) []Image {
 	return images
 }
 
-// Unpack writes the sample image name, and its parents beside it, into a new directory
-// that is removed when the test ends. It returns the path of the image.
+// Unpack writes the sample image name and its parents to a new directory, and returns the path
+// of the image. The directory is removed when the test ends.
 func Unpack(t testing.TB, name string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,7 +58,7 @@ func Unpack(t testing.TB, name string) string {
 	return ""
 }
 
-// unpacked is the content of the file NAME.zst in testdata.
+// unpacked returns the contents of the file NAME.zst in testdata.
 func unpacked(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open(filepath.Join(Dir(t), name+".zst"))
@@ -77,7 +77,8 @@ func unpacked(t testing.TB, name string) []byte {
 	return content
 }
 
-// modified is when all samples were last changed. A child records the time of its parent.
+// modified is the modification time of all unpacked samples. A child records the time of its
+// parent.
 var modified = time.Unix(1_700_000_000, 0)
 
 func write(t testing.TB, name string, content []byte) {
@@ -91,8 +92,8 @@ func write(t testing.TB, name string, content []byte) {
 	}
 }
 
-// Dir is the path of the testdata directory at the top of the module. Tests run in the
-// directory of their package, which is below it.
+// Dir returns the testdata directory at the top of the module. Tests run in the directory of
+// their package, which is below it.
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -109,7 +110,7 @@ func Dir(t testing.TB) string {
 	return ""
 }
 
-// table reads a CSV file in testdata whose first line names the columns.
+// table reads a CSV file in testdata. Its first line has the names of the columns.
 func table(t testing.TB, name string) []map[string]string {
 	t.Helper()
 	f, err := os.Open(filepath.Join(Dir(t), name))
@@ -121,7 +122,7 @@ func table(t testing.TB, name string) []map[string]string {
 	r.Comment = '#'
 	lines, err := r.ReadAll()
 	if err != nil || len(lines) < 2 {
-		t.Fatalf("%s: %d lines, %v; want a head and lines", f.Name(), len(lines), err)
+		t.Fatalf("%s: %d lines, %v; want a header and rows", f.Name(), len(lines), err)
 	}
 	var rows []map[string]string
 	for _, line := range lines[1:] {
@@ -134,7 +135,7 @@ func table(t testing.TB, name string) []map[string]string {
 	return rows
 }
 
-// number reads an integer of a table.
+// number parses an integer of a table.
 func number(t testing.TB, s string) int64 {
 	t.Helper()
 	n, err := strconv.ParseInt(s, 10, 64)

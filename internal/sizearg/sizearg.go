@@ -1,5 +1,4 @@
-// Package sizearg is the grammar of sizes on qemu's command lines, and the way
-// qemu prints them for people.
+// Package sizearg parses sizes of qemu's command lines, and formats sizes as qemu does.
 package sizearg
 
 import (
@@ -12,17 +11,18 @@ import (
 )
 
 var (
-	// ErrSyntax: not a size.
+	// ErrSyntax reports an argument that is not a size.
 	ErrSyntax = errors.New("not a size: want a number, with an optional suffix k, M, G, T, P or E for powers of 1024")
-	// ErrRange: does not fit 63 bits.
+	// ErrRange reports a size that does not fit in 63 bits.
 	ErrRange = errors.New("size out of range: want 0 to 9223372036854775807")
 )
 
-// Parse reads a size in bytes: decimal or 0x hexadecimal digits, then at most
-// one of the suffixes b, k, M, G, T, P, E in either case, each 1024 times the
-// one before. A decimal number may have a fraction, which must be zero unless the
-// suffix is larger than b; the result is rounded to the nearest byte. Blanks and a + before the
-// number are allowed. (qemu, util/cutils.c.)
+// Parse parses a size in bytes: decimal or 0x hexadecimal digits, then at most one of the
+// suffixes b, k, M, G, T, P, E. Case does not matter. Each suffix is 1024 times the one before.
+// Blanks and a + before the number are allowed.
+//
+// A decimal number may have a fraction, and the result is rounded to the nearest byte. Without
+// a suffix larger than b, the fraction must be zero. See util/cutils.c of qemu.
 func Parse(s string) (int64, error) {
 	s = strings.TrimPrefix(strings.TrimLeft(s, " \t\n\v\f\r"), "+")
 	base, digits := 10, "0123456789"
@@ -50,7 +50,7 @@ func Parse(s string) (int64, error) {
 		shift = 10 * i
 	}
 	if shift == 0 && strings.Trim(fraction, "0") != "" {
-		return 0, ErrSyntax // but 4096.0 will do
+		return 0, ErrSyntax // but 4096.0 is valid
 	}
 	n.Lsh(n, uint(shift))
 	if fraction != "" {
@@ -58,7 +58,7 @@ func Parse(s string) (int64, error) {
 		if err != nil {
 			return 0, ErrSyntax
 		}
-		// At most 2^60, so that it fits; with a double's rounding, as in qemu.
+		// At most 2^60, so it fits. It is rounded as a float64, like in qemu.
 		n.Add(n, big.NewInt(int64(f*float64(int64(1)<<shift)+0.5)))
 	}
 	if !n.IsInt64() {
@@ -67,7 +67,7 @@ func Parse(s string) (int64, error) {
 	return n.Int64(), nil
 }
 
-// span cuts s behind its first characters that are all in set.
+// span splits s after its leading characters that are in set.
 func span(s, set string) (head, rest string) {
 	i := 0
 	for i < len(s) && strings.IndexByte(set, s[i]) >= 0 {
@@ -76,8 +76,8 @@ func span(s, set string) (head, rest string) {
 	return s[:i], s[i:]
 }
 
-// Format is the size for people, with three significant digits: "1.5 KiB". A
-// unit is used from 1000 of the one before. (qemu, size_to_str.)
+// Format returns the size with three significant digits, such as "1.5 KiB". A unit is used from
+// 1000 of the unit before it. See size_to_str of qemu.
 func Format(n int64) string {
 	units := []string{"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
 	_, exp := math.Frexp(float64(n) / (1000.0 / 1024.0))

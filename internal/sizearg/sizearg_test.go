@@ -11,7 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
-// parseTests are sizes as qemu reads them; TestParseLikeQEMU has it say so.
+// parseTests are sizes as qemu parses them. TestParseLikeQEMU compares them with qemu-img.
 var parseTests = []struct {
 	in   string
 	want int64
@@ -50,7 +50,7 @@ var parseTests = []struct {
 	{"1.0004k", 1024, nil},
 	{"0.5G", 1 << 29, nil},
 	{"1.999T", 2197923743924, nil},
-	{"7.9E", 9108079886394091136, nil}, // the fraction goes through a double
+	{"7.9E", 9108079886394091136, nil}, // the fraction is a float64
 
 	{"", 0, ErrSyntax},
 	{" ", 0, ErrSyntax},
@@ -92,20 +92,20 @@ func TestParse(t *testing.T) {
 			}
 		})
 	}
-	for _, s := range []string{"-1", "-1k", "- 1"} { // qemu-img takes these for options
+	for _, s := range []string{"-1", "-1k", "- 1"} { // qemu-img parses these as options
 		if n, err := Parse(s); err == nil {
 			t.Errorf("Parse(%q) = %d, want an error", s, n)
 		}
 	}
 }
 
-// TestParseLikeQEMU has qemu-img read the same sizes.
+// TestParseLikeQEMU parses the same sizes with qemu-img.
 func TestParseLikeQEMU(t *testing.T) {
 	oracle.Need(t, "qemu-img")
 	for _, c := range parseTests {
 		t.Run(c.in, func(t *testing.T) {
 			t.Parallel()
-			// The size is printed before the file is made, or turns out too large.
+			// The size is printed before the file is created or found too large.
 			out, _ := oracle.Try(t, "qemu-img", "create", "-f", "raw", filepath.Join(t.TempDir(), "f"), c.in)
 			want := fmt.Sprintf(" size=%d\n", c.want)
 			switch {
@@ -158,7 +158,7 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestFormatLikeQEMU has qemu-img print sizes of files.
+// TestFormatLikeQEMU compares with the sizes that qemu-img prints.
 func TestFormatLikeQEMU(t *testing.T) {
 	oracle.Need(t, "qemu-img")
 	for _, n := range []int64{0, 512, 1024, 999936, 1023 << 10, 9<<20 + 128<<10, 9<<20 + 384<<10, 1048064, 1 << 29, 999 << 20, 1000 << 20, 1<<40 - 512} {

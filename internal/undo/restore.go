@@ -17,24 +17,23 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// ErrMismatch: the undo file is not for what the file holds now.
+// ErrMismatch reports an undo file that does not belong to the current contents of the image.
 var ErrMismatch = errors.New("the undo file does not belong to the image as it is now")
 
-// Restore makes f, the image with that unique id, what it was before the repair that
-// wrote the undo file. It verifies everything before it writes anything: that the undo
-// file is whole, and that f is what the repair made of it. A sector that holds what was
-// there before the repair is accepted, so that a restore that was interrupted can be
-// repeated.
+// Restore undoes the repair that wrote the undo file name. f is the image, and id its unique
+// id.
 //
-// A repair that was killed leaves an undo file without an end. Restore accepts it, since
-// the image must hold what the records say.
+// Restore verifies everything before it writes: that the undo file is complete, and that f is
+// as the repair left it. It accepts sectors with their original contents, so that an
+// interrupted restore can be repeated. It accepts the undo file of a killed repair, which has
+// no end, because the records still describe the image.
 //
-// A file that became longer is cut before anything else is written, and one that became
-// shorter gets its tail back before anything is overwritten. If there is no space for
-// the tail, f stays as the repair left it.
+// If the repair made f longer, f is truncated before anything else is written. If the repair
+// made f shorter, its tail is restored before anything is overwritten. If there is no space for
+// the tail, f does not change.
 //
-// Errors about the undo file begin with its name. They wrap ErrMismatch if f is another
-// image, or was changed since.
+// Errors about the undo file begin with its name. They wrap ErrMismatch if f is another image,
+// or was changed since the repair.
 func Restore(f disk.File, name string, id [16]byte) error {
 	r, err := openUndo(f, name)
 	if err != nil {
@@ -47,29 +46,29 @@ func Restore(f disk.File, name string, id [16]byte) error {
 	return r.restore()
 }
 
-// restorer is an undo file that was read, and the file it is for.
+// restorer is an undo file that was read, and the image it is for.
 type restorer struct {
 	header
 
 	f       disk.File
 	device  bool
-	length  int64 // of the file now
+	length  int64 // current length of the image
 	log     *os.File
-	saved   []record // by offset after verify
+	saved   []record // of original bytes
 	hashed  []record
-	lengths Span  // the shortest and the longest length that the file has had
-	lowest  int64 // the shortest length since the repair began
+	lengths Span  // the minimum and maximum length during the repair
+	lowest  int64 // the minimum length
 }
 
 // record is a record without its data.
 type record struct {
 	kind byte
-	span Span  // in the file
-	data int64 // offset of the data in the undo file
-	size int64 // in the undo file
+	span Span  // in the image
+	data int64 // offset of its data in the undo file
+	size int64 // length in the undo file
 }
 
-// openUndo reads and checks an undo file to its end.
+// openUndo reads and checks a complete undo file.
 func openUndo(f disk.File, name string) (*restorer, error) {
 	log, err := os.Open(name)
 	if err != nil {
@@ -88,7 +87,7 @@ func openUndo(f disk.File, name string) (*restorer, error) {
 	return r, nil
 }
 
-// errCut: the undo file ends in a record.
+// errCut reports an undo file that ends within a record.
 var errCut = errors.New("record is cut short")
 
 func (r *restorer) read() error {
@@ -119,7 +118,7 @@ func (r *restorer) read() error {
 	for at := int64(headerSize); at < size; {
 		rec, err := readRecord(r.log, at, size)
 		if errors.Is(err, errCut) && r.end == 0 {
-			break // it belongs to a write that was not made
+			break // the write that it precedes was not made
 		}
 		if err != nil {
 			return fmt.Errorf("record at offset %d: %w", at, err)
@@ -130,7 +129,7 @@ func (r *restorer) read() error {
 	return nil
 }
 
-// note files a record by its kind, and follows the length of the file.
+// note adds a record, and updates the lengths of the image.
 func (r *restorer) note(rec record) {
 	switch rec.kind {
 	case kindData, kindZeros:
@@ -188,7 +187,7 @@ func readRecord(log io.ReaderAt, at, size int64) (record, error) {
 	return rec, nil
 }
 
-// verify compares the file with what the repair left.
+// verify compares the image with the state that the repair left.
 func (r *restorer) verify(id [16]byte) error {
 	if id != r.id {
 		return fmt.Errorf("%w: it is for the image with unique id %v, found %v", ErrMismatch, uuid.UUID(r.id), uuid.UUID(id))
@@ -225,14 +224,14 @@ func (r *restorer) verify(id [16]byte) error {
 			return err
 		}
 		err = r.compare(rec.span, known, func(i int64, now *[sectorSize]byte) bool {
-			// Of the last sector of a torn file, what follows is not the original's.
+			// A record may end within the last sector of the original file.
 			return bytes.HasPrefix(now[:], b[i*sectorSize:min(int64(len(b)), (i+1)*sectorSize)])
 		})
 		if err != nil {
 			return err
 		}
 	}
-	// What was cut off, or is behind the original length, may be zero.
+	// Sectors that were cut off, or are past the original length, may be zero.
 	err := r.compareAll(known, Span{roundUp(r.lowest), r.length}, func(b *[sectorSize]byte) bool { return *b == [sectorSize]byte{} })
 	if err != nil {
 		return err
@@ -241,7 +240,7 @@ func (r *restorer) verify(id [16]byte) error {
 		return changedSince(at)
 	}
 	if !complete || r.device {
-		return nil // what was written behind the end may not be recorded
+		return nil // writes past the end may not be recorded
 	}
 	return r.nothingElse(touched)
 }
@@ -250,8 +249,8 @@ func changedSince(at int64) error {
 	return fmt.Errorf("%w: the sector at offset %d was changed after the repair", ErrMismatch, at)
 }
 
-// compare adds the sectors of s for which same returns true to known; i counts them
-// from the start of s.
+// compare adds the sectors of s for which same returns true to known. i is the index of the
+// sector in s.
 func (r *restorer) compare(s Span, known *sectorSet, same func(i int64, b *[sectorSize]byte) bool) error {
 	b := make([]byte, roundUp(s.End)-roundDown(s.Start))
 	if err := readPadded(r.f, r.length, b, s.Start); err != nil {
@@ -265,7 +264,7 @@ func (r *restorer) compare(s Span, known *sectorSet, same func(i int64, b *[sect
 	return nil
 }
 
-// compareAll is compare for the sectors of the set in s that are not known yet.
+// compareAll does the same for the sectors in s that are not in known yet.
 func (r *restorer) compareAll(known *sectorSet, s Span, same func(b *[sectorSize]byte) bool) error {
 	for at := range known.unknown(s) {
 		err := r.compare(Span{at, at + sectorSize}, known, func(_ int64, b *[sectorSize]byte) bool { return same(b) })
@@ -276,8 +275,8 @@ func (r *restorer) compareAll(known *sectorSet, s Span, same func(b *[sectorSize
 	return nil
 }
 
-// nothingElse returns an error if there is data behind the original length that the
-// repair has not written: cutting the file would lose it.
+// nothingElse returns an error if the image has data past the original length that the repair
+// did not write. Truncating would lose it.
 func (r *restorer) nothingElse(touched spans) error {
 	holes := filesystem.NewHoleMap(r.f)
 	buf := make([]byte, 64<<10)
@@ -304,7 +303,7 @@ func (r *restorer) nothingElse(touched spans) error {
 	return nil
 }
 
-// data reads what a record has saved.
+// data returns the bytes that a record has saved.
 func (r *restorer) data(rec record) ([]byte, error) {
 	b := make([]byte, rec.span.End-rec.span.Start)
 	if rec.kind == kindZeros {
@@ -314,12 +313,12 @@ func (r *restorer) data(rec record) ([]byte, error) {
 	return b, err
 }
 
-// restore puts everything back.
+// restore restores the image.
 func (r *restorer) restore() error {
 	slices.SortFunc(r.saved, func(a, b record) int { return int(min(1, max(-1, a.span.Start-b.span.Start))) })
 	if n := len(r.saved); n > 0 && r.length > r.original && r.saved[n-1].span.End%sectorSize != 0 {
-		// A cut through a sector would leave one that verify does not know.
-		if err := r.put(r.saved[n-1]); err != nil {
+		// Truncating within a sector would create a sector that verify rejects.
+		if err := r.writeBack(r.saved[n-1]); err != nil {
 			return err
 		}
 	}
@@ -332,7 +331,7 @@ func (r *restorer) restore() error {
 		if rec.span.Start < r.length {
 			continue
 		}
-		if err := r.put(rec); err != nil {
+		if err := r.writeBack(rec); err != nil {
 			if r.length < r.original {
 				_ = r.f.Truncate(r.length)
 			}
@@ -343,12 +342,12 @@ func (r *restorer) restore() error {
 	for _, rec := range r.saved {
 		saved.add(rec.span)
 		if rec.span.Start < r.length {
-			if err := r.put(rec); err != nil {
+			if err := r.writeBack(rec); err != nil {
 				return err
 			}
 		}
 	}
-	if !r.device { // holes that were cut off, and written over
+	if !r.device { // holes that were cut off and then overwritten
 		for _, hole := range saved.missing(Span{r.lowest, min(r.length, r.original)}) {
 			if err := filesystem.Zero(r.f, hole.Start, hole.End-hole.Start); err != nil {
 				return err
@@ -358,8 +357,8 @@ func (r *restorer) restore() error {
 	return r.f.Sync()
 }
 
-// put writes what a record has saved. Zeros become a hole where the system allows it.
-func (r *restorer) put(rec record) error {
+// writeBack writes the bytes that a record has saved. Zeros become a hole where possible.
+func (r *restorer) writeBack(rec record) error {
 	if rec.kind == kindZeros {
 		return filesystem.Zero(r.f, rec.span.Start, rec.span.End-rec.span.Start)
 	}

@@ -6,14 +6,14 @@ import (
 	"slices"
 )
 
-// sectorSet is a subset of the sectors of some spans: a bit for each of them.
+// sectorSet is a subset of the sectors of some spans, with one bit per sector.
 type sectorSet struct {
 	of    spans
 	first []int64 // index of the first sector of each span
 	has   []uint64
 }
 
-// newSectorSet returns an empty set of sectors of the spans, which are whole sectors.
+// newSectorSet returns an empty set for spans of whole sectors.
 func newSectorSet(of spans) *sectorSet {
 	x := &sectorSet{of: of}
 	n := int64(0)
@@ -25,7 +25,7 @@ func newSectorSet(of spans) *sectorSet {
 	return x
 }
 
-// index is that of the sector at byte off, which is in one of the spans.
+// index returns the index of the sector at offset off, which must be in one of the spans.
 func (x *sectorSet) index(off int64) int64 {
 	i, found := slices.BinarySearchFunc(x.of, off, func(s Span, at int64) int { return cmp.Compare(s.Start, at) })
 	if !found {
@@ -39,8 +39,7 @@ func (x *sectorSet) add(off int64) {
 	x.has[i/64] |= 1 << (i % 64)
 }
 
-// unknown yields the offsets of the sectors in s that are in the spans and not in the
-// set.
+// unknown yields the offsets of the sectors in s that are in the spans but not in the set.
 func (x *sectorSet) unknown(s Span) iter.Seq[int64] {
 	return func(yield func(int64) bool) {
 		for k, span := range x.of {

@@ -8,11 +8,10 @@ import (
 func roundDown(n int64) int64 { return n / sectorSize * sectorSize }
 func roundUp(n int64) int64   { return roundDown(n + sectorSize - 1) }
 
-// spans is a set of bytes: sorted spans with space between them.
+// spans is a set of bytes: sorted spans that do not touch.
 type spans []Span
 
-// touching returns the indices [i, j) of the spans that overlap s or end where it starts
-// or start where it ends.
+// touching returns the indices [i, j) of the spans that overlap or adjoin s.
 func (x spans) touching(s Span) (i, j int) {
 	i, _ = slices.BinarySearchFunc(x, s.Start, func(a Span, at int64) int { return cmp.Compare(a.End, at) })
 	for j = i; j < len(x) && x[j].Start <= s.End; j++ {

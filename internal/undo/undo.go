@@ -1,13 +1,16 @@
-// Package undo saves what a repair overwrites in an undo file, so that [Restore] can
-// put it back.
+// Package undo saves everything that a repair overwrites in an undo file, so that [Restore] can
+// undo the repair.
 //
-// An undo file is a header and records. The header has the length and the identity of
-// the file that the undo file belongs to and, once the repair is complete, the length
-// of that file after the repair and the length of the undo file itself. Records hold
-// the original bytes of whole sectors, each sector once; hashes of what was written
-// over them; and changes of length. Header and records end in a checksum. Integers are
-// big-endian. A record is durable before what it saves is overwritten. Holes that are
-// cut off have no record: making the file as long as it was restores them.
+// An undo file is a header and records. The header has the length and the identity of the
+// image. When the repair is complete, it also has the length of the image after the repair, and
+// the length of the undo file.
+//
+// Records are of three kinds: original bytes of whole sectors, each sector once; hashes of the
+// sectors written over them; and changes of length. Header and records end in a checksum.
+// Integers are big-endian.
+//
+// A record is durable before the bytes that it saves are overwritten. Holes that are cut off
+// have no record: extending the file restores them.
 package undo
 
 import (
@@ -27,26 +30,24 @@ const (
 	magic        = "vhdtool undo 2\n\x00"
 	headerSize   = len(magic) + 8 + 16 + 8 + 8 + 4
 	recordHeader = 1 + 8 + 8 + 4
-	// chunk bounds the bytes that a record is about, and that are read at a time.
+	// chunk is the maximum number of bytes of a record, and of a read.
 	chunk      = 1 << 20
 	sectorSize = 512
 )
 
-// The kinds of records: of n bytes at an offset, these were saved, were zero, became
-// what is hashed, or are as hashed when the repair is complete; and the file got the
-// offset for its length.
+// The kinds of records. Each has an offset in the image and a number of bytes.
 const (
-	kindData = iota
-	kindZeros
-	kindWritten
-	kindKept
-	kindLength
+	kindData    = iota // original bytes
+	kindZeros          // original bytes that are all zeros
+	kindWritten        // hashes of sectors that the repair wrote
+	kindKept           // hashes of sectors that identify the repaired image
+	kindLength         // the image got the offset as its new length
 )
 
-// Span is the bytes [Start, End) of a file.
+// Span is the range [Start, End) of bytes of a file.
 type Span struct{ Start, End int64 }
 
-// sectorHash is what is kept of a sector that was written.
+// sectorHash is the hash of a sector, as stored in records.
 type sectorHash [8]byte
 
 func hashOf(sector *[sectorSize]byte) sectorHash {
@@ -59,7 +60,7 @@ type header struct {
 	original int64    // length of the file before the repair
 	id       [16]byte // of the image
 	after    int64    // length of the file after the repair
-	end      int64    // length of the undo file; 0 while the repair goes on
+	end      int64    // length of the undo file; 0 during the repair
 }
 
 func (h *header) encode() []byte {
@@ -69,20 +70,20 @@ func (h *header) encode() []byte {
 	return withChecksum(binary.BigEndian.AppendUint64(b, uint64(h.end)))
 }
 
-// File is a file that saves what it overwrites. It is for one goroutine.
+// File saves the bytes that its methods overwrite or cut off. Use it from one goroutine.
 type File struct {
 	disk.File
 	header
 
-	length int64 // of the file now
+	length int64 // current length of the file
 	lowest int64 // the shortest length of the file so far
 	saved  spans
 	log    *os.File
 	logged int64 // length of the undo file
 }
 
-// Create makes an undo file of that name, which must not exist, for f of length
-// bytes, the image with that unique id.
+// Create creates the undo file name, which must not exist, for f. length is the length of f in
+// bytes, and id is the unique id of the image in it.
 func Create(name string, f disk.File, length int64, id [16]byte) (*File, error) {
 	log, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -97,16 +98,16 @@ func Create(name string, f disk.File, length int64, id [16]byte) (*File, error) 
 	return u, nil
 }
 
-// Size is the length of the file.
+// Size returns the length of the file in bytes.
 func (f *File) Size() (int64, error) { return disk.FileSize(f.File) }
 
 // FixedLength reports whether the file is a device.
 func (f *File) FixedLength() bool { return disk.IsDevice(f.File) }
 
-// Holds is the file itself, so that its holes can be found.
+// Holds returns the underlying file, whose holes can be found.
 func (f *File) Holds() io.ReaderAt { return f.File }
 
-// WriteAt saves what is overwritten, and then writes.
+// WriteAt saves the bytes that p overwrites, and then writes p.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	written := 0
 	for len(p) > 0 {
@@ -125,8 +126,8 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	return written, nil
 }
 
-// saveOverwritten appends what p at off replaces, and the hashes of the sectors that
-// p makes. Behind the original length there is nothing to save.
+// saveOverwritten appends the bytes that p at off overwrites, and the hashes of the new
+// sectors. Past the original length there is nothing to save.
 func (f *File) saveOverwritten(p []byte, off int64) error {
 	end := off + int64(len(p))
 	s := Span{roundDown(off), roundUp(end)}
@@ -134,9 +135,9 @@ func (f *File) saveOverwritten(p []byte, off int64) error {
 	if err := f.saveSpan(s); err != nil {
 		return err
 	}
-	must := f.logged > before || s.Start < f.original
+	needsFlush := f.logged > before || s.Start < f.original
 	b := make([]byte, s.End-s.Start)
-	for _, edge := range []int64{s.Start, s.End - sectorSize} { // sectors that p covers in part
+	for _, edge := range []int64{s.Start, s.End - sectorSize} { // sectors that p overwrites partially
 		if edge < off || edge+sectorSize > end {
 			if err := f.readPadded(b[edge-s.Start:][:sectorSize], edge); err != nil {
 				return err
@@ -144,13 +145,13 @@ func (f *File) saveOverwritten(p []byte, off int64) error {
 		}
 	}
 	copy(b[off-s.Start:], p)
-	if err := f.append(kindWritten, s.Start, len(b), hashes(b)); err != nil || !must {
+	if err := f.append(kindWritten, s.Start, len(b), hashes(b)); err != nil || !needsFlush {
 		return err
 	}
 	return f.log.Sync()
 }
 
-// hashes are those of the sectors of b.
+// hashes returns the hashes of the sectors of b.
 func hashes(b []byte) []byte {
 	sums := make([]byte, 0, len(b)/sectorSize*len(sectorHash{}))
 	for ; len(b) > 0; b = b[sectorSize:] {
@@ -160,7 +161,7 @@ func hashes(b []byte) []byte {
 	return sums
 }
 
-// readPadded reads p from the file; what is behind the end is zero.
+// readPadded reads p from the file. Bytes past its end are zero.
 func (f *File) readPadded(p []byte, off int64) error { return readPadded(f.File, f.length, p, off) }
 
 func readPadded(r io.ReaderAt, length int64, p []byte, off int64) error {
@@ -172,8 +173,8 @@ func readPadded(r io.ReaderAt, length int64, p []byte, off int64) error {
 	return nil
 }
 
-// Truncate saves what is cut off, and then cuts. A file that becomes longer loses
-// nothing.
+// Truncate saves the bytes that are cut off, and then truncates the file. Extending a file
+// saves nothing.
 func (f *File) Truncate(length int64) error {
 	if length < f.length {
 		if err := f.saveTail(length); err != nil {
@@ -193,7 +194,7 @@ func (f *File) Truncate(length int64) error {
 	return nil
 }
 
-// saveTail appends what a file that is cut to length loses, but for its holes.
+// saveTail appends the bytes of the file from length on, except holes.
 func (f *File) saveTail(length int64) error {
 	if edge := roundDown(length); edge < length {
 		if err := f.saveSpan(Span{edge, edge + sectorSize}); err != nil {
@@ -222,8 +223,7 @@ func (f *File) saveTail(length int64) error {
 	return nil
 }
 
-// saveSpan appends the bytes of whole sectors that are still those of the original file
-// and are not saved yet.
+// saveSpan appends the sectors of s that still have their original bytes and are not saved yet.
 func (f *File) saveSpan(s Span) error {
 	s.End = min(s.End, roundUp(min(f.original, f.lowest)))
 	for _, gap := range f.saved.missing(s) {
@@ -266,20 +266,20 @@ func (f *File) append(kind byte, off int64, n int, data []byte) error {
 	return nil
 }
 
-// withChecksum appends the checksum of all that is before it.
+// withChecksum appends the checksum of b to it.
 func withChecksum(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 }
 
-// checked reports whether b ends in its checksum.
+// checked reports whether b ends with its checksum.
 func checked(b []byte) bool {
 	n := len(b) - 4
 	return crc32.ChecksumIEEE(b[:n]) == binary.BigEndian.Uint32(b[n:])
 }
 
-// Close completes the undo file and closes it; the file it is for stays open. The
-// sectors of identify are what tells the repaired image from others: Restore wants
-// them to be unchanged. If nothing was changed, Close removes the undo file.
+// Close completes and closes the undo file. The file that it is for stays open. Restore
+// requires the sectors of identify to be unchanged. If nothing was changed, Close removes the
+// undo file.
 func (f *File) Close(identify ...Span) error {
 	if f.logged == int64(headerSize) {
 		f.log.Close()

@@ -15,8 +15,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// A counted file counts what changes it. No power cut ends these tests, so it
-// does not wait for the storage.
+// A counted file counts changes. Its Sync does nothing, because no power failure ends these
+// tests.
 type counted struct {
 	*os.File
 	changes int
@@ -36,7 +36,7 @@ func (c *counted) Sync() error { return nil }
 
 func (c *counted) Size() (int64, error) { return disk.FileSize(c.File) }
 
-// id is that of the image in these tests.
+// id is the unique id of the image.
 var id = [16]byte{1, 2, 3}
 
 func write(t *testing.T, name string, b []byte) {
@@ -55,7 +55,7 @@ func read(t *testing.T, name string) []byte {
 	return b
 }
 
-// set gives a file contents, in place: one that is replaced would be waited for.
+// set sets the contents of a file in place, which is faster than replacing it.
 func set(t *testing.T, f *os.File, b []byte) {
 	t.Helper()
 	if err := f.Truncate(int64(len(b))); err != nil {
@@ -83,7 +83,7 @@ func open(t *testing.T, name string) *os.File {
 	return f
 }
 
-// random is bytes of which some stretches are zeros.
+// random returns bytes with some runs of zeros.
 func random(rnd *rand.Rand, n int) []byte {
 	b := make([]byte, n)
 	for i := 0; i < n; {
@@ -98,14 +98,13 @@ func random(rnd *rand.Rand, n int) []byte {
 	return b
 }
 
-// A change is what a file was before it, and how long the undo file was then.
+// A change has the contents of a file before it, and the length of the undo file.
 type change struct {
 	contents []byte
 	logged   int64
 }
 
-// session changes a file of the name at random, and returns what it was before
-// each change, and at the end.
+// session changes a file at random. It returns the contents before each change, and at the end.
 func session(t *testing.T, rnd *rand.Rand, name, undoName string, original []byte, steps int) ([]change, *undo.File) {
 	t.Helper()
 	write(t, name, original)
@@ -130,7 +129,7 @@ func session(t *testing.T, rnd *rand.Rand, name, undoName string, original []byt
 				t.Fatal(err)
 			}
 		default:
-			off := rnd.IntN(length + 500) // behind the end as well
+			off := rnd.IntN(length + 500) // also past the end
 			p := random(rnd, 1+rnd.IntN(1500))
 			if n, err := f.WriteAt(p, int64(off)); err != nil || n != len(p) {
 				t.Fatalf("WriteAt of %d bytes: %d, %v", len(p), n, err)
@@ -141,7 +140,7 @@ func session(t *testing.T, rnd *rand.Rand, name, undoName string, original []byt
 	return states, f
 }
 
-// whole is session, with an undo file that is complete.
+// whole is session with a complete undo file.
 func whole(t *testing.T, rnd *rand.Rand, name, undoName string, original []byte, steps int) []change {
 	t.Helper()
 	states, f := session(t, rnd, name, undoName, original, steps)
@@ -158,7 +157,7 @@ func TestRestore(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		original := random(rnd, rnd.IntN(5000))
 		whole(t, rnd, name, saved, original, 15)
-		for range 2 { // it can be done again
+		for range 2 { // a restore can be repeated
 			f := &counted{File: open(t, name)}
 			if err := undo.Restore(f, saved, id); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
@@ -174,7 +173,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// What is saved may be longer than a record can be.
+// A saved range may be longer than a record.
 func TestRestoreLarge(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
@@ -201,8 +200,8 @@ func TestRestoreLarge(t *testing.T) {
 	}
 }
 
-// An undo file that a power cut has ended anywhere belongs to a file to which
-// no more was done than it has saved.
+// A power failure truncates the undo file at any byte. The image has only changes whose original
+// bytes were saved before that.
 func TestRestoreCut(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
@@ -210,13 +209,13 @@ func TestRestoreCut(t *testing.T) {
 	original := random(rnd, 3000)
 	states, _ := session(t, rnd, name, saved, original, 10)
 	whole := read(t, saved)
-	start := states[0].logged // what is no record
+	start := states[0].logged // the header
 	log, f := open(t, saved), &counted{File: open(t, name)}
 	for n := len(whole); n >= 0; n-- {
 		if err := log.Truncate(int64(n)); err != nil {
 			t.Fatal(err)
 		}
-		// The last change that was durably saved may have been made.
+		// The last durably saved change may have been written.
 		i, _ := slices.BinarySearchFunc(states, int64(n), func(c change, n int64) int {
 			if c.logged <= n {
 				return -1
@@ -243,7 +242,7 @@ func TestRestoreCut(t *testing.T) {
 	}
 }
 
-// A byte that has changed is noticed before anything is written.
+// A changed byte is detected before anything is written.
 func TestRestoreDamaged(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
@@ -315,8 +314,8 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
-// A hole that is cut off is not saved, and comes back as one even if the file has grown
-// over it since.
+// A hole that is cut off is not saved. It is restored as a hole, even if the file was extended
+// over it.
 func TestRestoreHole(t *testing.T) {
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, "file"))
@@ -372,7 +371,7 @@ func TestRestoreRefusesCutUndoFile(t *testing.T) {
 	}
 }
 
-// A file other than the one that the repair left is refused before it is changed.
+// A file that the repair did not leave is refused before it is changed.
 func TestRestoreRefusesOtherFile(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
@@ -404,7 +403,7 @@ func TestRestoreRefusesOtherFile(t *testing.T) {
 		"another footer":                   {edit(10), id},
 		"what was repaired, changed again": {edit(1003), id},
 		"what was cut off, written to":     {edit(3700), id},
-		"behind the end, written to":       {edit(6000), id},
+		"past the end, written to":         {edit(6000), id},
 		"what was appended, changed again": {edit(8193), id},
 	} {
 		set(t, file, x.file)
@@ -420,7 +419,7 @@ func TestRestoreRefusesOtherFile(t *testing.T) {
 	}
 }
 
-// A restore that a crash ends between two of its changes can be repeated.
+// A restore that crashes between two changes can be repeated.
 func TestRestoreAgain(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")
@@ -446,7 +445,7 @@ func TestRestoreAgain(t *testing.T) {
 	}
 }
 
-// failing fails when so many changes were made.
+// failing fails after a number of changes.
 type failing struct {
 	counted
 	after int
@@ -468,7 +467,7 @@ func (f *failing) Truncate(n int64) error {
 	return f.counted.Truncate(n)
 }
 
-// limited is a file on a disk that has space for so many bytes.
+// limited is a file on a disk with limited space.
 type limited struct {
 	counted
 	space int64
@@ -481,8 +480,8 @@ func (f *limited) WriteAt(p []byte, off int64) (int, error) {
 	return f.counted.WriteAt(p, off)
 }
 
-// A restore needs no more space than the original file, and leaves the file alone when
-// there is not that much.
+// A restore needs no more space than the original file. Without that space the file is not
+// changed.
 func TestRestoreOnFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	name, saved := filepath.Join(dir, "file"), filepath.Join(dir, "undo")

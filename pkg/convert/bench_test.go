@@ -22,7 +22,7 @@ func BenchmarkIsZero(b *testing.B) {
 	}
 }
 
-// inMemory is a directory on a file system in memory, if there is one.
+// inMemory returns a directory on a file system in memory, if there is one.
 func inMemory(b *testing.B) string {
 	dir, err := os.MkdirTemp("/dev/shm", "bench")
 	if err != nil {

@@ -14,10 +14,9 @@ import (
 
 // CompareOptions say how to compare. The zero value is right.
 type CompareOptions struct {
-	// Workers is how many chunks are compared at a time; 0 means as many as
-	// there are processors.
+	// Workers is the number of chunks compared at a time; 0 means the number of processors.
 	Workers int
-	// Progress is told, by one goroutine at a time, how much is done.
+	// Progress, if set, is called with the bytes done and the total, never concurrently.
 	Progress func(done, total int64)
 	// Ignore, if set, is called for each sector that differs, with its offset in bytes,
 	// after the sector was read. If it returns true, the difference does not count. It is
@@ -25,21 +24,21 @@ type CompareOptions struct {
 	Ignore func(off int64) bool
 }
 
-// SideError is an error of reading one of the disks compared, 0 or 1.
+// SideError is an error of reading one of the two disks. Side is 0 or 1.
 type SideError struct {
 	Side int
 	OpError
 }
 
-// compareChunk is the size of one request where a side is read: two of them fit the
+// compareChunk is the size in bytes of a request if one side is read. Two of them fit the
 // second-level cache of most processors.
 const compareChunk = 512 << 10
 
-// Compare finds the first sector in which two disks differ. The shorter disk
-// counts as followed by zeros. It returns the sector's offset in bytes, or -1
-// if there is none. What is a hole, or known to be zero, on both sides is not
-// read. An error of reading, or of mapping (finding out what is allocated), is a
-// *SideError.
+// Compare returns the offset in bytes of the first sector in which two disks differ, or -1 if
+// there is none. A shorter disk is padded with zeros. Ranges that are known zeros on both sides
+// are not read.
+//
+// An error of reading, or of determining the extents, is a *SideError.
 func Compare(ctx context.Context, a, b disk.Disk, o *CompareOptions) (int64, error) {
 	if o == nil {
 		o = &CompareOptions{}
@@ -63,11 +62,10 @@ type comparePiece struct {
 	sides  [2]compareSide
 }
 
-// compareSide is what is known of a piece in one of the disks. A side that is zero
-// is not read.
+// compareSide describes a piece on one of the disks. A side that is zero is not read.
 type compareSide struct {
 	zero    bool
-	mapping *filesystem.Mapping // of the file in which it stands, at fileOff; may be nil
+	mapping *filesystem.Mapping // of the file that stores it, at fileOff; may be nil
 	fileOff int64
 }
 
@@ -78,15 +76,14 @@ type comparer struct {
 	mappings mappings
 
 	mu    sync.Mutex
-	first int64 // offset of the first difference found, or -1
-	err   error // of the first piece, at errAt, that could not be read
+	first int64 // offset of the first known difference, or -1
+	err   error // of the first unreadable piece, at errAt
 	errAt int64
 	done  int64
 }
 
-// failed notes that a piece could not be read. A difference before it counts
-// all the same.
-func (c *comparer) failed(err error, off int64) {
+// noteError records that a piece could not be read. A difference before it still counts.
+func (c *comparer) noteError(err error, off int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil || off < c.errAt {
@@ -94,8 +91,8 @@ func (c *comparer) failed(err error, off int64) {
 	}
 }
 
-// found notes a difference.
-func (c *comparer) found(off int64) {
+// noteDifference records a difference.
+func (c *comparer) noteDifference(off int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.first < 0 || off < c.first {
@@ -103,8 +100,8 @@ func (c *comparer) found(off int64) {
 	}
 }
 
-// settled reports whether what comes from off on makes no difference any more.
-func (c *comparer) settled(off int64) bool {
+// decidedBefore reports whether the result no longer depends on bytes from off on.
+func (c *comparer) decidedBefore(off int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.first >= 0 && c.first < off || c.err != nil && c.errAt < off
@@ -120,7 +117,7 @@ func (c *comparer) progress(n int64) {
 	c.o.Progress(c.done, c.total)
 }
 
-// plan yields what must be looked at, in order.
+// plan yields the pieces to compare, in order.
 func (c *comparer) plan(yield func(comparePiece, error) bool) {
 	var sides [2]*runCursor
 	for i, d := range c.disks {
@@ -154,7 +151,7 @@ func (c *comparer) plan(yield func(comparePiece, error) bool) {
 		}
 		end = min(end, off+limit-off%limit)
 		p.n = end - off
-		if c.settled(off) || !yield(p, nil) {
+		if c.decidedBefore(off) || !yield(p, nil) {
 			return
 		}
 		off = end
@@ -172,15 +169,15 @@ func (c *comparer) work(_ context.Context, pieces iter.Seq2[comparePiece, error]
 			at = c.compareRead(&p, &bufs)
 		}
 		if at >= 0 {
-			c.found((p.off + at) / disk.SectorSize * disk.SectorSize)
+			c.noteDifference((p.off + at) / disk.SectorSize * disk.SectorSize)
 		}
 		c.progress(p.n)
 	}
 	return nil
 }
 
-// compareMapped finds the first difference in a piece of which no side must be
-// read, and reports whether it could.
+// compareMapped finds the first difference in a piece without reading. ok is false if a side
+// must be read.
 func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
 	var got [2][]byte
 	for i := range p.sides {
@@ -205,7 +202,7 @@ func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
 	return at, err == nil
 }
 
-// compareRead reads a piece, and finds the first difference.
+// compareRead reads a piece and returns its first difference.
 func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 	var got [2][]byte
 	for i, d := range c.disks {
@@ -216,23 +213,21 @@ func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 			bufs[i] = make([]byte, chunk)
 		}
 		got[i] = bufs[i][:p.n]
-		// Both ends are within the disk's size, or the side would be zero.
+		// The piece is within the size of the disk: past it, the side is zero.
 		if n, err := d.ReadAt(got[i], p.off); int64(n) < p.n {
 			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			c.failed(&SideError{i, OpError{"reading", p.off + int64(n), err}}, p.off)
+			c.noteError(&SideError{i, OpError{"reading", p.off + int64(n), err}}, p.off)
 			return -1
 		}
 	}
 	return firstDifference(got[0], got[1], p.off, c.o.Ignore)
 }
 
-// firstDifference returns the index of some byte of the first sector in which a
-// and b differ, of which nil counts as zeros, or -1. Both stand at off in their
-// disks.
-//
-// Sectors that ignore, if set, says yes to do not count.
+// firstDifference returns the index of a byte in the first sector in which a and b differ, or
+// -1. nil is all zeros. off is the offset of a and b in their disks. A sector for which ignore
+// returns true does not count; ignore may be nil.
 func firstDifference(a, b []byte, off int64, ignore func(off int64) bool) int64 {
 	if a == nil {
 		a, b = b, nil
@@ -257,9 +252,9 @@ func firstDifference(a, b []byte, off int64, ignore func(off int64) bool) int64 
 	return -1
 }
 
-// CompareAllocation finds the first place where two disks of one size differ in
-// what is allocated, or in whether it is known to be zero, or to have a place
-// in the file. It returns the offset in bytes, or -1.
+// CompareAllocation returns the offset in bytes of the first difference in allocation between
+// two disks of the same size, or -1. They differ where one is allocated, known to be zero, or
+// stored in a file, and the other is not.
 func CompareAllocation(a, b disk.Disk) (int64, error) {
 	nextA, stopA := iter.Pull2(a.Extents(0, a.Size()))
 	defer stopA()

@@ -17,8 +17,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// randomExtents cuts the bytes into extents. What is zeros may be of any state,
-// anything else is data; data may have a place in the file.
+// randomExtents cuts b into extents. Zeros have any state, all other bytes are data. Extents of
+// data may have a file.
 func randomExtents(r *rand.Rand, b []byte, file io.ReaderAt) []disk.Extent {
 	var extents []disk.Extent
 	for off := int64(0); off < int64(len(b)); {
@@ -49,8 +49,8 @@ func seeded(t *rapid.T) *rand.Rand {
 	return rand.New(rand.NewChaCha8(key))
 }
 
-// firstDifference is the offset of the first sector in which two disks differ,
-// of which the shorter one is followed by zeros, or -1.
+// firstDifference returns the offset of the first sector in which two disks differ, or -1. The
+// shorter disk is padded with zeros.
 func firstDifference(a, b []byte) int64 {
 	n := max(len(a), len(b))
 	x, y := append(bytes.Clone(a), make([]byte, n-len(a))...), append(bytes.Clone(b), make([]byte, n-len(b))...)
@@ -62,8 +62,8 @@ func firstDifference(a, b []byte) int64 {
 	return -1
 }
 
-// TestCompareModel compares random disks with copies of which a few bytes are
-// others, and which may be shorter or longer.
+// TestCompareModel compares random disks with copies in which a few bytes and the length may
+// differ.
 func TestCompareModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := source(t)
@@ -111,8 +111,8 @@ func TestCompareModel(t *testing.T) {
 	})
 }
 
-// TestCompareFirst has differences everywhere behind the first one, so that
-// workers find later ones earlier.
+// TestCompareFirst compares disks that differ everywhere after the first difference, so that
+// workers find later differences earlier.
 func TestCompareFirst(t *testing.T) {
 	a := plain(8 * mib)
 	for _, first := range []int64{0, 511, 512<<10 - 1, 512 << 10, 3*mib + 5000, 8*mib - 1} {
@@ -129,7 +129,7 @@ func TestCompareFirst(t *testing.T) {
 	}
 }
 
-// TestCompareErrors has one disk fail: the error tells which, and where, and all
+// TestCompareErrors: if one disk fails, the error names the side and the offset, and all
 // goroutines end.
 func TestCompareErrors(t *testing.T) {
 	broken := errors.New("broken")
@@ -157,7 +157,7 @@ func TestCompareErrors(t *testing.T) {
 					if want := bad / (512 << 10) * (512 << 10); se.Side != side || se.Off != want || se.Op != "reading" {
 						t.Errorf("got %s at %d of side %d, want reading at %d of side %d", se.Op, se.Off, se.Side, want, side)
 					}
-					// One that is left over makes the test time out, and shows there.
+					// A leaked goroutine makes the test time out, and the dump shows it.
 					for runtime.NumGoroutine() > before {
 						runtime.Gosched()
 					}
@@ -174,7 +174,7 @@ func TestCompareErrors(t *testing.T) {
 		}
 	})
 	t.Run("extents", func(t *testing.T) {
-		_, err := convert.Compare(context.Background(), good, &untold{memory: plain(size), err: broken}, nil)
+		_, err := convert.Compare(context.Background(), good, &brokenExtents{memory: plain(size), err: broken}, nil)
 		var se *convert.SideError
 		if !errors.As(err, &se) || se.Side != 1 || se.Off != mib || !errors.Is(err, broken) {
 			t.Errorf("got %v, want a SideError of side 1 at %d", err, mib)
@@ -182,8 +182,8 @@ func TestCompareErrors(t *testing.T) {
 	})
 }
 
-// TestCompareDifferenceBeforeError has a sector that cannot be read behind one
-// that differs: who reads in order never comes to it.
+// TestCompareDifferenceBeforeError: a difference before an unreadable sector is reported. A
+// sequential reader would never reach that sector.
 func TestCompareDifferenceBeforeError(t *testing.T) {
 	const size = 4 * mib
 	a, b := plain(size), plain(size)
@@ -214,8 +214,8 @@ func TestCompareCancel(t *testing.T) {
 	}
 }
 
-// TestCompareAllocation compares random extents with others of the same bytes,
-// sector by sector.
+// TestCompareAllocation compares random extents with other extents of the same bytes, sector by
+// sector.
 func TestCompareAllocation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := source(t)
@@ -224,7 +224,7 @@ func TestCompareAllocation(t *testing.T) {
 		b := &memory{b: a.b, extents: a.extents}
 		if rapid.Bool().Draw(t, "other extents") {
 			b.extents = randomExtents(r, a.b, a)
-		} else if rapid.Bool().Draw(t, "cut") { // the same, in other pieces
+		} else if rapid.Bool().Draw(t, "cut") { // the same, cut differently
 			b.extents = nil
 			for _, e := range a.extents {
 				if at := e.Len / 1024 * 512; at > 0 {
@@ -247,12 +247,12 @@ func TestCompareAllocation(t *testing.T) {
 		}
 	})
 	broken := errors.New("broken")
-	if at, err := convert.CompareAllocation(plain(4*mib), &untold{memory: plain(4 * mib), err: broken}); !errors.Is(err, broken) {
+	if at, err := convert.CompareAllocation(plain(4*mib), &brokenExtents{memory: plain(4 * mib), err: broken}); !errors.Is(err, broken) {
 		t.Errorf("got %d, %v; want %v", at, err, broken)
 	}
 }
 
-// sectorState is what an extent says of a sector.
+// sectorState is the state of a sector in its extent.
 type sectorState struct {
 	state  disk.State
 	placed bool

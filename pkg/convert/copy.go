@@ -14,43 +14,43 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// ErrTooSmall: the target is smaller than the source.
+// ErrTooSmall reports a target that is smaller than the source.
 var ErrTooSmall = errors.New("target is smaller than the source")
 
-// Target is a disk that can be written at random.
+// Target is a disk with random access for writing.
 type Target interface {
 	disk.Disk
 	io.WriterAt
 }
 
-// DefaultSparseSize is how many bytes of zeros in a row become a hole.
+// DefaultSparseSize is the length in bytes from which a run of zeros becomes a hole.
 const DefaultSparseSize = 4096
 
-// chunk is the size of one request. Chunks are aligned to their size.
+// chunk is the size of one request in bytes. Chunks are aligned to their size.
 const chunk = 1 << 20
 
 // Options say how to copy. The zero value is right for a new target.
 type Options struct {
-	// Workers is how many chunks are under way at a time; 0 means as many as
-	// there are processors. The target does not depend on it.
+	// Workers is the number of chunks in flight; 0 means the number of processors. The bytes of
+	// the target do not depend on it.
 	Workers int
-	// SparseSize is the shortest run of zeros in the source's data that is left
-	// out of the target, in bytes, at most 1 MiB; 0 means DefaultSparseSize.
+	// SparseSize is the length in bytes from which a run of zeros in the source's data is not
+	// written, at most 1 MiB; 0 means DefaultSparseSize.
 	SparseSize int64
-	// Allocate writes all of the source, zeros and holes included.
+	// Allocate writes the whole source, including zeros and holes.
 	Allocate bool
-	// TargetIsZero says that the target reads as zeros already. A target that
-	// implements [disk.KnownZero] says so itself.
+	// TargetIsZero declares that the target already reads as zeros. It is implied by a target
+	// whose [disk.KnownZero] returns true.
 	TargetIsZero bool
-	// Only, if set, chooses what is copied: extents of the source that it says no
-	// to are left as they are in the target.
+	// Only, if set, selects the extents to copy. The target keeps its contents where Only
+	// returns false.
 	Only func(disk.Extent) bool
-	// Progress is told, by one goroutine at a time, how much of the source is
-	// done.
+	// Progress, if set, is called with the bytes done and the size of the source, never
+	// concurrently.
 	Progress func(done, total int64)
 }
 
-// OpError is an error of one read or write.
+// OpError is the error of a read or write, with its offset.
 type OpError struct {
 	Op  string // "reading", "writing" or "mapping"
 	Off int64  // in the disk, bytes
@@ -61,12 +61,12 @@ func (e *OpError) Error() string { return fmt.Sprintf("%s at byte %d: %v", e.Op,
 
 func (e *OpError) Unwrap() error { return e.Err }
 
-// Copy makes the start of dst equal to src, which dst must be large enough
-// for; what dst has beyond is left alone. It uses a few MiB of memory, and
-// stops soon when the context is done. After an error dst holds a part.
+// Copy makes the start of dst equal to src. dst must be at least as large as src; bytes after
+// the size of src do not change. Copy uses a few MiB of memory, and returns soon after the
+// context is done. After an error dst holds a part of src.
 //
-// The places that a [disk.Reserver] gives to the data are in the order of the
-// source, however many workers there are.
+// If dst is a [disk.Reserver], storage is allocated in the order of src, whatever the number of
+// workers.
 func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 	c, err := newCopier(dst, src, o)
 	if err != nil {
@@ -99,47 +99,47 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	c.sharer.placer, _ = dst.(disk.Placer)
 	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
 		c.o.TargetIsZero = true
-		c.room.placer = c.sharer.placer // space in a file that was there is its owner's
+		c.room.placer = c.sharer.placer // an existing file keeps its allocation
 	}
 	return &c, nil
 }
 
-// piece is a part of the source that one worker deals with: within one chunk
-// if it is data to be read, of any length if it is zeros to be made.
+// piece is the part of the source that one worker copies. Data to read is within one chunk; a
+// range of zeros has any length.
 type piece struct {
 	off, n int64
 	zero   bool
-	unread bool // data that need not be read if the target can share it
+	unread bool // data that the target may share without a read
 
-	mapping *filesystem.Mapping // of the file, to look for zeros in; may be nil
+	mapping *filesystem.Mapping // of file, to detect zeros; may be nil
 
-	file    *os.File // in which the data stands, at fileOff; may be nil
+	file    *os.File // stores the data at fileOff; may be nil
 	fileOff int64
 
-	number int64 // in the order of the source
+	number int64 // position in the order of the source
 }
 
 type copier struct {
 	dst      Target
 	src      disk.Disk
 	o        Options
-	reserver disk.Reserver // nil: order makes no difference
+	reserver disk.Reserver // nil: order does not matter
 	order    *queue
 	sharer   sharer
 	room     room
 	mappings mappings
 	step     int64
 
-	// The last piece that was looked at was all zeros, and the next one may be.
-	// Zeros are found faster in memory that is mapped, but what must be written is
-	// better read than copied out of there.
+	// zeros is set if the last piece was all zeros, so that the next one may be. Detecting
+	// zeros is faster in mapped memory, but copying data out of it is slower
+	// than reading.
 	zeros atomic.Bool
 
 	mu   sync.Mutex
 	done int64
 }
 
-// plan yields the pieces in order.
+// plan yields the pieces in the order of the source.
 func (c *copier) plan(yield func(piece, error) bool) {
 	number := int64(0)
 	send := func(p piece) bool {
@@ -174,7 +174,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 	zeros := func(off, n int64) bool {
 		switch {
 		case c.o.Allocate:
-			return data(off, n, nil, 0) // read as zeros, and written
+			return data(off, n, nil, 0) // zeros are read and written
 		case c.o.TargetIsZero:
 			c.progress(n)
 			return true
@@ -240,7 +240,7 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		}
 	}
 	c.zeros.Store(len(runs) == 0)
-	if err := c.place(ctx, p, runs); err != nil {
+	if err := c.reserve(ctx, p, runs); err != nil {
 		return err
 	}
 	at := int64(0)
@@ -248,7 +248,7 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		if err := c.zero(p.off+at, r.start-at); err != nil {
 			return err
 		}
-		if err := c.put(p, r, buf); err != nil {
+		if err := c.shareOrWrite(p, r, buf); err != nil {
 			return err
 		}
 		at = r.end
@@ -256,8 +256,8 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 	return c.zero(p.off+at, p.n-at)
 }
 
-// findRuns looks for the parts of a piece that are not zero in its file's mapping,
-// and reports whether it could.
+// findRuns detects the data of a piece in the mapping of its file. It returns false if that is
+// not possible.
 func (c *copier) findRuns(p piece, runs *[]run) bool {
 	if p.mapping == nil {
 		return false
@@ -273,8 +273,8 @@ func (c *copier) findRuns(p piece, runs *[]run) bool {
 	}) == nil
 }
 
-// place gives runs of a piece their places in the target, when it is the piece's turn.
-func (c *copier) place(ctx context.Context, p piece, runs []run) error {
+// reserve reserves the runs of a piece in the target, in the order of the pieces.
+func (c *copier) reserve(ctx context.Context, p piece, runs []run) error {
 	if c.reserver == nil {
 		return nil
 	}
@@ -292,9 +292,8 @@ func (c *copier) place(ctx context.Context, p piece, runs []run) error {
 	return nil
 }
 
-// put makes a run of a piece stand in the target: it shares the storage of what
-// it can, and writes the rest.
-func (c *copier) put(p piece, r run, buf []byte) error {
+// shareOrWrite copies a run of a piece. It shares storage where possible, and writes the rest.
+func (c *copier) shareOrWrite(p piece, r run, buf []byte) error {
 	for at := r.start; at < r.end; {
 		apart, shared := c.sharer.share(p.off+at, r.end-at, p.file, p.fileOff+at)
 		c.room.prepare(p.off+at, apart)
@@ -306,7 +305,7 @@ func (c *copier) put(p piece, r run, buf []byte) error {
 	return nil
 }
 
-// write writes a run of a piece, which is in buf, or has still to be read.
+// write writes a run of a piece. The data is in buf, or read first if the piece is unread.
 func (c *copier) write(p piece, r run, buf []byte) error {
 	for at := r.start; at < r.end; {
 		var b []byte
@@ -326,7 +325,7 @@ func (c *copier) write(p piece, r run, buf []byte) error {
 	return nil
 }
 
-// zero makes a part of the target read as zeros, unless it does.
+// zero makes a range of the target read as zeros, unless TargetIsZero.
 func (c *copier) zero(off, n int64) error {
 	if n == 0 || c.o.TargetIsZero {
 		return nil

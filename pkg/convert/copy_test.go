@@ -30,13 +30,13 @@ import (
 
 const mib = 1 << 20
 
-// memory is a disk in memory that tells its extents, and keeps count.
+// memory is a disk in memory with given extents. It counts what is read.
 type memory struct {
 	b       []byte
 	extents []disk.Extent
 	readErr func(off, n int64) error // nil: no error
 
-	zeroErr bool // reading what is not Data is an error: nobody may
+	zeroErr bool // a read outside of Data is an error
 
 	mu sync.Mutex
 }
@@ -75,7 +75,7 @@ func (m *memory) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// target is a disk in memory that notes what is written.
+// target is a disk in memory that counts what is written.
 type target struct {
 	memory
 	zeroed   bool                     // claims to be all zeros
@@ -108,8 +108,8 @@ func newTarget(size int64, zeroed bool) *target {
 	return t
 }
 
-// source is a disk of random size with random extents. Data is random bytes,
-// with runs of zeros of all lengths in it.
+// source returns a disk of random size with random extents. Data is random bytes with runs of
+// zeros of any length.
 func source(t *rapid.T) *memory {
 	sectors := rapid.Int64Range(0, 5*mib/2/512).Draw(t, "sectors")
 	var key [32]byte
@@ -162,9 +162,9 @@ func TestCopyModel(t *testing.T) {
 			t.Fatal("the target differs from the source")
 		}
 		if !bytes.Equal(dst.b[src.Size():], tail) {
-			t.Fatal("what is behind the source's end was changed")
+			t.Fatal("bytes past the end of the source were changed")
 		}
-		// A zeroed target is not written where there are only zeros.
+		// Zeros are not written to a target that is already zero.
 		if want := dataBytes(src.b, o.SparseSize); !o.Allocate && dst.zeroed && dst.written > want {
 			t.Fatalf("%d bytes written, want at most %d", dst.written, want)
 		}
@@ -174,7 +174,7 @@ func TestCopyModel(t *testing.T) {
 	})
 }
 
-// dataBytes is how much of b is not in whole, aligned steps of zeros.
+// dataBytes returns the number of bytes of b outside of whole, aligned steps of zeros.
 func dataBytes(b []byte, step int64) int64 {
 	if step == 0 {
 		step = convert.DefaultSparseSize
@@ -189,7 +189,7 @@ func dataBytes(b []byte, step int64) int64 {
 	return n
 }
 
-// progress demands that progress is told in order, and to the end.
+// progress returns a Progress that fails unless it is called in order, up to the total.
 func progress(t interface {
 	Errorf(string, ...any)
 	Cleanup(func())
@@ -199,7 +199,7 @@ func progress(t interface {
 	var busy atomic.Bool
 	o.Progress = func(done, total int64) {
 		if !busy.CompareAndSwap(false, true) {
-			t.Errorf("progress is told by two goroutines at a time")
+			t.Errorf("progress is called by two goroutines at a time")
 		}
 		if done < last || done > size || total != size {
 			t.Errorf("progress %d of %d after %d; the source has %d", done, total, last, size)
@@ -214,9 +214,8 @@ func progress(t interface {
 	})
 }
 
-// TestCopyToFiles copies random disks to files of all kinds, with any number of
-// workers: the file is the same, reads as the source, and has no blocks for
-// zeros.
+// TestCopyToFiles copies random disks to files of all kinds. With any number of workers the file
+// is the same, reads as the source, and has no blocks for zeros.
 func TestCopyToFiles(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -265,7 +264,7 @@ func createRaw(name string, size int64) (rawFile, error) {
 	return rawFile{d, f}, err
 }
 
-// newImage makes an empty file of the kind; the same each time.
+// newImage creates an empty image of the kind. Its bytes are always the same.
 func newImage(t *rapid.T, name, kind string, size, block int64) convert.Target {
 	var dst convert.Target
 	var err error
@@ -284,8 +283,7 @@ func newImage(t *rapid.T, name, kind string, size, block int64) convert.Target {
 	return dst
 }
 
-// checkImage reads a file back without the engine where it is plain, and by the
-// engine where it is not.
+// checkImage reads a file back: without the engine if it is raw or fixed, else with it.
 func checkImage(t *rapid.T, name, kind string, want []byte, block, step int64) {
 	if kind != "dynamic" {
 		file, err := os.ReadFile(name)
@@ -295,7 +293,7 @@ func checkImage(t *rapid.T, name, kind string, want []byte, block, step int64) {
 		return
 	}
 	if len(want) == 0 {
-		return // an image without a size cannot be opened
+		return // an image of size 0 cannot be opened
 	}
 	img, err := vhd.Open(name, nil)
 	if err != nil {
@@ -309,14 +307,14 @@ func checkImage(t *rapid.T, name, kind string, want []byte, block, step int64) {
 	if !bytes.Equal(got, want) {
 		t.Fatal("dynamic: the image differs from the source")
 	}
-	// Blocks that are smaller than a step may be zeros beside data.
+	// A block smaller than a step may be all zeros.
 	least, most := dataBlocks(want, block, block), dataBlocks(want, max(block, step), block)
 	if _, allocated := img.BlockCounts(); allocated < least || allocated > most {
 		t.Fatalf("dynamic: %d blocks allocated, want %d to %d", allocated, least, most)
 	}
 }
 
-// dataBlocks is the number of blocks in those steps that are not all zeros.
+// dataBlocks returns the number of blocks in steps that are not all zeros.
 func dataBlocks(b []byte, step, block int64) int64 {
 	var n int64
 	for chunk := range slices.Chunk(b, int(step)) {
@@ -327,7 +325,7 @@ func dataBlocks(b []byte, step, block int64) int64 {
 	return n
 }
 
-// plain is a source of random bytes.
+// plain returns a source of random bytes.
 func plain(size int) *memory {
 	m := &memory{b: make([]byte, size), extents: []disk.Extent{{Len: int64(size)}}}
 	_, _ = rand.NewChaCha8([32]byte{}).Read(m.b)
@@ -341,8 +339,7 @@ func TestCopyTooSmall(t *testing.T) {
 	}
 }
 
-// TestCopyErrors has one read or write fail: the error tells which, and all
-// goroutines end.
+// TestCopyErrors: if a read or write fails, the error names it, and all goroutines end.
 func TestCopyErrors(t *testing.T) {
 	broken := errors.New("broken")
 	const size = 20 * mib
@@ -371,7 +368,7 @@ func TestCopyErrors(t *testing.T) {
 					if oe.Op != op || oe.Off != bad/mib*mib {
 						t.Errorf("got %s at %d, want %s at %d", oe.Op, oe.Off, op, bad/mib*mib)
 					}
-					// One that is left over makes the test time out, and shows there.
+					// A leaked goroutine makes the test time out, and the dump shows it.
 					for runtime.NumGoroutine() > before {
 						runtime.Gosched()
 					}
@@ -381,7 +378,7 @@ func TestCopyErrors(t *testing.T) {
 	}
 }
 
-// TestCopyShortRead has the source end before its size.
+// TestCopyShortRead copies a source that ends before its size.
 func TestCopyShortRead(t *testing.T) {
 	src := plain(3 * mib)
 	short := &shrunk{memory: src, at: 2*mib + 700}
@@ -392,7 +389,7 @@ func TestCopyShortRead(t *testing.T) {
 	}
 }
 
-// shrunk is a disk whose file was cut since.
+// shrunk is a disk whose file was truncated.
 type shrunk struct {
 	*memory
 	at int64
@@ -402,10 +399,10 @@ func (s *shrunk) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(s.b[:s.at]).ReadAt(p, off)
 }
 
-// TestCopyExtentError has the source not tell its extents.
+// TestCopyExtentError copies a source whose extents cannot be read.
 func TestCopyExtentError(t *testing.T) {
 	broken := errors.New("broken")
-	src := &untold{memory: plain(4 * mib), err: broken}
+	src := &brokenExtents{memory: plain(4 * mib), err: broken}
 	dst := newTarget(4*mib, true)
 	err := convert.Copy(context.Background(), dst, src, &convert.Options{Workers: 2})
 	if !errors.Is(err, broken) {
@@ -413,13 +410,13 @@ func TestCopyExtentError(t *testing.T) {
 	}
 }
 
-// untold is a disk that tells one extent and then fails.
-type untold struct {
+// brokenExtents is a disk that yields one extent and then an error.
+type brokenExtents struct {
 	*memory
 	err error
 }
 
-func (u *untold) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
+func (u *brokenExtents) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		if yield(disk.Extent{Len: mib}, nil) {
 			yield(disk.Extent{}, u.err)
@@ -427,8 +424,8 @@ func (u *untold) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// TestCancel cancels from the inside, at any progress: Copy says so, and a new
-// image that is given up leaves the older one, and nothing beside it.
+// TestCancel cancels the context at different points of a copy. Copy returns its error. A
+// discarded image leaves the old file, and no temporary file.
 func TestCancel(t *testing.T) {
 	src := plain(24 * mib)
 	for _, workers := range []int{1, 2, 8} {
@@ -475,8 +472,8 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// TestFileHoles copies a disk in blocks: a hole of the file is not read, although
-// the disk over it calls it data.
+// TestFileHoles copies a disk in blocks. Holes of the file are not read, although the disk
+// reports data there.
 func TestFileHoles(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {
@@ -506,7 +503,7 @@ func TestFileHoles(t *testing.T) {
 	}
 }
 
-// overFile is a disk of one block that stands in a file from start on.
+// overFile is a disk of one block, stored in a file from start on.
 type overFile struct {
 	*os.File
 	start, size int64

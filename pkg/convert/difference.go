@@ -8,14 +8,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// CopyDifference writes those sectors of src to dst in which src differs from
-// base: afterwards a dst that has base's contents elsewhere, as an image whose
-// parent is base, equals src. A nil base is all zeros, and what is beyond the end
-// of a base counts as zeros. What is a hole, or known to be zero, in both is not
+// CopyDifference writes the sectors of src that differ from base to dst. A dst that reads as
+// base elsewhere, such as an image with base as its parent, then equals src. A nil base is all
+// zeros, and so are the bytes past the end of base. Ranges that are known zeros in both are not
 // read.
 //
-// Of the options Workers, Only and Progress count. The places that a
-// [disk.Reserver] gives to the data are in the order of the source.
+// Only the options Workers, Only and Progress are used. If dst is a [disk.Reserver], storage is
+// allocated in the order of src.
 func CopyDifference(ctx context.Context, dst Target, src, base disk.Disk, o *Options) error {
 	c, err := newCopier(dst, src, o)
 	if err != nil {
@@ -28,20 +27,19 @@ func CopyDifference(ctx context.Context, dst Target, src, base disk.Disk, o *Opt
 	return inParallel(ctx, c.o.Workers, d.plan, d.work)
 }
 
-// differ is a copier of what differs from base.
+// differ copies differences from base.
 type differ struct {
 	*copier
-	base *copier // reads it; nil: all zeros
+	base *copier // reads base; nil: all zeros
 }
 
-// differPiece is a part of both disks, within one chunk; a side that is zero there
-// is not read.
+// differPiece is a part of both disks, within one chunk. A side that is zero is not read.
 type differPiece struct {
 	piece
 	zeroBase bool
 }
 
-// plan yields what must be looked at, in order.
+// plan yields the parts to compare, in the order of the source.
 func (d *differ) plan(yield func(differPiece, error) bool) {
 	src := newRunCursor(d.src, d.o.Only)
 	defer src.stop()
@@ -99,7 +97,7 @@ func (d *differ) copyDifference(ctx context.Context, p differPiece, got, have []
 		return err
 	}
 	runs := differingRuns(got, have, p.off)
-	if err := d.place(ctx, p.piece, runs); err != nil {
+	if err := d.reserve(ctx, p.piece, runs); err != nil {
 		return err
 	}
 	for _, r := range runs {
@@ -114,8 +112,8 @@ func (d *differ) copyDifference(ctx context.Context, p differPiece, got, have []
 	return nil
 }
 
-// differingRuns returns the runs of sectors in which a and b, which stand at off in
-// their disks, differ.
+// differingRuns returns the runs of sectors in which a and b differ. off is their offset in the
+// disks.
 func differingRuns(a, b []byte, off int64) []run {
 	if bytes.Equal(a, b) {
 		return nil

@@ -1,16 +1,15 @@
-// Package convert copies and compares disks. It knows no format: it sees disks
-// through the interfaces of package disk, plans over their extents, and never
-// reads what is known to be zero nor writes zeros that a hole can say.
+// Package convert copies and compares disks. It uses the interfaces of package disk and depends
+// on no format. It follows the extents of a disk: it does not read known zeros, and does not
+// write zeros that a hole can represent.
 //
 // # Which function to use
 //
-// [Copy] is for two disks that can be read and written at random, side by side and
-// in any order. Where one end is a pipe, [ReadFrom] makes a disk of a stream,
-// [WriteTo] makes a stream of a disk, and [CopyStream] passes a stream on. A VHD is
-// written into a pipe by package vhd, which wants to know the blocks that are in
-// use: [UsedBlocks]. [Compare] finds the first difference of two disks, and
-// [CompareAllocation] that of their allocation.
+// [Copy] is for two disks with random access, in parallel. If one side is a pipe, [ReadFrom]
+// creates a disk from a stream, [WriteTo] creates a stream from a disk, and [CopyStream] copies
+// a stream. Package vhd writes VHDs to pipes. It needs to know the blocks in use: [UsedBlocks].
+// [Compare] finds the first difference between two disks, and [CompareAllocation] the first
+// difference between their allocations.
 //
-// All of them use a few MiB of memory, however large the disk is, and end soon after
+// All functions use a few MiB of memory, whatever the size of the disk, and return soon after
 // their context is done.
 package convert

@@ -15,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// exampleDisk makes a raw disk of 64 MiB with a MiB of data in a new directory.
+// exampleDisk creates a raw disk of 64 MiB with 1 MiB of data in a new directory.
 func exampleDisk() (dir string, d disk.Disk) {
 	dir, err := os.MkdirTemp("", "convert-example-")
 	if err != nil {
@@ -41,7 +41,7 @@ func exampleDisk() (dir string, d disk.Disk) {
 	return dir, d
 }
 
-// A raw disk becomes a dynamic VHD. Holes and zeros get no place in it.
+// A raw disk becomes a dynamic VHD. Holes and zeros are not allocated.
 func ExampleCopy() {
 	dir, src := exampleDisk()
 	defer os.RemoveAll(dir)
@@ -54,13 +54,13 @@ func ExampleCopy() {
 	last := int64(-1)
 	err = convert.Copy(context.Background(), dst, src, &convert.Options{
 		Progress: func(done, total int64) {
-			if quarter := done * 4 / total; quarter > last { // as often as one likes
+			if quarter := done * 4 / total; quarter > last { // report each quarter once
 				last = quarter
 			}
 		},
 	})
 	if err != nil {
-		dst.Discard() // no half-written file is left
+		dst.Discard() // leaves no half-written file
 		log.Fatal(err)
 	}
 	_, allocated := dst.BlockCounts()
@@ -71,7 +71,7 @@ func ExampleCopy() {
 	// Output: 4 quarters done, 1 block in use
 }
 
-// What comes through a pipe has no size until it ends.
+// The size of a pipe is known only at its end.
 func ExampleReadFrom() {
 	dir, err := os.MkdirTemp("", "convert-example-")
 	if err != nil {
@@ -96,7 +96,7 @@ func ExampleReadFrom() {
 	// Output: 3145735 bytes on a disk of 3146240
 }
 
-// Two disks are compared by their contents, whatever their formats.
+// Compare compares the contents of two disks, whatever their formats.
 func ExampleCompare() {
 	dir, a := exampleDisk()
 	defer os.RemoveAll(dir)

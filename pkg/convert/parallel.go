@@ -9,21 +9,22 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// maxWorkers bounds the memory that many processors would take.
+// maxWorkers limits the memory on machines with many processors.
 const maxWorkers = 16
 
-// workersFor is how many workers there are if so many are asked for; 0 means as many
-// as there are processors.
-func workersFor(asked int) int {
-	if asked > 0 {
-		return asked
+// workersFor returns the number of workers for Options.Workers.
+func workersFor(requested int) int {
+	if requested > 0 {
+		return requested
 	}
 	return min(runtime.GOMAXPROCS(0), maxWorkers)
 }
 
-// inParallel has so many workers deal with the pieces of a plan. Who wants the next piece goes on with the plan itself:
-// to wake another goroutine for it takes as long as to copy some hundred KiB. After
-// an error, of which work is to return the first one, the pieces end.
+// inParallel runs work in the given number of goroutines, which share the pieces of a plan.
+// Each worker advances the plan itself, under a mutex: waking another goroutine costs as much
+// as copying some hundred KiB.
+//
+// After an error the pieces end. inParallel returns the first error that work returns.
 func inParallel[P any](ctx context.Context, workers int, plan iter.Seq2[P, error], work func(context.Context, iter.Seq2[P, error]) error) error {
 	next, stop := iter.Pull2(plan)
 	defer stop()
@@ -48,20 +49,19 @@ func inParallel[P any](ctx context.Context, workers int, plan iter.Seq2[P, error
 	return group.Wait()
 }
 
-// queue lets pieces of work have something in their order. The pieces have numbers
-// from 0 on.
+// queue makes the workers do a step in the order of their pieces. Pieces are numbered from 0.
 type queue struct {
 	mu      sync.Mutex
-	turn    int64                   // all pieces before this one are done
-	done    map[int64]bool          // those behind it that are
-	waiting map[int64]chan struct{} // closed when it is their turn
+	turn    int64                   // all pieces before this one are finished
+	done    map[int64]bool          // finished pieces after turn
+	waiting map[int64]chan struct{} // closed when it is the turn of the piece
 }
 
 func newQueue() *queue {
 	return &queue{done: map[int64]bool{}, waiting: map[int64]chan struct{}{}}
 }
 
-// wait returns when all pieces before n are done.
+// wait returns when all pieces before n are finished.
 func (q *queue) wait(ctx context.Context, n int64) error {
 	q.mu.Lock()
 	if q.turn == n {
@@ -79,7 +79,7 @@ func (q *queue) wait(ctx context.Context, n int64) error {
 	}
 }
 
-// finish notes that piece n is done. It need not have waited.
+// finish marks piece n as finished, whether or not it waited.
 func (q *queue) finish(n int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -9,22 +9,22 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// zeroRun is a part of a disk up to end, and whether it is known to be zero. What
-// is not stands in the file, from fileOff on, if there is one.
+// zeroRun is a part of a disk up to end. zero says that it is known to be zero. If file is not
+// nil, it stores the part from fileOff on.
 type zeroRun struct {
 	end     int64
 	zero    bool
-	skip    bool // not wanted
+	skip    bool // excluded by Options.Only
 	file    *os.File
 	fileOff int64
 }
 
-// runCursor goes along the zero runs of a disk.
+// runCursor iterates over the zero runs of a disk.
 type runCursor struct {
-	zeroRun // the one it is at
+	zeroRun // the current one
 	start   int64
 	next    func() (zeroRun, error, bool)
-	stop    func() // ends the use of the cursor
+	stop    func() // releases the cursor
 }
 
 func newRunCursor(d disk.Disk, want func(disk.Extent) bool) *runCursor {
@@ -32,7 +32,7 @@ func newRunCursor(d disk.Disk, want func(disk.Extent) bool) *runCursor {
 	return &runCursor{next: next, stop: stop}
 }
 
-// seek goes on to the run that off is in.
+// seek advances to the run that contains off.
 func (c *runCursor) seek(off int64) error {
 	for c.end <= off {
 		run, err, _ := c.next()
@@ -44,14 +44,15 @@ func (c *runCursor) seek(off int64) error {
 	return nil
 }
 
-// zeroRuns yields a disk in parts that are known to be zero, or not, and behind
-// its end zeros without end. Of a disk in blocks it also looks for holes of the file
-// under extents of data: a block may be allocated and still be mostly hole. Other
-// disks tell of holes themselves. Parts that want says no to are marked; a nil want
-// takes all.
+// zeroRuns splits a disk into parts that are known to be zero and others. An endless run of
+// zeros follows the end of the disk. Extents that want returns false for are marked as skip; a
+// nil want includes all.
+//
+// A disk in blocks reports an allocated block as data, even if most of it is a hole of the
+// file. There zeroRuns also detects the holes. Other disks report their holes themselves.
 func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
-		var holes *filesystem.HoleMap // kept from extent to extent: see there
+		var holes *filesystem.HoleMap // reused: it caches the last hole
 		blocker, ok := d.(disk.Blocker)
 		inBlocks := ok && blocker.BlockSize() != 0
 		for e, err := range d.Extents(0, d.Size()) {

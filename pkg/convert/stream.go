@@ -9,24 +9,23 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// GrowingTarget is a new target whose size is found out while it is written.
+// GrowingTarget is a new target whose size is known only after it was written.
 type GrowingTarget interface {
 	Target
 	disk.Resizer
 }
 
-// trailerSize is how much of the end of a stream is looked at before it is
-// written.
+// trailerSize is the length of the end of a stream that is examined before it is written.
 const trailerSize = disk.SectorSize
 
-// ReadFrom makes dst equal to what r holds until its end, and returns its
-// length. dst grows as needed, and gets its final size last.
+// ReadFrom writes the contents of r to dst, and returns their length. dst grows as needed, and
+// gets its final size at the end.
 //
-// If trailer is set, it is shown the last 512 bytes and the length of what is
-// before them, and says whether they are a footer, and not of the disk.
+// If trailer is set, it is called with the last 512 bytes of r and the number of bytes before
+// them. If it returns true, these bytes are a footer and not part of the disk.
 //
-// When the context is done ReadFrom returns, even if r is waiting for data; r
-// must not be used after that.
+// ReadFrom returns when the context is done, even if r is waiting for data. Do not use r after
+// that.
 func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(b []byte, before int64) bool, o *Options) (int64, error) {
 	if o == nil {
 		o = &Options{}
@@ -70,10 +69,10 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 
 type streamChunk struct {
 	data []byte
-	err  error // io.EOF at the end
+	err  error // with the last chunk: io.EOF, or the error of the stream
 }
 
-// readChunks reads until the end or an error, which goes with the last chunk.
+// readChunks reads until the end or an error, and sends that with the last chunk.
 func readChunks(ctx context.Context, r io.Reader, chunks chan<- streamChunk, free <-chan []byte) {
 	for {
 		select {
@@ -93,9 +92,9 @@ func readChunks(ctx context.Context, r io.Reader, chunks chan<- streamChunk, fre
 	}
 }
 
-// fill reads until the buffer is full or an error comes. Unlike io.ReadFull it
-// passes the error on as it is: io.EOF is the end of the stream, and
-// io.ErrUnexpectedEOF is the stream's own complaint that it was cut.
+// fill reads until buf is full or an error occurs. Unlike io.ReadFull it returns the error
+// unchanged. io.EOF is the end of the stream. io.ErrUnexpectedEOF is an error of the stream
+// itself, such as a truncated archive.
 func fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var k int
@@ -144,16 +143,16 @@ func (s *streamReader) finish(ctx context.Context) error {
 	return nil
 }
 
-// trailerReader holds the last bytes of a stream back until it knows what they
-// are.
+// trailerReader holds back the last bytes of a stream until they are known to be a footer or
+// not.
 type trailerReader struct {
 	r        io.Reader
 	isFooter func(b []byte, before int64) bool
 	buf      [64 << 10]byte
-	start    int // what is held is buf[start:end]
+	start    int // buf[start:end] is held back
 	end      int
 	passed   int64
-	err      error // what r ended with
+	err      error // the error that ended r
 }
 
 func (t *trailerReader) Read(p []byte) (int, error) {
@@ -180,7 +179,7 @@ func (t *trailerReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo writes the disk's bytes to w in order.
+// WriteTo writes the contents of the disk to w, from start to end.
 func WriteTo(ctx context.Context, w io.Writer, src disk.Disk, o *Options) error {
 	if o == nil {
 		o = &Options{}
@@ -223,9 +222,8 @@ func WriteTo(ctx context.Context, w io.Writer, src disk.Disk, o *Options) error 
 	return nil
 }
 
-// CopyStream passes r on to w, but for a footer at its end that trailer, if
-// set, recognises as in [ReadFrom]. It returns how many bytes were passed on. Of the
-// options only Progress counts.
+// CopyStream copies r to w, without a footer that trailer recognises as in [ReadFrom]. trailer
+// may be nil. It returns the number of bytes written. Of the options it uses only Progress.
 func CopyStream(ctx context.Context, w io.Writer, r io.Reader, trailer func(b []byte, before int64) bool, o *Options) (int64, error) {
 	if o == nil {
 		o = &Options{}

@@ -45,9 +45,8 @@ func (g *growing) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	return nil
 }
 
-// uneven is a reader that returns what it has in pieces of random size, zero
-// bytes among them, and at the end the error, sometimes together with the last
-// bytes.
+// uneven is a reader that returns b in pieces of random size, including 0. Then it returns the
+// error, sometimes together with the last bytes.
 type uneven struct {
 	b   []byte
 	r   *rand.Rand
@@ -64,22 +63,22 @@ func (u *uneven) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// padded is b with zeros to the next sector.
+// padded returns b with zeros up to the next sector.
 func padded(b []byte) []byte {
 	return append(bytes.Clone(b), make([]byte, (512-len(b)%512)%512)...)
 }
 
-// streamLengths are near the borders of sectors, pages, chunks, and of what is
-// held back at the end.
+// streamLengths are near the borders of sectors, pages, chunks, and of the bytes that are held
+// back at the end.
 var streamLengths = []int{
 	0, 1, 511, 512, 513, 1023, 1024, 1025, 4096, 64<<10 - 513, 64<<10 - 512, 64<<10 - 511, 64<<10 - 1, 64 << 10, 64<<10 + 1, 64<<10 + 512,
 	mib - 513, mib - 512, mib - 511, mib - 1, mib, mib + 1, mib + 511, mib + 512, mib + 513, 2 * mib, 2*mib - 512, 3*mib + 700,
 }
 
-// mark is what the tests take for a footer.
+// mark is the footer of these tests.
 var mark = bytes.Repeat([]byte("mark"), 128)
 
-// isMark recognises it behind exactly so many bytes.
+// isMark recognises mark after exactly the given number of bytes.
 func isMark(before int) func([]byte, int64) bool {
 	return func(b []byte, n int64) bool { return bytes.Equal(b, mark) && n == int64(before) }
 }
@@ -135,9 +134,8 @@ func TestReadFrom(t *testing.T) {
 	})
 }
 
-// TestReadFromFiles reads streams into new files of all kinds: they are those
-// that Copy makes of the same bytes, but that a dynamic one has its table
-// elsewhere.
+// TestReadFromFiles reads streams into new files of all kinds. They equal the files that Copy
+// writes, except that a dynamic image has its BAT at another offset.
 func TestReadFromFiles(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -177,7 +175,7 @@ func TestReadFromFiles(t *testing.T) {
 	})
 }
 
-// newGrowing is newImage for a size that is not known.
+// newGrowing is newImage for an unknown size.
 func newGrowing(t *rapid.T, name, kind string, block int64) convert.GrowingTarget {
 	if kind == "raw" {
 		d, err := createRaw(name, 0)
@@ -197,8 +195,7 @@ func newGrowing(t *rapid.T, name, kind string, block int64) convert.GrowingTarge
 	return img
 }
 
-// TestTrailer has a footer behind streams of every critical length, read in
-// pieces of every kind.
+// TestTrailer reads streams of critical lengths with a footer, in pieces of all kinds.
 func TestTrailer(t *testing.T) {
 	all := plain(3*mib + 700).b
 	readers := map[string]func(io.Reader) io.Reader{
@@ -246,8 +243,7 @@ func TestTrailer(t *testing.T) {
 	}
 }
 
-// TestStreamErrors has the stream break off: the error is passed on as it is,
-// and says where.
+// TestStreamErrors: the error of a stream is wrapped unchanged, with its offset.
 func TestStreamErrors(t *testing.T) {
 	broken := errors.New("broken")
 	all := plain(3*mib + 700).b
@@ -260,7 +256,7 @@ func TestStreamErrors(t *testing.T) {
 						if !errors.As(err, &oe) || oe.Op != "reading" || !errors.Is(err, failure) {
 							t.Fatalf("%s: got %v, want an OpError of reading: %v", what, err, failure)
 						}
-						// What is held back as a footer is not counted.
+						// Bytes that are held back are not counted.
 						if oe.Off > int64(n) || oe.Off < int64(n)-512 {
 							t.Errorf("%s: at %d, want %d", what, oe.Off, n)
 						}
@@ -277,7 +273,7 @@ func TestStreamErrors(t *testing.T) {
 	}
 }
 
-// TestStreamWriteErrors has the target fail, and all goroutines end.
+// TestStreamWriteErrors: if the target fails, all goroutines end.
 func TestStreamWriteErrors(t *testing.T) {
 	broken := errors.New("broken")
 	all := plain(5 * mib).b
@@ -303,10 +299,10 @@ func TestStreamWriteErrors(t *testing.T) {
 	check("CopyStream", err)
 	err = convert.WriteTo(context.Background(), &limited{3 * mib, broken}, plain(5*mib), nil)
 	check("WriteTo", err)
-	for runtime.NumGoroutine() > before { // one that is left over makes the test time out, and shows there
+	for runtime.NumGoroutine() > before { // a leaked goroutine makes the test time out
 		runtime.Gosched()
 	}
-	// A size that cannot be had at the end.
+	// The final size cannot be set.
 	dst := &growing{resizeErr: func(size int64) error {
 		if size%512 != 0 {
 			return broken
@@ -319,7 +315,7 @@ func TestStreamWriteErrors(t *testing.T) {
 	}
 }
 
-// limited is a writer that takes so many bytes and then fails.
+// limited is a writer that fails after a number of bytes.
 type limited struct {
 	n   int
 	err error
@@ -333,8 +329,7 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestStreamCancel cancels while the stream has nothing to say, and before
-// anything was read.
+// TestStreamCancel cancels while ReadFrom waits for data, and before anything was read.
 func TestStreamCancel(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
@@ -354,7 +349,7 @@ func TestStreamCancel(t *testing.T) {
 	}
 }
 
-// TestWriteTo writes random disks out: all bytes, of which zeros were not read.
+// TestWriteTo writes random disks. Known zeros are written without a read.
 func TestWriteTo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		src := source(t)
@@ -384,7 +379,7 @@ func TestWriteTo(t *testing.T) {
 	if !bytes.Equal(out.Bytes(), src.b[:2*mib]) {
 		t.Errorf("%d bytes were written, want the %d that can be read", out.Len(), 2*mib)
 	}
-	if err := convert.WriteTo(context.Background(), io.Discard, &untold{memory: plain(4 * mib), err: broken}, nil); !errors.Is(err, broken) {
+	if err := convert.WriteTo(context.Background(), io.Discard, &brokenExtents{memory: plain(4 * mib), err: broken}, nil); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// UsedBlocks returns the blocks of blockSize bytes, a power of two, that Copy
-// would allocate for the disk: those with anything but zeros. Of each block it
-// reads only as far as it must. progress, if set, counts the bytes of the disk.
+// UsedBlocks returns the numbers of the blocks that Copy would allocate for the disk: those
+// that are not all zeros. blockSize is in bytes, a power of two. Each block is read only up to
+// its first data. progress may be nil; it counts bytes of the disk.
 func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64, progress disk.Progress) ([]int64, error) {
 	var used []int64
 	var off int64

@@ -15,8 +15,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestUsedBlocks compares with the blocks that have anything but zeros, and with
-// what Copy allocates.
+// TestUsedBlocks compares with the blocks that are not all zeros, and with the blocks that Copy
+// allocates.
 func TestUsedBlocks(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -65,8 +65,7 @@ func (c *counting) ReadAt(p []byte, off int64) (int, error) {
 	return c.memory.ReadAt(p, off)
 }
 
-// TestUsedBlocksReads demands that of a block with data at its start little is
-// read, and of one without data all.
+// TestUsedBlocksReads: a block is read only up to its first data, and completely if it has none.
 func TestUsedBlocksReads(t *testing.T) {
 	c := &counting{memory: plain(32 * mib)}
 	if used, err := convert.UsedBlocks(context.Background(), c, 2*mib, nil); err != nil || len(used) != 16 {
@@ -95,7 +94,7 @@ func TestUsedBlocksErrors(t *testing.T) {
 	if _, err := convert.UsedBlocks(context.Background(), src, 512<<10, nil); !errors.As(err, &oe) || !errors.Is(err, broken) || oe.Off != 2*mib {
 		t.Errorf("got %v, want an OpError at %d", err, 2*mib)
 	}
-	if _, err := convert.UsedBlocks(context.Background(), &untold{memory: plain(4 * mib), err: broken}, 512<<10, nil); !errors.Is(err, broken) {
+	if _, err := convert.UsedBlocks(context.Background(), &brokenExtents{memory: plain(4 * mib), err: broken}, 512<<10, nil); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
 	short := &shrunk{memory: plain(4 * mib), at: 3*mib + 700}
@@ -110,7 +109,7 @@ func TestUsedBlocksErrors(t *testing.T) {
 	}
 }
 
-// TestUsedBlocksZeroDisk has nothing to find in a disk of written zeros.
+// TestUsedBlocksZeroDisk: a disk of written zeros has no used blocks.
 func TestUsedBlocksZeroDisk(t *testing.T) {
 	src := plain(3*mib + 512)
 	clear(src.b)

@@ -15,11 +15,11 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeroPage[:len(b)])
 }
 
-// run is a part [start, end) of a buffer.
+// run is the range [start, end) of a buffer.
 type run struct{ start, end int64 }
 
-// dataRuns returns the parts of a buffer that are not zeros. Zeros count in
-// whole steps, aligned in the disk, at whose offset off the buffer stands.
+// dataRuns returns the ranges of b that are not zeros. Only whole steps of zeros count. Steps
+// are aligned on the disk, where b is at offset off.
 func dataRuns(b []byte, off, step int64) []run {
 	var runs []run
 	for i := int64(0); i < int64(len(b)); {

@@ -8,10 +8,10 @@ import (
 	"sort"
 )
 
-// Concat is several disks one after the other, seen as one.
+// Concat joins several disks, one after the other, to one disk.
 type Concat struct {
 	disks  []Disk
-	starts []int64 // of each disk, then the end
+	starts []int64 // offset of each disk, then the total size
 }
 
 // NewConcat returns the concatenation of the disks. Closing it closes them.
@@ -23,11 +23,11 @@ func NewConcat(disks ...Disk) *Concat {
 	return c
 }
 
-// Size is the sum of the sizes.
+// Size is the sum of the sizes in bytes.
 func (c *Concat) Size() int64 { return c.starts[len(c.disks)] }
 
-// at is the index of the disk that holds off.
-func (c *Concat) at(off int64) int {
+// diskAt returns the index of the disk that contains off.
+func (c *Concat) diskAt(off int64) int {
 	return sort.Search(len(c.disks), func(i int) bool { return c.starts[i+1] > off })
 }
 
@@ -37,7 +37,7 @@ func (c *Concat) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("read at negative offset %d", off)
 	}
 	n := 0
-	for i := c.at(off); n < len(p); i++ {
+	for i := c.diskAt(off); n < len(p); i++ {
 		if i == len(c.disks) {
 			return n, io.EOF
 		}
@@ -64,7 +64,7 @@ func (c *Concat) Extents(off, n int64) iter.Seq2[Extent, error] {
 			return
 		}
 		for end := off + n; off < end; {
-			i := c.at(off)
+			i := c.diskAt(off)
 			stop := min(end, c.starts[i+1])
 			for e, err := range c.disks[i].Extents(off-c.starts[i], stop-off) {
 				e.Off += c.starts[i]

@@ -18,8 +18,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// memory is a disk in memory. Its contents tell their extents: each sector that
-// is zeros is unallocated, the others are data at their place.
+// memory is a disk in memory. A sector of zeros is unallocated. All others are data, stored at
+// their offset.
 type memory struct {
 	b      []byte
 	closed int
@@ -54,10 +54,10 @@ func (m *memory) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// readOnly hides that a disk can be written.
+// readOnly hides the methods that write.
 type readOnly struct{ disk.Disk }
 
-// shrunk is a disk whose file was cut since its size was asked for.
+// shrunk is a disk whose file was truncated after its size was read.
 type shrunk struct {
 	*memory
 	at int64
@@ -67,7 +67,7 @@ func (s shrunk) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(s.b[:s.at]).ReadAt(p, off)
 }
 
-// newMemory is a disk of random sectors, about half of them zeros.
+// newMemory returns a disk of random sectors, about half of them zeros.
 func newMemory(t *rapid.T, label string, maxSectors int) *memory {
 	n := rapid.IntRange(0, maxSectors).Draw(t, label+" sectors")
 	var key [32]byte
@@ -82,7 +82,7 @@ func newMemory(t *rapid.T, label string, maxSectors int) *memory {
 	return m
 }
 
-// checkDisk compares a disk with bytes: size, reads anywhere, and extents.
+// checkDisk compares the size, reads and extents of a disk with those of a byte slice.
 func checkDisk(t *rapid.T, d disk.Disk, want []byte) {
 	size := int64(len(want))
 	if d.Size() != size {
@@ -194,13 +194,13 @@ func TestSection(t *testing.T) {
 		}
 		clear(want[off+at : off+at+k])
 		if _, err := s.WriteAt([]byte{1}, n); err == nil {
-			t.Fatal("a byte behind the section was written")
+			t.Fatal("a byte past the section was written")
 		}
 		if err := s.WriteZeroes(n, 1); err == nil {
-			t.Fatal("a byte behind the section was zeroed")
+			t.Fatal("a byte past the section was zeroed")
 		}
 		if err := s.Reserve(n, 1); err == nil {
-			t.Fatal("a byte behind the section was reserved")
+			t.Fatal("a byte past the section was reserved")
 		}
 		if !bytes.Equal(m.b, want) {
 			t.Fatal("the disk is not what was written into the section")
@@ -229,12 +229,11 @@ func TestSectionBounds(t *testing.T) {
 		t.Error("a negative offset was read")
 	}
 	if s.ReadsZero() {
-		t.Error("a disk that does not say so is taken for zeros")
+		t.Error("a disk that is not a KnownZero reads as zeros")
 	}
 }
 
-// TestMerger gives extents to a merger cut into pieces, and wants the longest
-// there are back.
+// TestMerger merges extents that were cut into pieces.
 func TestMerger(t *testing.T) {
 	f, g := &memory{}, &memory{}
 	in := []disk.Extent{
@@ -247,8 +246,8 @@ func TestMerger(t *testing.T) {
 		{Off: 2560, Len: 512, State: disk.Unallocated},                       // and again
 		{Off: 3072, Len: 512, State: disk.Unallocated},                       // joined
 		{Off: 3584, Len: 512, State: disk.Unallocated, Depth: 1},             // another depth
-		{Off: 5120, Len: 512, State: disk.Unallocated, Depth: 1},             // behind a gap
-		{Off: 5632, Len: 512, State: disk.Data, Depth: 1, FileOff: 1 << 40},  // no file: the place says nothing
+		{Off: 5120, Len: 512, State: disk.Unallocated, Depth: 1},             // after a gap
+		{Off: 5632, Len: 512, State: disk.Data, Depth: 1, FileOff: 1 << 40},  // FileOff is not used
 		{Off: 6144, Len: 512, State: disk.Data, Depth: 1, FileOff: -1 << 40}, // joined
 	}
 	want := []disk.Extent{
@@ -265,18 +264,18 @@ func TestMerger(t *testing.T) {
 	}}
 	for _, e := range in {
 		if !merge.Add(e) {
-			t.Fatal("the merger wants no more")
+			t.Fatal("the merger stopped")
 		}
 	}
-	for range 2 { // the second time there is nothing left
+	for range 2 { // the second Flush yields nothing
 		if !merge.Flush() {
-			t.Fatal("the merger wants no more")
+			t.Fatal("the merger stopped")
 		}
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
-	// What is held back comes before an error.
+	// The pending extent is yielded before an error.
 	broken := errors.New("broken")
 	var log []string
 	merge.Yield = func(e disk.Extent, err error) bool {
@@ -316,7 +315,7 @@ func TestClip(t *testing.T) {
 	}
 }
 
-// A format with a mark, and one that takes what is left.
+// One format has a mark, and one accepts every other file.
 var errDamaged = errors.New("damaged")
 
 var (
@@ -450,8 +449,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestOpenFileRefuses: what cannot be read at random is refused, and not
-// waited for.
+// TestOpenFileRefuses: a file without random access is refused without waiting for it.
 func TestOpenFileRefuses(t *testing.T) {
 	names := []string{t.TempDir()}
 	if runtime.GOOS != "windows" {

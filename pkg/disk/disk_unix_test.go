@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// TestOpenFIFO: opening a pipe would wait for its other end, for ever.
+// TestOpenFIFO: opening a FIFO would wait forever for its other end.
 func TestOpenFIFO(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(name, 0o666); err != nil {

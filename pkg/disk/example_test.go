@@ -12,10 +12,10 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A program lists the formats that it knows, and opens whatever it is given: the
-// format is detected from the contents.
+// A program lists the formats that it supports. Open detects the format of a file from its
+// contents.
 func ExampleOpen() {
-	formats := disk.Formats{&vhd.Format, &raw.Format} // raw last: it takes what no other format claims
+	formats := disk.Formats{&vhd.Format, &raw.Format} // raw is last, because it accepts every file
 	dir, err := os.MkdirTemp("", "disk-example-")
 	if err != nil {
 		log.Fatal(err)

@@ -5,15 +5,15 @@ import (
 	"io"
 )
 
-// State says how the bytes of an extent come to be.
+// State says how the contents of an extent are known.
 type State uint8
 
 const (
-	// Data must be read to know what it is.
+	// Data has contents that only a read can determine.
 	Data State = iota
-	// Zero has its storage, and reads as zeros.
+	// Zero is allocated and reads as zeros.
 	Zero
-	// Unallocated has no storage: it reads as zeros.
+	// Unallocated has no storage and reads as zeros.
 	Unallocated
 )
 
@@ -30,29 +30,29 @@ func (s State) String() string {
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
-// Extent is a run of a disk's bytes of one state.
+// Extent is a range of a disk whose bytes have the same state.
 type Extent struct {
 	Off   int64 // offset in the disk, bytes
 	Len   int64 // length, bytes
 	State State
 	Depth int // 0 for the image itself, 1 for its parent, and so on
 
-	// File is the file in which the bytes stand plainly, at FileOff, or would
-	// stand if they were not a hole. It is nil where they have no place.
+	// File stores the bytes unchanged, from FileOff on. It is also set for a hole of the file.
+	// It is nil if the bytes are not stored in a file.
 	File    io.ReaderAt
 	FileOff int64
 }
 
-// End is the offset just behind the extent.
+// End is the offset of the first byte after the extent.
 func (e Extent) End() int64 { return e.Off + e.Len }
 
-// Follows reports whether e continues prev, so that the two are one extent.
+// Follows reports whether e continues prev, so that both can be merged.
 func (e Extent) Follows(prev Extent) bool {
 	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File &&
 		(e.File == nil || prev.FileOff+prev.Len == e.FileOff)
 }
 
-// Clip returns the part of e that stands in [off, end), which it must overlap.
+// Clip returns the part of e in [off, end), which e must overlap.
 func (e Extent) Clip(off, end int64) Extent {
 	if d := off - e.Off; d > 0 {
 		e.Off += d
@@ -67,8 +67,8 @@ func (e Extent) Clip(off, end int64) Extent {
 	return e
 }
 
-// ClipRange checks the arguments of Extents on a disk of size bytes, and returns how
-// many of the n bytes from off on are on the disk. A negative off or n is an error.
+// ClipRange validates the arguments of Extents. It returns the number of the n bytes from off
+// that are on a disk of size bytes. A negative off or n is an error.
 func ClipRange(off, n, size int64) (int64, error) {
 	if off < 0 || n < 0 {
 		return 0, fmt.Errorf("extents of %d bytes at offset %d: negative", n, off)
@@ -76,40 +76,40 @@ func ClipRange(off, n, size int64) (int64, error) {
 	return max(0, min(n, size-off)), nil
 }
 
-// Merger joins neighbouring extents on their way to a consumer. Add and Flush
-// return false when the consumer wants no more.
+// Merger merges adjacent extents before it yields them. Add and Flush return false when the
+// loop over the extents has ended.
 type Merger struct {
 	Yield func(Extent, error) bool
-	held  Extent
+	last  Extent // may still grow
 }
 
-// Add takes the next extent.
+// Add appends an extent. It yields the extent before it, unless both are merged.
 func (m *Merger) Add(e Extent) bool {
 	if e.Len == 0 {
 		return true
 	}
-	if m.held.Len > 0 && e.Follows(m.held) {
-		m.held.Len += e.Len
+	if m.last.Len > 0 && e.Follows(m.last) {
+		m.last.Len += e.Len
 		return true
 	}
 	if !m.Flush() {
 		return false
 	}
-	m.held = e
+	m.last = e
 	return true
 }
 
-// Flush hands over the extent that is held back.
+// Flush yields the extent that may still grow.
 func (m *Merger) Flush() bool {
-	if m.held.Len == 0 {
+	if m.last.Len == 0 {
 		return true
 	}
-	e := m.held
-	m.held = Extent{}
+	e := m.last
+	m.last = Extent{}
 	return m.Yield(e, nil)
 }
 
-// Fail hands over what is held back, then the error.
+// Fail flushes, and then yields err.
 func (m *Merger) Fail(err error) {
 	if m.Flush() {
 		m.Yield(Extent{}, err)

@@ -8,20 +8,20 @@ import (
 	"os"
 )
 
-// File is the storage of an image that is written. An [os.File] is one; any other
-// type also has a method Size() (int64, error), which [FileSize] calls. A File does
-// not close itself: whoever opened it does.
+// File is the storage of an image that is written. An [os.File] is one. Other types also have a
+// method Size() (int64, error), which [FileSize] calls. Images do not close a File; its opener
+// does.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
 	// Truncate sets the length in bytes.
 	Truncate(size int64) error
-	// Sync returns when everything written before it survives a power cut.
+	// Sync returns when everything written before it survives a power failure.
 	Sync() error
 }
 
-// FileSize measures a file or block device in bytes: an [os.File], or anything that
-// has a method Size() (int64, error) or Size() int64.
+// FileSize returns the length in bytes of a file or block device: an [os.File], or a value with
+// a method Size() (int64, error) or Size() int64.
 func FileSize(f any) (int64, error) {
 	switch f := f.(type) {
 	case *os.File:
@@ -41,8 +41,8 @@ func FileSize(f any) (int64, error) {
 	return 0, fmt.Errorf("%T has no size: want an *os.File or a Size method", f)
 }
 
-// IsDevice reports whether the length of f is fixed: f is an [os.File] that is not a
-// regular file, or its method FixedLength() bool says so.
+// IsDevice reports whether the length of f is fixed: f is an [os.File] other than a regular
+// file, or its method FixedLength() bool returns true.
 func IsDevice(f any) bool {
 	switch f := f.(type) {
 	case *os.File:
@@ -54,18 +54,18 @@ func IsDevice(f any) bool {
 	return false
 }
 
-// LockFunc keeps other processes from using an open image file: from writing to it,
-// and with write also from reading it. The lock ends when f is closed. LockFunc may
-// wait for another process, which may change the file until then.
+// LockFunc locks an open image file against writes by other processes, and if write is set also
+// against reads. The lock ends when f is closed. LockFunc may wait for another process, which
+// may change the file until then.
 type LockFunc = func(f *os.File, write bool) error
 
-// OpenFile opens a regular file or a block device, locks it, and then measures it in
-// bytes. lock may be nil, for no lock. Everything else (a directory, a pipe) is
-// refused, because it cannot be read at random. The caller closes the file.
+// OpenFile opens a regular file or a block device, locks it, and then reads its length in
+// bytes. A nil lock means no lock. It refuses files without random access, such as directories
+// and pipes. The caller closes the file.
 //
-// Errors of the system are an *[fs.PathError]; those of lock are returned as they are.
+// System errors are an *[fs.PathError]. Errors of lock are returned unchanged.
 func OpenFile(name string, write bool, lock LockFunc) (f *os.File, size int64, err error) {
-	// Look before opening: opening a FIFO would wait for its other end.
+	// Check before opening: opening a FIFO would wait for its other end.
 	st, err := os.Stat(name)
 	if err != nil {
 		return nil, 0, err
@@ -96,8 +96,8 @@ func OpenFile(name string, write bool, lock LockFunc) (f *os.File, size int64, e
 	return f, size, nil
 }
 
-// LockAndMeasure locks an open file, and then measures it in bytes: until it is
-// locked, another process may still append to it. A nil lock locks nothing.
+// LockAndMeasure locks an open file and then returns its length in bytes. The order matters:
+// another process may append until the file is locked. A nil lock means no lock.
 func LockAndMeasure(f *os.File, write bool, lock LockFunc) (int64, error) {
 	if lock != nil {
 		if err := lock(f, write); err != nil {
@@ -107,7 +107,7 @@ func LockAndMeasure(f *os.File, write bool, lock LockFunc) (int64, error) {
 	return FileSize(f)
 }
 
-// SameFile reports whether two names lead to one file that is there. "" leads to none.
+// SameFile reports whether two names refer to the same existing file. "" refers to none.
 func SameFile(a, b string) bool {
 	x, err := os.Stat(a)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// A file is opened, then locked, and then measured: what another process appends before it
-// gives the lock away belongs to the file.
+// OpenFile reads the length after it has the lock. Bytes that another process appends before it
+// unlocks the file are part of the file.
 func TestLockedThenMeasured(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	if err := os.WriteFile(name, make([]byte, 1000), 0o666); err != nil {
@@ -37,7 +37,7 @@ func TestLockedThenMeasured(t *testing.T) {
 	d.Close()
 }
 
-// A file whose lock is refused is closed, and the reason returned as it is.
+// A file whose lock fails is closed, and the error is returned unchanged.
 func TestLockRefused(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	if err := os.WriteFile(name, make([]byte, 1000), 0o666); err != nil {

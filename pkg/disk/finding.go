@@ -2,11 +2,11 @@ package disk
 
 import "fmt"
 
-// Severity says what a finding means for the image.
+// Severity is the effect of a finding on the image.
 type Severity uint8
 
 const (
-	// Warning: readers tolerate it, or it concerns interoperability.
+	// Warning: readers tolerate it, or it affects interoperability.
 	Warning Severity = iota
 	// Leak: space in the file that nothing refers to.
 	Leak
@@ -31,17 +31,17 @@ func (s Severity) String() string {
 type Finding struct {
 	ID       string // stable name of the rule, such as "bat-overlap"
 	Severity Severity
-	File     string  // path of the parent it concerns; "" for the image itself
-	Offset   int64   // in the file, bytes, of the first byte at fault
-	Field    string  // what is wrong, in the format's terms
-	Got      string  // what was found
-	Want     string  // what a correct image has there
-	Number   *Number // what Got and Want say, where the field is a number; else nil
-	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
-	Remedy   string  // what a repair does about it; "" if nothing
-	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
-	Disk     []Range // bytes of the disk that it affects, as far as that is known
-	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
+	File     string  // path of the affected parent; "" for the image itself
+	Offset   int64   // of the first faulty byte in the file
+	Field    string  // faulty field or structure, in terms of the format
+	Got      string  // found value
+	Want     string  // value in a correct image
+	Number   *Number // Got and Want of a field that is a number, else nil
+	Count    int64   // number of faults, such as consecutive BAT entries; 0 means 1
+	Remedy   string  // what a repair does; "" if nothing
+	Bytes    int64   // bytes missing, inserted or unreferenced; 0 if unknown or none
+	Disk     []Range // affected ranges of the disk, as far as known
+	Note     string  // possible meaning and advice; "" if the fault is self-explanatory
 }
 
 // Number is the number found in a field, and the limits of a correct one. Sizes, offsets
@@ -59,5 +59,5 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s at offset %d: found %s, wanted %s", f.Field, f.Offset, f.Got, f.Want)
 }
 
-// Faults is the number of faults that the finding stands for, at least 1.
+// Faults is the number of faults in the finding, at least 1.
 func (f Finding) Faults() int64 { return max(f.Count, 1) }

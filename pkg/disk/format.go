@@ -9,103 +9,101 @@ import (
 	"strings"
 )
 
-// ErrUnknownFormat is wrapped by errors about a format name that is not in the
-// list.
+// ErrUnknownFormat is wrapped by errors about a format name that is not in the list.
 var ErrUnknownFormat = errors.New("unknown file format")
 
-// Options are a format's own settings by name, as typed by a user: the "-o"
-// and "--image-opts" of the command line.
+// Options are options of a format by name, as in "-o" and "--image-opts" of the command line.
 type Options map[string]string
 
 // Format is one image format. The package of each format exports one.
 type Format struct {
 	Name     string   // qemu's name: "raw", "vpc"
-	Aliases  []string // other names that mean the same
-	Suffixes []string // file name endings that suggest it, with the dot
+	Aliases  []string // other names of the same format
+	Suffixes []string // suffixes of file names, with the dot
 
-	// Probe returns nil when the file surely has this format, and otherwise
-	// why not. An error that is not ErrNotThisFormat means the file claims to
-	// have the format but is damaged, and ends the probing. A format without
-	// marks of its own has no Probe; it takes what no other format claims.
+	// Probe returns nil if the file has this format. It returns ErrNotThisFormat for another
+	// format. Any other error means that the file has this format but is damaged, and ends the
+	// detection.
+	//
+	// A format that cannot be detected has no Probe. It accepts every file that no other format
+	// accepts.
 	Probe func(r io.ReaderAt, size int64) error
 
-	// Open opens the image in the first size bytes of r, which must be a [File] if o
-	// says Write. o may be nil, and its Format is ignored. Closing the disk closes
-	// o.Closer, and nothing else of the caller's; after an error nothing is closed.
-	// o.Lock locks parents only: the caller locked r before measuring it. The disk is
-	// nil if there is an error.
+	// Open opens the image in the first size bytes of r, which must be a [File] if o says
+	// Write. o may be nil; its Format is ignored. The caller has locked r before reading its
+	// length, so o.Lock is only for parents. Closing the disk closes o.Closer, but not r. If
+	// there is an error, the disk is nil and nothing is closed.
 	Open func(r io.ReaderAt, size int64, o *OpenOptions) (Disk, error)
 
-	// Create starts a new image of size bytes (the format may round up) in an
-	// empty file or a device. The image is complete when the disk is closed, which
-	// does not close f. A negative size is not known yet: the disk is a Resizer, and
-	// is given its size later. The disk is nil if there is an error.
+	// Create starts a new image of size bytes in an empty file or a device. The format may
+	// round the size up. Closing the disk completes the image, and does not close f. A negative
+	// size means that the size is unknown: the disk is then a Resizer, and gets its size later.
+	// If there is an error, the disk is nil.
 	Create func(f File, size int64, o Options) (Disk, error)
 
-	// CheckOptions returns the first error that Create would return because of these
-	// options, whatever the size.
+	// CheckOptions returns the error that Create would return for these options, whatever the
+	// size.
 	CheckOptions func(o Options) error
 
-	// Check returns a Checker of the first size bytes of r, or an error if an
-	// option is wrong; nothing is read yet. Nil: the format has nothing to check.
+	// Check returns a Checker of the first size bytes of r, or an error for a wrong option. It
+	// does not read yet. It is nil if the format has nothing to check.
 	Check func(r io.ReaderAt, size int64, o *CheckOptions) (Checker, error)
-	// Repair repairs an image in a file of size bytes as far as that loses no byte
-	// of the disk, and returns what it has done, also with an error. A cancelled
-	// ctx ends it between two steps. Nil: the format cannot be repaired.
+	// Repair repairs the image in a file of size bytes, as far as that loses no guest data. It
+	// returns the changes it made, also with an error. A cancelled ctx stops it between two
+	// steps. It is nil if the format cannot be repaired.
 	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
 }
 
-// ErrNotThisFormat is what Probe returns for a file of another format.
+// ErrNotThisFormat is the error of Probe for a file of another format.
 var ErrNotThisFormat = errors.New("not this format")
 
-// OpenOptions say how to open a disk. The zero value detects the format and
-// opens for reading.
+// OpenOptions say how to open a disk. The zero value detects the format and opens the disk for
+// reading.
 type OpenOptions struct {
-	Format  string       // a name from the list; "" detects it
+	Format  string       // name of a format in the list; "" detects it
 	Write   bool         // open for reading and writing
-	Options Options      // the format's own
-	Parents ParentSearch // where the parents of an image are
-	// Force allows writing to an image that should not be written, such as that of a
-	// suspended virtual machine.
+	Options Options      // options of the format
+	Parents ParentSearch // where to search for parents
+	// Force allows writes to an image that should not be written, such as that of a suspended
+	// virtual machine.
 	Force bool
-	// Salvage opens a damaged image as far as it can be read, and its parents, too. What
-	// cannot be read is zeros: see [Salvaged]. It is an error together with Write.
+	// Salvage opens a damaged image and its parents as far as they can be read. What cannot be
+	// read is zeros: see [Salvaged]. Salvage together with Write is an error.
 	Salvage bool
-	// Lock, if set, locks a file before it is measured and read, and parents before
-	// they are read; see vhd.Lock. Without it nothing is locked.
+	// Lock, if set, locks files: the image before its length is read, and parents before they
+	// are read. See vhd.Lock.
 	Lock LockFunc
-	// Closer, if set, is closed with the disk: the file that the caller opened for
-	// the disk alone. [Open] sets it.
+	// Closer, if set, is closed with the disk: a file that the caller opened only for the disk.
+	// [Open] sets it.
 	Closer io.Closer
 }
 
-// ParentSearch say where the parents of an image that keeps only what differs from
-// another one may be. The path to the parent is text from the image, which is not to
-// be trusted: with the zero value only regular files in the image's folder, or
-// below it, are opened.
+// ParentSearch says where to search for the parents of a differencing image. The recorded path
+// to the parent is untrusted text from the image. With the zero value only regular files in the
+// image's directory or below it are opened.
 type ParentSearch struct {
-	// None opens the image alone. Reading what its parent has is an error.
+	// None opens the image without parents. Reading data of the parent is then an error.
 	None bool
-	// Partial opens the image with as many of its parents as can be opened.
-	// [Child.ParentErr] of the last image says why its parent is not among them.
+	// Partial opens the image with as many parents as can be opened. [Child].ParentErr of the
+	// last one is the reason why its parent is missing.
 	Partial bool
-	// Files are the image's parents by level, whatever paths the images record: the first
-	// is the image's parent, the second is the parent of that one. The parent of a level
-	// that is "", or has no file, is searched for.
+	// Files are the parents by level, whatever paths the images record: first the parent of the
+	// image, then the parent of that parent, and so on. The parent of a level is searched for
+	// if its entry is "" or missing.
 	Files []string
-	// Dirs are directories in which parents are looked for, too: by the paths and the name
-	// that the image records, in the directory and below it, and then by the parent's unique
-	// id among at most 4096 files in the directory itself.
+	// Dirs are more directories to search. First the recorded paths and name are tried, in the
+	// directory and below it. Then at most 4096 files in the directory itself are searched for
+	// the unique id of the parent.
 	Dirs []string
-	// Trust follows every path to a regular file. (Without it, and with it, paths
-	// to other machines are not followed, nor are devices opened.)
+	// Trust follows every path to a regular file. Paths to other hosts are never followed, and
+	// devices never opened.
 	Trust bool
 }
 
-// Formats is the list of formats a program knows, the fallback last.
+// Formats lists the formats of a program. A format without Probe comes last.
 type Formats []*Format
 
-// ByName finds a format by its name or an alias of it.
+// ByName returns the format with this name or alias.
 func (fs Formats) ByName(name string) (*Format, error) {
 	for _, f := range fs {
 		if f.Name == name {
@@ -120,7 +118,7 @@ func (fs Formats) ByName(name string) (*Format, error) {
 	return nil, fmt.Errorf("%w %q", ErrUnknownFormat, name)
 }
 
-// BySuffix finds the format that a file's name suggests, or nil.
+// BySuffix returns the format with the suffix of this file name, or nil.
 func (fs Formats) BySuffix(name string) *Format {
 	ext := strings.ToLower(filepath.Ext(name))
 	for _, f := range fs {
@@ -133,8 +131,8 @@ func (fs Formats) BySuffix(name string) *Format {
 	return nil
 }
 
-// Probe finds the format of a file by its contents. A file that claims a
-// format but is damaged is an error.
+// Probe detects the format of a file from its contents. A damaged file of a known format is an
+// error.
 func (fs Formats) Probe(r io.ReaderAt, size int64) (*Format, error) {
 	var fallback *Format
 	for _, f := range fs {
@@ -155,16 +153,17 @@ func (fs Formats) Probe(r io.ReaderAt, size int64) (*Format, error) {
 	return fallback, nil
 }
 
-// Open opens the named file or block device as a disk. Closing the disk closes the file.
-// Open also returns the format that it used, and with an error the format if it is known
-// by then. A nil o means the zero value. An error that is not an *[io/fs.PathError] does
-// not name the file.
+// Open opens the named file or block device as a disk. Closing the disk closes the file. A nil
+// o means the zero value.
+//
+// Open returns the format of the disk, also with an error if the format is known by then. Only
+// errors of type *[io/fs.PathError] name the file.
 func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	var own OpenOptions
 	if o != nil {
 		own = *o
 	}
-	// Ask for the format first: an unknown name is no reason to open the file.
+	// Check the name of the format before opening the file.
 	if _, err := formats.named(own.Format); err != nil {
 		return nil, nil, err
 	}
@@ -181,10 +180,12 @@ func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	return d, format, err
 }
 
-// OpenAs opens the image in the first size bytes of r as a disk, as [Open] does. r
-// must be a [File] if o says Write. Closing the disk closes o.Closer, and does not close
-// r otherwise; after an error nothing is closed. OpenAs does not lock r: a file that other
-// processes may use is locked before it is measured (see [OpenFile]).
+// OpenAs opens the image in the first size bytes of r as a disk, as [Open] does. r must be a
+// [File] if o says Write. Closing the disk closes o.Closer, but not r. If there is an error,
+// nothing is closed.
+//
+// OpenAs does not lock r. If other processes may use the file, lock it before reading its
+// length; see [OpenFile].
 func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 	if o == nil {
 		o = &OpenOptions{}
@@ -206,7 +207,7 @@ func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *
 	return d, format, nil
 }
 
-// named is ByName for a name that may be "": then it returns nil.
+// named is ByName, except that it returns nil for "".
 func (fs Formats) named(name string) (*Format, error) {
 	if name == "" {
 		return nil, nil

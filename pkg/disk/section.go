@@ -8,14 +8,14 @@ import (
 	"os"
 )
 
-// Section is a part of a disk, seen as a disk. What the whole disk can do, the
-// section can, within its bounds. Closing it does nothing.
+// Section is a part of a disk as a disk of its own. It has the abilities of the whole disk.
+// Close does nothing.
 type Section struct {
 	disk   Disk
 	off, n int64
 }
 
-// NewSection returns the bytes [off, off+n) of d, which must have them.
+// NewSection returns the section [off, off+n) of d. It must be within d.
 func NewSection(d Disk, off, n int64) (*Section, error) {
 	if off < 0 || n < 0 || off > d.Size() || n > d.Size()-off {
 		return nil, fmt.Errorf("bytes %d to %d are not all on the disk, which has %d", off, off+n, d.Size())
@@ -23,7 +23,7 @@ func NewSection(d Disk, off, n int64) (*Section, error) {
 	return &Section{d, off, n}, nil
 }
 
-// Size is the section's size in bytes; it need not be whole sectors.
+// Size is the size in bytes, which may be no multiple of the sector size.
 func (s *Section) Size() int64 { return s.n }
 
 // ReadAt implements [io.ReaderAt].
@@ -34,7 +34,7 @@ func (s *Section) ReadAt(p []byte, off int64) (int, error) {
 	return io.NewSectionReader(s.disk, s.off, s.n).ReadAt(p, off)
 }
 
-// within checks that [off, off+n) is in the section.
+// within returns an error if [off, off+n) is not in the section.
 func (s *Section) within(off, n int64) error {
 	if off < 0 || n < 0 || off > s.n || n > s.n-off {
 		return fmt.Errorf("%d bytes at offset %d: the section ends at %d", n, off, s.n)
@@ -42,7 +42,7 @@ func (s *Section) within(off, n int64) error {
 	return nil
 }
 
-// WriteAt implements [io.WriterAt], if the disk does.
+// WriteAt implements [io.WriterAt]. It fails if the disk is not an io.WriterAt.
 func (s *Section) WriteAt(p []byte, off int64) (int, error) {
 	w, ok := s.disk.(io.WriterAt)
 	if !ok {
@@ -54,7 +54,7 @@ func (s *Section) WriteAt(p []byte, off int64) (int, error) {
 	return w.WriteAt(p, s.off+off)
 }
 
-// Place implements [Placer], if the disk does.
+// Place implements [Placer]. It returns an n0 of 0 if the disk is not a Placer.
 func (s *Section) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	p, ok := s.disk.(Placer)
 	if !ok || s.within(off, n) != nil {
@@ -63,7 +63,7 @@ func (s *Section) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	return p.Place(s.off+off, n)
 }
 
-// WriteZeroes implements [Zeroer], by writing zeros if the disk does not.
+// WriteZeroes implements [Zeroer]. It writes zeros if the disk is not a Zeroer.
 func (s *Section) WriteZeroes(off, n int64) error {
 	if err := s.within(off, n); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (s *Section) WriteZeroes(off, n int64) error {
 	return nil
 }
 
-// Reserve implements [Reserver]; it does nothing if the disk is none.
+// Reserve implements [Reserver]. It does nothing if the disk is not a Reserver.
 func (s *Section) Reserve(off, n int64) error {
 	if err := s.within(off, n); err != nil {
 		return err
@@ -116,7 +116,7 @@ func (s *Section) Extents(off, n int64) iter.Seq2[Extent, error] {
 			return
 		}
 		if n == 0 {
-			return // also where s.off+off is more than an int64 holds
+			return // s.off+off may overflow an int64
 		}
 		for e, err := range s.disk.Extents(s.off+off, n) {
 			e.Off -= s.off
@@ -127,5 +127,5 @@ func (s *Section) Extents(off, n int64) iter.Seq2[Extent, error] {
 	}
 }
 
-// Close does nothing; the disk is its owner's to close.
+// Close does nothing. The disk stays open.
 func (s *Section) Close() error { return nil }

@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
-// A disk has whole sectors. If the file ends within one, the rest of it reads as zeros.
+// A disk has whole sectors. If the file ends within a sector, the rest reads as zeros.
 func ExampleOpen() {
 	dir, err := os.MkdirTemp("", "raw-example-")
 	if err != nil {
@@ -25,7 +25,7 @@ func ExampleOpen() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer f.Close() // raw.Open leaves that to its caller
+	defer f.Close() // a raw.Disk does not close its file
 	d := raw.Open(f, size)
 	n, err := d.ReadAt(make([]byte, 512), 512)
 	fmt.Println(d.Size(), n, err)

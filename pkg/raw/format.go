@@ -9,11 +9,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Format is the raw format, for lists of formats. It has no marks, so it takes what no
-// other format of a list claims.
+// Format is the raw format, for lists of formats. It accepts every file, so it must be the last
+// one of a list.
 //
-// Opening accepts no options. Creating accepts "align", which rounds the size up to a
-// multiple of that many bytes, itself a multiple of 512.
+// Opening accepts no options. Creating accepts "align", which rounds the size up to a multiple
+// of that many bytes, itself a multiple of 512.
 var Format = disk.Format{
 	Name:         formatName,
 	Open:         openFormat,
@@ -26,7 +26,7 @@ const formatName = "raw"
 // FormatName implements [disk.Describer].
 func (d *Disk) FormatName() string { return formatName }
 
-// Subformat implements [disk.Describer]: there is one kind of raw disk.
+// Subformat implements [disk.Describer]. Raw disks have no variants.
 func (d *Disk) Subformat() string { return "" }
 
 func openFormat(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, error) {
@@ -63,31 +63,31 @@ func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 		}
 		return OpenWrite(f, length), nil
 	}
-	n, err := aligned(max(size, 0), align)
+	n, err := alignUp(max(size, 0), align)
 	if err != nil {
 		return nil, err
 	}
 	d, err := Create(f, n)
 	if err != nil {
-		return nil, err // not d: a nil *Disk is not a nil disk.Disk
+		return nil, err // d would be a disk.Disk that is not nil
 	}
 	d.align = align
 	return d, nil
 }
 
-// AlignedSize is the size in bytes of a disk that Format creates with the options o
-// for size bytes.
+// AlignedSize returns the size in bytes of a disk that Format creates for size bytes with the
+// options o.
 func AlignedSize(size int64, o disk.Options) (int64, error) {
 	align, err := alignment(o)
 	if err != nil {
 		return 0, err
 	}
-	return aligned(size, align)
+	return alignUp(size, align)
 }
 
 var errAlign = optlist.Errorf("Parameter 'align' expects a multiple of 512")
 
-// alignment reads the options of a new disk.
+// alignment returns the value of "align" in the options of a new disk.
 func alignment(o disk.Options) (int64, error) {
 	if err := optlist.Only(o, "align"); err != nil {
 		return 0, err
@@ -106,8 +106,8 @@ func alignment(o disk.Options) (int64, error) {
 	return align, nil
 }
 
-// aligned rounds a size up to a multiple of align bytes.
-func aligned(size, align int64) (int64, error) {
+// alignUp rounds a size up to a multiple of align bytes.
+func alignUp(size, align int64) (int64, error) {
 	if size > math.MaxInt64-align {
 		return 0, errAlign
 	}

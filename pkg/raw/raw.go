@@ -1,5 +1,5 @@
-// Package raw sees a plain file or a block device as a disk: its bytes are the
-// disk's bytes.
+// Package raw presents a plain file or a block device as a disk: the bytes of the file are the
+// bytes of the disk.
 package raw
 
 import (
@@ -16,24 +16,24 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Disk is a raw disk. Its size is the file's length rounded up to a whole
-// sector, as in qemu; what the last sector lacks reads as zeros. ReadAt and
-// WriteAt are safe from many goroutines.
+// Disk is a raw disk. Its size is the length of the file rounded up to a whole sector, as in
+// qemu. The missing bytes of the last sector read as zeros. ReadAt and WriteAt are safe for
+// concurrent use.
 type Disk struct {
 	r      io.ReaderAt
-	f      disk.File // the same file if it can be written, else nil
+	f      disk.File // the same file, or nil if it is read-only
 	closer io.Closer // closed with the disk, or nil
 	size   int64
 	length int64 // of the file
-	align  int64 // Resize keeps the size a multiple of this, if it is not 0
+	align  int64 // Resize rounds the size up to a multiple of this; 0: no rounding
 
-	reserved bool // the file has storage for all of its length, and keeps it
+	reserved bool // the whole file has storage, and zeroing keeps it
 
-	zero atomic.Bool // new, and nothing but holes
+	zero atomic.Bool // the file is new and consists of holes
 }
 
-// Open opens the first size bytes of r as a raw disk for reading. Closing the disk does
-// not close r.
+// Open opens the first size bytes of r as a raw disk for reading. Closing the disk does not
+// close r.
 func Open(r io.ReaderAt, size int64) *Disk {
 	return &Disk{r: r, size: roundUp(size), length: size}
 }
@@ -47,11 +47,11 @@ func OpenWrite(f disk.File, size int64) *Disk {
 	return d
 }
 
-// Create makes the empty file f a raw disk of size bytes, rounded up to a
-// whole sector, all hole. A device keeps its size; if that does not suffice, the error
-// wraps [syscall.ENOSPC]. The footers of a VHD that the device held are cleared, because
-// readers would take the device for that VHD. Closing the disk does not close f. The disk is nil if there
-// is an error.
+// Create makes the empty file f a raw disk of size bytes, rounded up to a whole sector. The
+// file is one hole. If there is an error, the disk is nil. Closing the disk does not close f.
+//
+// A device keeps its size; if it is too small, the error wraps [syscall.ENOSPC]. VHD footers on
+// the device are cleared, because readers would open the device as that VHD.
 func Create(f disk.File, size int64) (*Disk, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("disk size %d is negative", size)
@@ -79,15 +79,15 @@ func Create(f disk.File, size int64) (*Disk, error) {
 
 func roundUp(n int64) int64 { return (n + disk.SectorSize - 1) / disk.SectorSize * disk.SectorSize }
 
-// Size is the disk's size in bytes, a multiple of 512.
+// Size is the size in bytes, a multiple of 512.
 func (d *Disk) Size() int64 { return d.size }
 
-// Length is how many bytes of the disk were in the file when it was opened, or given its
-// size; those from there up to Size are zeros.
+// Length is the length of the file in bytes, when it was opened or last resized. The bytes of
+// the disk from there up to Size are zeros.
 func (d *Disk) Length() int64 { return d.length }
 
-// ReadsZero implements [disk.KnownZero]: the disk is a new regular file,
-// and nothing was written to it yet.
+// ReadsZero implements [disk.KnownZero]. It is true for a new regular file before the first
+// write.
 func (d *Disk) ReadsZero() bool { return d.zero.Load() }
 
 // ReadAt implements [io.ReaderAt].
@@ -105,9 +105,9 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	n, err := d.r.ReadAt(p, off)
 	if errors.Is(err, io.EOF) && n < len(p) {
 		if off+int64(n) <= d.size-disk.SectorSize {
-			return n, io.ErrUnexpectedEOF // the file shrank since it was opened
+			return n, io.ErrUnexpectedEOF // the file was truncated
 		}
-		clear(p[n:]) // the file's last sector is not whole
+		clear(p[n:]) // the last sector of the file is incomplete
 		n, err = len(p), nil
 	}
 	if err == nil || errors.Is(err, io.EOF) {
@@ -116,8 +116,8 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// WriteAt implements [io.WriterAt]. It does not make the disk larger. A disk that was
-// opened for reading returns [disk.ErrReadOnly].
+// WriteAt implements [io.WriterAt]. A write past the end of the disk is an error. A disk opened
+// for reading returns [disk.ErrReadOnly].
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if d.f == nil {
 		return 0, disk.ErrReadOnly
@@ -141,8 +141,8 @@ func (d *Disk) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	return f, off, n
 }
 
-// WriteZeroes makes [off, off+n) read as zeros, as a hole where possible. A file that had
-// storage for all of its length when it was opened keeps it.
+// WriteZeroes makes [off, off+n) read as zeros, as a hole where possible. If the whole file had
+// storage when it was opened, it keeps it.
 func (d *Disk) WriteZeroes(off, n int64) error {
 	if off < 0 || n < 0 || off > d.size || n > d.size-off {
 		return fmt.Errorf("zeros of %d bytes at offset %d: the disk ends at %d", n, off, d.size)
@@ -156,8 +156,7 @@ func (d *Disk) WriteZeroes(off, n int64) error {
 	return filesystem.Zero(d.f, off, n)
 }
 
-// Extents yields the file's data, and its holes as Unallocated, all with their
-// place in the file.
+// Extents yields the data of the file, and its holes as Unallocated. All extents have a File.
 func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	n, err := disk.ClipRange(off, n, d.size)
 	if err != nil {
@@ -166,9 +165,9 @@ func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	return filesystem.NewHoleMap(d.r).Extents(0, off, n, disk.Unallocated)
 }
 
-// Resize sets the length of the file in bytes, aligned as the disk was created. The
-// disk's size is that, rounded up to a whole sector. What the disk gains reads as zeros.
-// A device keeps its size; if that does not suffice, the error wraps [syscall.ENOSPC].
+// Resize sets the length of the file in bytes, rounded up as when the disk was created. The
+// size of the disk is that length, rounded up to a whole sector. Added bytes read as zeros. A
+// device keeps its size; if it is too small, the error wraps [syscall.ENOSPC].
 func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size < 0 {
 		return fmt.Errorf("disk size %d is negative", size)
@@ -177,7 +176,7 @@ func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 		return disk.ErrReadOnly
 	}
 	if d.align != 0 {
-		n, err := aligned(size, d.align)
+		n, err := alignUp(size, d.align)
 		if err != nil {
 			return err
 		}
@@ -196,7 +195,7 @@ func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	return nil
 }
 
-// Sync flushes the file. It does nothing for a disk that was opened for reading.
+// Sync flushes the file. It does nothing for a disk opened for reading.
 func (d *Disk) Sync() error {
 	if d.f == nil {
 		return nil
@@ -204,8 +203,8 @@ func (d *Disk) Sync() error {
 	return d.f.Sync()
 }
 
-// Close ends the use of the disk. It closes the file only if that was opened for the
-// disk: by [disk.Open], or by who set Closer in [disk.OpenOptions].
+// Close closes the file only if it was opened for the disk: by [disk.Open], or by a caller that
+// set Closer in [disk.OpenOptions].
 func (d *Disk) Close() error {
 	if d.closer == nil {
 		return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// newFile makes a file with the contents.
+// newFile creates a file with these contents.
 func newFile(t testing.TB, contents []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
@@ -29,7 +29,7 @@ func newFile(t testing.TB, contents []byte) *os.File {
 	return f
 }
 
-// TestReadAt: a disk is whole sectors, the last one filled up with zeros.
+// TestReadAt: a disk has whole sectors, and the last one is padded with zeros.
 func TestReadAt(t *testing.T) {
 	for _, length := range []int{0, 1, 511, 512, 513, 1000, 1024, 5000} {
 		contents := make([]byte, length)
@@ -59,7 +59,7 @@ func TestReadAt(t *testing.T) {
 	}
 }
 
-// TestShrunk: a file that was cut since is an error, not zeros.
+// TestShrunk: reading a file that was truncated is an error, and returns no zeros.
 func TestShrunk(t *testing.T) {
 	f := newFile(t, make([]byte, 4096))
 	d := Open(f, 4096)
@@ -91,8 +91,8 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// TestModel writes and zeroes at random, and compares with a slice; extents
-// must say what is there.
+// TestModel writes and zeroes random ranges, and compares contents and extents with a byte
+// slice.
 func TestModel(t *testing.T) {
 	f := newFile(t, nil)
 	rapid.Check(t, func(t *rapid.T) {

@@ -19,14 +19,13 @@ type entry struct {
 	content []byte
 }
 
-// byName sorts entries, so that an archive does not depend on how they were
-// found.
+// byName sorts entries, so that archives are reproducible.
 func byName(entries []entry) []entry {
 	return slices.SortedFunc(slices.Values(entries), func(a, b entry) int { return cmp.Compare(a.name, b.name) })
 }
 
-// writeTarGz writes files of nobody in particular, all of one time. The header
-// of gzip has neither name nor time.
+// writeTarGz writes an archive of files without owner, all with the same time. The gzip header
+// has neither name nor time.
 func writeTarGz(w io.Writer, entries []entry, t time.Time) error {
 	z, err := gzip.NewWriterLevel(w, gzip.BestCompression)
 	if err != nil {
@@ -48,7 +47,7 @@ func writeTarGz(w io.Writer, entries []entry, t time.Time) error {
 	return z.Close()
 }
 
-// writeZip is writeTarGz for Windows.
+// writeZip writes the archive for Windows.
 func writeZip(w io.Writer, entries []entry, t time.Time) error {
 	z := zip.NewWriter(w)
 	for _, e := range byName(entries) {
@@ -65,7 +64,7 @@ func writeZip(w io.Writer, entries []entry, t time.Time) error {
 	return z.Close()
 }
 
-// gzipped is b as 'gzip -n9' has it.
+// gzipped compresses b like 'gzip -n9'.
 func gzipped(b []byte) ([]byte, error) {
 	var out bytes.Buffer
 	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

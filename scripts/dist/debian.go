@@ -14,7 +14,7 @@ func (r *release) debian(arch string, program []byte, rest []entry) error {
 	return r.nfpm("deb", arch, fmt.Sprintf("vhdtool_%s_%s.deb", packageVersion(r.version), arch), files)
 }
 
-// debianFiles are the files of the package, where Debian has such files.
+// debianFiles returns the files of the package, with the paths that Debian prescribes.
 func debianFiles(rest []entry, program []byte) ([]entry, error) {
 	files := []entry{{"usr/bin/vhdtool", 0o755, program}}
 	add := func(name string, e entry) { files = append(files, entry{name, e.mode, e.content}) }

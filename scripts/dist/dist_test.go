@@ -29,8 +29,8 @@ var (
 	sampleTime = time.Date(2026, 1, 2, 3, 4, 6, 0, time.UTC)
 )
 
-// TestArchives: an archive has every file, sorted, with its mode and the one
-// time, and does not depend on the order the files came in.
+// TestArchives: an archive has every file, sorted, with its mode and the common time. It does
+// not depend on the order of its input.
 func TestArchives(t *testing.T) {
 	reversed := slices.Clone(sample)
 	slices.Reverse(reversed)

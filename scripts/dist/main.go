@@ -1,11 +1,9 @@
-// Command dist builds what a release consists of: for each platform an archive
-// with the program, its man pages and the shells' completions, and a list of
-// what the program is made of; packages for dpkg and rpm; a Homebrew formula; and the
-// checksums of them all.
+// Command dist builds a release: for each platform an archive with the program, its man pages
+// and shell completions, and an SBOM; Debian and RPM packages; a Homebrew formula; and the
+// checksums of all files.
 //
-// The same commit gives the same bytes with the same release of Go, wherever
-// and whenever it is built: paths are cut out of the programs, and every time is
-// that of the commit (or SOURCE_DATE_EPOCH).
+// Builds are reproducible: the same commit and the same release of Go give the same bytes. Paths
+// are removed from the programs, and every time is that of the commit (or SOURCE_DATE_EPOCH).
 package main
 
 import (
@@ -25,12 +23,12 @@ import (
 	"time"
 )
 
-// The platforms of a release.
+// allPlatforms are the platforms of a release.
 var allPlatforms = []string{
 	"linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64", "windows/amd64", "windows/arm64",
 }
 
-// The tools, which tools/go.mod pins.
+// tools are the packages of the tools, which tools/go.mod pins.
 var tools = map[string]string{
 	"cyclonedx-gomod": "github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod",
 	"nfpm":            "github.com/goreleaser/nfpm/v2/cmd/nfpm",
@@ -39,10 +37,10 @@ var tools = map[string]string{
 func main() {
 	var r release
 	list := flag.Bool("list", false, "print the platforms and exit")
-	flag.StringVar(&r.out, "o", "dist", "put everything into this folder")
-	flag.StringVar(&r.version, "version", "", "the version (default: as git describes the commit)")
-	flag.StringVar(&r.tools, "tools", "", "find the tools in this folder, or else build them there")
-	platforms := flag.String("platforms", strings.Join(allPlatforms, ","), "build for these")
+	flag.StringVar(&r.out, "o", "dist", "write all files to this directory")
+	flag.StringVar(&r.version, "version", "", "version (default: from git describe)")
+	flag.StringVar(&r.tools, "tools", "", "directory of the tools, which are built there if missing")
+	platforms := flag.String("platforms", strings.Join(allPlatforms, ","), "platforms to build for")
 	flag.Parse()
 	if *list {
 		fmt.Println(strings.Join(allPlatforms, "\n"))
@@ -54,13 +52,13 @@ func main() {
 	}
 }
 
-// release is a release on its way.
+// release is a release that is being built.
 type release struct {
 	out     string
 	version string
 	tools   string
-	time    time.Time // of everything in it
-	shared  []entry   // what is the same for every platform
+	time    time.Time // of all files
+	shared  []entry   // files that are the same on every platform
 	made    []string  // names of files in out
 	scratch string
 }
@@ -100,12 +98,12 @@ func (r *release) run(platforms []string) error {
 	return r.writeSums()
 }
 
-// stem is the name of the archive for a platform, without its extension.
+// stem returns the name of the archive for a platform, without its extension.
 func (r *release) stem(goos, arch string) string {
 	return fmt.Sprintf("vhdtool_%s_%s_%s", strings.TrimPrefix(r.version, "v"), goos, arch)
 }
 
-// identify finds out version and time where they were not given.
+// identify determines the version and time if they were not given.
 func (r *release) identify() error {
 	if r.version == "" {
 		v, err := command(nil, "git", "describe", "--tags", "--always", "--dirty")
@@ -197,8 +195,7 @@ func (r *release) platform(goos, arch string) error {
 	if goos == "windows" {
 		name += ".exe"
 	}
-	// The SBOM names neither folder nor platform, so that the file has to stand
-	// somewhere for that alone.
+	// Programs of all platforms have the same name, so each has a directory of its own.
 	exe := filepath.Join(r.scratch, goos, arch, name)
 	if err := r.build(exe, goos, arch); err != nil {
 		return err

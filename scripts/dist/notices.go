@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// notices are the licences of all that is in the program: of Go, and of the
-// modules that it is built from on that platform.
+// notices returns the licences of the program: of Go, and of the modules that it uses on the
+// platform.
 func (r *release) notices(goos, arch string) ([]byte, error) {
 	env := []string{"CGO_ENABLED=0", "GOOS=" + goos, "GOARCH=" + arch}
 	list, err := command(env, "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}\t{{.Dir}}{{end}}{{end}}", "./cmd/vhdtool")
@@ -46,7 +46,7 @@ func (r *release) notices(goos, arch string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// licences are the texts of a module's licence files and notices.
+// licences returns the texts of the licence files and notices of a module.
 func licences(dir string) ([][]byte, error) {
 	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {

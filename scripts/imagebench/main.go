@@ -1,6 +1,6 @@
-// Command imagebench reads or writes an image in place at scattered offsets, as
-// "qemu-img bench" does, and prints how many seconds the requests took. The end
-// of the use of the image, which flushes it, is timed apart.
+// Command imagebench reads or writes an image in place at scattered offsets, like "qemu-img
+// bench". It prints the seconds of the requests, and separately those of closing the image,
+// which flushes it.
 package main
 
 import (
