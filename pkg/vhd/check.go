@@ -139,7 +139,7 @@ func (c *Checker) run() error {
 		return err
 	}
 	if !fs.trailing.marked() && !fs.leading.marked() {
-		return ErrNotVHD
+		return c.checkLostFixed()
 	}
 	moved, err := fs.unaligned(c.r)
 	if err == nil {

@@ -35,6 +35,8 @@ var remedies = map[string]string{
 	"footer-checksum":   "compute it anew, if nothing else is wrong",
 	"header-checksum":   "compute it anew, if nothing else is wrong",
 	"fixed-data-offset": "write all ones",
+	"footer-torn":       "add the zeros that are missing",
+	"footer-misplaced":  "cut off the zeros after it",
 	"data-offset":       "look for the header in the first MiB",
 	"header-cookie":     "look for the header in the first MiB",
 	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",
@@ -53,7 +55,7 @@ func (f finding) err() error {
 	if f.unsupported {
 		kind = ErrUnsupported
 	}
-	return &FormatError{Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
+	return &FormatError{ID: f.ID, Note: f.Note, Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
 }
 
 // refusal returns the error for the first finding that keeps an image from

@@ -110,6 +110,9 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		choose = fs.ignoringChecksum
 	}
 	c, err := choose()
+	if errors.Is(err, ErrNotVHD) {
+		err = errLostFixed(r, size)
+	}
 	if err != nil {
 		return nil, err
 	}

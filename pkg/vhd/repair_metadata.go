@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -14,6 +15,9 @@ func (r *repairer) metadata() error {
 		return err
 	}
 	c, err := fs.ignoringChecksum()
+	if errors.Is(err, ErrNotVHD) {
+		return r.lostFixed()
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBeyondRepair, err)
 	}
