@@ -378,7 +378,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 	}
 	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
 	if f.Note != "" {
-		line += fmt.Sprintf("  %s\n", f.Note)
+		line += fmt.Sprintf("  %s\n", forFile(f.Note, p.ref.name))
 	}
 	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
 		line += fmt.Sprintf("  would %s\n", f.Remedy)
@@ -451,7 +451,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
 	case errors.Is(err, vhd.ErrShifted):
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
-	case errors.Is(err, vhd.ErrBeyondRepair):
+	case errors.Is(err, vhd.ErrBeyondRepair), errors.Is(err, vhd.ErrTwoImages):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:
 		return before, fmt.Errorf("%s: %w", k.ref.name, err)

@@ -244,6 +244,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
 	}
+	o.source.strict = o.target.product != ""
 	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1])
 	if err != nil {
 		return err

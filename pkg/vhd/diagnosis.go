@@ -80,6 +80,10 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 		say("Bytes were added inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
 		return s
 	}
+	if d.has("two-images") {
+		say("The file holds two images, one after the other: the second starts at offset %s.", humanize.Comma(d.first["two-images"].Offset))
+		return s
+	}
 	s = append(s, d.lostFixed()...)
 	if d.has("unique-ids-differ") {
 		say("The two copies of the footer belong to different images: part of this file was overwritten by another image.")
