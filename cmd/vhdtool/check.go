@@ -558,7 +558,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 			continue
 		}
 		var damaged *vhd.FormatError
-		if err := f.Probe(r, size); err == nil || errors.As(err, &damaged) {
+		if err := f.Probe(r, size); err == nil || errors.As(err, &damaged) && !(c.likeQEMU && noFooter(err)) {
 			return f, nil
 		}
 	}
@@ -566,7 +566,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
-	return formatOf(f), nil
+	return formatOf(f), c.doubtRaw(ref)
 }
 
 // leaked says how much space leaks.

@@ -27,10 +27,7 @@ func (c *cli) doubtRaw(ref imageRef) error {
 	switch {
 	case errors.As(vhd.Probe(f, size), &fe):
 		doubt := strings.TrimPrefix(fe.Error(), fe.Kind.Error()+": ")
-		hint := asRaw
-		if fe.Note != "" {
-			hint = forFile(fe.Note, ref.name) + "; " + asRaw
-		}
+		hint := damagedHint(fe, ref) + "; " + asRaw
 		if ref.strict {
 			return &hintError{fmt.Errorf("%s: it may be a damaged VHD, and no raw disk: %s", ref.name, doubt), hint}
 		}
@@ -57,7 +54,7 @@ func damagedHint(err error, ref imageRef) string {
 	}
 	hint := "'check' lists all that is wrong with the image"
 	if opts := optionsThatOpen(ref); opts != "" {
-		hint += "; --image-opts " + quoteArg("driver=vpc,file.filename="+strings.ReplaceAll(ref.name, ",", ",,")+opts) + " opens it all the same"
+		hint += "; --image-opts " + quoteArg("driver=vpc,file.filename="+strings.ReplaceAll(ref.name, ",", ",,")+opts) + " in place of the file name opens it all the same"
 	}
 	return hint
 }

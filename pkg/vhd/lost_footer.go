@@ -227,9 +227,11 @@ func zerosFrom(ctx context.Context, r io.ReaderAt, off, end int64) (bool, error)
 	return allZero(b), err
 }
 
+// convertLost is the command that keeps all of a file as a disk.
+const convertLost = "'vhdtool convert -f raw -O vpc -o subformat=fixed,force_size FILE NEW.vhd'"
+
 // finding says that the footer is not where it belongs.
 func (l *lostFixed) finding() finding {
-	const convert = "'vhdtool convert -f raw -O vpc -o subformat=fixed,force_size FILE NEW.vhd'"
 	f := Finding{
 		ID: "footer-missing", Severity: Error, Field: "footer of a fixed disk", Offset: l.end.Off, Got: "none",
 		Want: fmt.Sprintf("one at offset %d, where %s ends", l.end.Off, l.end.By),
@@ -241,21 +243,19 @@ func (l *lostFixed) finding() finding {
 		f.Note = "'vhdtool check -r all FILE' completes the footer"
 	case l.footer != nil:
 		f.ID, f.Offset, f.Bytes = "footer-misplaced", l.footer.off, l.size-l.footer.off-footerSize
-		f.Got = fmt.Sprintf("%d bytes after it", f.Bytes)
-		f.Want = "none: the file ends with the footer"
-		f.Note = fmt.Sprintf("if they are zeros, 'vhdtool check -r all FILE' cuts them off, and 'vhdtool resize FILE SIZE' can enlarge the disk then. "+
-			"Otherwise 'truncate -s %d FILE' keeps the disk without them, and %s keeps all of the file as the disk", l.footer.off+footerSize, convert)
+		f.Got, f.Want = bytesText(f.Bytes)+" after it", "none: the file ends with the footer"
+		f.Note = "'vhdtool check FILE' says what follows the footer, and what to do"
 	case l.end.Off > l.size:
 		f.ID, f.Bytes = "disk-cut", l.end.Off-l.size
 		f.Offset, f.Field = l.size, "end of the file"
 		f.Got, f.Want = fmt.Sprintf("offset %d, and no footer", l.size), fmt.Sprintf("%d, where %s ends, and a footer after it", l.end.Off, l.end.By)
-		f.Note = fmt.Sprintf("copy the file again from its source. Without it, 'truncate -s %d FILE' and then %s make an image with zeros for the lost bytes", l.end.Off, convert)
+		f.Note = fmt.Sprintf("copy the file again from its source. Without it, 'truncate -s %d FILE' and then %s make an image with zeros for the lost bytes", l.end.Off, convertLost)
 	case l.at >= 0:
 		f.Want = fmt.Sprintf("one at offset %d: %s ends at %d", l.at, l.end.By, l.end.Off)
 		f.Offset = l.at
 		f.Note = "'vhdtool check -f vpc -r all FILE' writes a new footer"
 	default:
-		f.Note = convert + " makes an image of all of the file"
+		f.Note = convertLost + " makes an image of all of the file"
 	}
 	return finding{Finding: f}
 }
@@ -331,10 +331,13 @@ func (c *Checker) checkLostFixed() error {
 		if err != nil {
 			return err
 		}
-		f.Got = fmt.Sprintf("%d bytes after it, which hold data", f.Bytes)
+		end := l.footer.off + footerSize
 		if zeros {
-			f.Got = fmt.Sprintf("%d bytes of zeros after it", f.Bytes)
+			f.Got = bytesText(f.Bytes) + " of zeros after it"
+			f.Note = "'vhdtool check -r all FILE' cuts the zeros off. If the disk was to become larger, 'vhdtool resize FILE SIZE' enlarges it then"
 		} else {
+			f.Got = bytesText(f.Bytes) + " after it, which hold data"
+			f.Note = fmt.Sprintf("'truncate -s %d FILE' keeps the disk without that data; %s makes an image of all of the file", end, convertLost)
 			f.Remedy = ""
 		}
 	}
