@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -356,6 +357,7 @@ func (k *checking) talks() bool { return k.o.output == "human" && !k.o.quiet && 
 
 // add notes a finding.
 func (p *findingPrinter) add(f disk.Finding) {
+	f.Note = forFile(f.Note, cmp.Or(f.File, p.ref.name))
 	if p.o.output != "human" && !p.likeQEMU {
 		p.kept = append(p.kept, newCheckFinding(f))
 	}
@@ -378,7 +380,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 	}
 	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
 	if f.Note != "" {
-		line += fmt.Sprintf("  %s\n", forFile(f.Note, p.ref.name))
+		line += fmt.Sprintf("  %s\n", f.Note)
 	}
 	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
 		line += fmt.Sprintf("  would %s\n", f.Remedy)

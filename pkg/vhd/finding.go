@@ -36,7 +36,6 @@ var remedies = map[string]string{
 	"header-checksum":   "compute it anew, if nothing else is wrong",
 	"fixed-data-offset": "write all ones",
 	"footer-torn":       "add the zeros that are missing",
-	"footer-misplaced":  "cut off the zeros after it",
 	"data-offset":       "look for the header in the first MiB",
 	"header-cookie":     "look for the header in the first MiB",
 	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",

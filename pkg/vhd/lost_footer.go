@@ -317,7 +317,6 @@ func (c *Checker) checkLostFixed() error {
 	if l.footer != nil {
 		c.id = l.footer.UniqueID
 		c.n.Size, c.n.End = l.footer.off, l.footer.off+footerSize
-		f.Remedy = remedies[f.ID]
 		if err := c.add(l.footer.validate()...); err != nil {
 			return err
 		}
@@ -333,12 +332,12 @@ func (c *Checker) checkLostFixed() error {
 		}
 		end := l.footer.off + footerSize
 		if zeros {
+			f.Remedy = "cut off the zeros after it"
 			f.Got = bytesText(f.Bytes) + " of zeros after it"
 			f.Note = "'vhdtool check -r all FILE' cuts the zeros off. If the disk was to become larger, 'vhdtool resize FILE SIZE' enlarges it then"
 		} else {
 			f.Got = bytesText(f.Bytes) + " after it, which hold data"
 			f.Note = fmt.Sprintf("'truncate -s %d FILE' keeps the disk without that data; %s makes an image of all of the file", end, convertLost)
-			f.Remedy = ""
 		}
 	}
 	return c.add(f)
