@@ -376,7 +376,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 	}
 	file := ""
 	if f.File != "" {
-		file = f.File + ": "
+		file = p.printedName(f.File) + ": "
 	}
 	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
 	if f.Note != "" {

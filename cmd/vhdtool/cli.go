@@ -307,7 +307,11 @@ func (c *cli) report(err error) {
 
 // message prints a line for people.
 func (c *cli) message(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if !c.likeQEMU {
+		text = escapeControls(text, "\n\t")
+	}
+	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, text)
 }
 
 // openError says why an image could not be opened.

@@ -156,6 +156,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 		return err
 	}
 	defer src.Close()
+	c.warnParents(src, ref.name)
 	if err := c.refuseSource(ref.name, args.output, f); err != nil {
 		return err
 	}

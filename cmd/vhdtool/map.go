@@ -82,6 +82,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		return err
 	}
 	defer d.Close()
+	c.warnParents(d, ref.name)
 	n := max(0, d.Size()-start)
 	if length >= 0 {
 		n = min(n, length)
@@ -97,7 +98,13 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return printMapJSON(ctx, w, d, start, n, names, compressed)
 		}
 	}
-	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
+	names := fileNames(d, ref.name)
+	if o.output != "json" {
+		for i, name := range names {
+			names[i] = c.printedName(name)
+		}
+	}
+	if err := print(ctx, w, d, start, n, names); err != nil {
 		return c.openError(ref, err)
 	}
 	return w.Flush()
@@ -192,6 +199,7 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		return err
 	}
 	defer d.Close()
+	c.warnParents(d, ref.name)
 	p, err := drawDisk(ctx, ref, d, f)
 	if err != nil {
 		return c.openError(ref, err)

@@ -30,8 +30,8 @@ const namedRanges = 3
 // add notes a finding.
 func (d *diagnosis) add(f Finding) {
 	if f.File != "" && !strings.HasPrefix(f.ID, "parent-") {
-		if f.Severity == Error && !slices.Contains(d.parents, f.File) && len(d.parents) < MaxParents {
-			d.parents = append(d.parents, f.File)
+		if f.Severity == Error && !slices.Contains(d.parents, printable(f.File)) && len(d.parents) < MaxParents {
+			d.parents = append(d.parents, printable(f.File))
 		}
 		return
 	}
