@@ -186,10 +186,16 @@ func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*input, error)
 			return newStream(ctx, c.stdin, name, "")
 		}
 	}
-	ref := imageRef{name: name, options: disk.OpenOptions{Format: flags.format}}
+	ref := imageRef{name: name, strict: flags.strict, options: disk.OpenOptions{Format: flags.format}}
 	d, f, err := disk.OpenAs(c.stdin, st.Size(), formats, &ref.options)
 	if err != nil {
 		return nil, c.openError(ref, err)
+	}
+	if f == rawFormat.Format && flags.format == "" {
+		if err := c.doubtRawFile(ref, c.stdin, st.Size()); err != nil {
+			d.Close()
+			return nil, err
+		}
 	}
 	return &input{disk: d, formats: []string{f.Name}, closer: d.Close}, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,14 +15,19 @@ import (
 // doubtRaw warns about a file that is read as a raw disk, because no other format claims it,
 // while there is evidence that it is a damaged VHD. If ref is strict, that is an error.
 func (c *cli) doubtRaw(ref imageRef) error {
-	if c.likeQEMU {
-		return nil
-	}
 	f, size, err := disk.OpenFile(ref.name, false, nil)
 	if err != nil {
 		return nil // the disk is open already: there is nothing to add
 	}
 	defer f.Close()
+	return c.doubtRawFile(ref, f, size)
+}
+
+// doubtRawFile is doubtRaw for an open file of size bytes.
+func (c *cli) doubtRawFile(ref imageRef, f *os.File, size int64) error {
+	if c.likeQEMU {
+		return nil
+	}
 	const asRaw = "'-f raw' reads the file as a raw disk without a warning"
 	var fe *vhd.FormatError
 	switch {
