@@ -65,6 +65,10 @@ func TestDiagnosisOfDamages(t *testing.T) {
 		"table-huge.vhd":           {oddHeader},
 		"table-short.vhd":          {oddHeader, "Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks."},
 		"disk-type-unknown.vhd":    {"The footer has fields that no reader accepts."},
+		"footer-before-zeros.vhd":  {"The file was enlarged or padded after it was complete: the footer is followed by 8.0 KiB (8,192 bytes)."},
+		"footer-before-data.vhd":   {"The file was enlarged or padded after it was complete: the footer is followed by 4.0 KiB (4,096 bytes)."},
+		"footer-torn.vhd":          {"The end of the footer was cut off; the disk before it is complete."},
+		"two-images.vhd":           {"The file holds two images, one after the other: the second starts at offset 279,040."},
 		"geometry-zero.vhd":        nil, // warnings
 		"saved-state.vhd":          nil,
 	}
