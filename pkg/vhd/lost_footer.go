@@ -92,60 +92,58 @@ func tornFixedFooter(r io.ReaderAt, size int64) (*footerCopy, error) {
 }
 
 // misplacedFooter searches for the footer of a fixed disk that begins with the file: at the
-// end of the partitions or the file system, at the end of the file, and at the end of its
-// data. At most maxZerosSearched of zeros are skipped to find that, holes aside.
+// end of the partitions or the file system, at the next whole MiB, and before the end of the
+// file's data.
 func misplacedFooter(r io.ReaderAt, size int64, end diskend.End) (*footerCopy, error) {
-	at := roundUp(end.Off, SectorSize)
-	for _, p := range [][2]int64{{at, at + SectorSize}, {roundUp(at, 1<<20), roundUp(at, 1<<20) + SectorSize}, {size - footerSearch, size}} {
-		c, _, err := fixedFooterIn(r, max(p[0], 0), min(p[1], size))
-		if c != nil || err != nil {
-			return c, err
+	for _, at := range []int64{roundUp(end.Off, SectorSize), roundUp(end.Off, 1<<20)} {
+		if at == 0 || at > size-footerSize {
+			continue
+		}
+		c, err := readFooterAt(r, at, footerSize)
+		if err != nil {
+			return nil, err
+		}
+		if c.isFixedAt() {
+			return &c, nil
 		}
 	}
 	stop, err := dataEnd(r, size)
-	for left := int64(maxZerosSearched); err == nil && left > 0 && stop > 0; left -= footerSearch {
-		start := max(0, stop-footerSearch)
-		c, zeros, err := fixedFooterIn(r, start, stop)
-		if c != nil || err != nil {
-			return c, err
-		}
-		if !zeros { // the data may begin with the footer's end
-			c, _, err = fixedFooterIn(r, max(0, start-footerSearch), start)
-			return c, err
-		}
-		stop = start
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return fixedFooterBefore(r, stop)
 }
 
 // maxZerosSearched is how many zeros at the end of a file are read to find the end of its
 // data.
 const maxZerosSearched = 16 << 20
 
-// fixedFooterIn returns the last footer in [start, end) of the file that is isFixedAt, or
-// nil. It also reports whether all bytes are zeros.
-func fixedFooterIn(r io.ReaderAt, start, end int64) (found *footerCopy, zeros bool, err error) {
-	start, end = roundUp(start, SectorSize), end/SectorSize*SectorSize
-	if start >= end {
-		return nil, true, nil
-	}
-	b := make([]byte, end-start)
-	if err := readFull(r, b, start); err != nil {
-		return nil, false, err
-	}
-	for n := len(b); ; {
-		n = bytes.LastIndex(b[:n], footerCookie[:])
-		if n < 0 {
-			return nil, allZero(b), nil
+// fixedFooterBefore returns the last footer before end that is isFixedAt, or nil. It searches
+// the last MiB of what precedes zeros at the end.
+func fixedFooterBefore(r io.ReaderAt, end int64) (*footerCopy, error) {
+	buf := make([]byte, min(64<<10, roundUp(end, SectorSize)))
+	end = end / SectorSize * SectorSize
+	for least, inData := max(0, end-maxZerosSearched), false; end > least; {
+		start := max(least, end-int64(len(buf)))
+		b := buf[:end-start]
+		if err := readFull(r, b, start); err != nil {
+			return nil, err
 		}
-		if n%SectorSize != 0 {
-			continue
+		if !inData && !allZero(b) {
+			inData, least = true, max(0, end-footerSearch)
 		}
-		c := footerCopy{Footer: DecodeFooter((*[footerSize]byte)(b[n:])), off: start + int64(n), found: true}
-		if c.isFixedAt() {
-			return &c, false, nil
+		for n := len(b) - SectorSize; n >= 0; n -= SectorSize {
+			if [8]byte(b[n:]) != footerCookie {
+				continue
+			}
+			c := footerCopy{Footer: DecodeFooter((*[footerSize]byte)(b[n:])), off: start + int64(n), found: true}
+			if c.isFixedAt() {
+				return &c, nil
+			}
 		}
+		end = start
 	}
+	return nil, nil
 }
 
 // dataEnd is the end of the last run of data in a file, rounded up to a whole sector, where
