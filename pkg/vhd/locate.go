@@ -115,10 +115,11 @@ func (fs *footers) choose() (*footerCopy, error) {
 	return nil, ErrNotVHD
 }
 
-// twoIDs reports whether the copies of the footer are of different images.
+// twoIDs reports whether the copies of the footer are of different images. A copy with the
+// id that the image was about to get is of the same one.
 func (fs *footers) twoIDs() bool {
 	t, l := &fs.trailing, &fs.leading
-	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID
+	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID && !isSuccessorID(l.UniqueID, t.UniqueID)
 }
 
 // missingFooter is the finding of a file without a trailing footer, of which only

@@ -11,8 +11,25 @@ import (
 // was interrupted after the parent got its new id and before the image recorded that, and no
 // other image takes that parent for its own.
 func (img *Image) idAfterCommit(parent uuid.UUID) uuid.UUID {
-	return uuid.NewSHA1(parent, img.footer.UniqueID[:])
+	hash := uuid.NewSHA1(parent, img.footer.UniqueID[:])
+	return successorID(parent, [8]byte(hash[:8]))
 }
+
+// successorID is a unique id that starts with first and ends with a hash of that and of the
+// id before it. So the two footers of an image that is getting a new id are not mistaken for
+// those of different images.
+func successorID(before uuid.UUID, first [8]byte) uuid.UUID {
+	var id uuid.UUID
+	copy(id[:], first[:])
+	id[6] = id[6]&0x0f | 0x80 // version 8 of RFC 9562: made by a rule of its own
+	hash := uuid.NewSHA1(before, id[:8])
+	copy(id[8:], hash[:8])
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// isSuccessorID reports whether id is a successorID of before.
+func isSuccessorID(id, before uuid.UUID) bool { return id == successorID(before, [8]byte(id[:8])) }
 
 // isParentID reports whether the image's parent may have that unique id: the one that the
 // image records, or the one after an interrupted commit.
