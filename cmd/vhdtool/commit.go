@@ -36,8 +36,8 @@ nothing, and reads the same through its parent.
 
 All other images that have the changed image for a parent become invalid, and so
 do those between FILE and BASE. The changed image and those between get new unique
-ids, so that their other children are refused from then on. --keep-id keeps the ids.
-A raw parent has none.
+ids, so that their other children are refused from then on. --keep-id keeps the ids,
+as VirtualBox needs it for disks that it has registered. A raw parent has none.
 
 FILE changes only when all is in the parent, durably. If anything fails before
 that, it can be tried again.`,
