@@ -200,3 +200,38 @@ func TestLostFooterNotes(t *testing.T) {
 		t.Errorf("Open: %v with the note %q", err, damaged.Note)
 	}
 }
+
+// namedRecorder is a recorder of a file that has a name.
+type namedRecorder struct {
+	*recorder
+	name string
+}
+
+func (r namedRecorder) Name() string { return r.name }
+
+// TestCrashOfNewFooter cuts the repair of a lost footer at every point: the disk is found
+// in what is left, and another repair completes the first.
+func TestCrashOfNewFooter(t *testing.T) {
+	const size = 2 * mib
+	gpt := withGPT(noise(size, 9), size)
+	for name, b := range map[string][]byte{"GPT": gpt, "GPT and zeros": slices.Concat(gpt, make([]byte, 4*kib))} {
+		t.Run(name, func(t *testing.T) {
+			r := record(b)
+			_, err := vhd.Repair(context.Background(), namedRecorder{r, "d.vhd"}, r.size(), &vhd.RepairOptions{All: true})
+			must(t, err)
+			want := r.bytes()
+			sameBytes(t, "the disk", readAll(t, openBytes(t, want, nil))[:size], gpt)
+			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 20, func(k int, file []byte) {
+				left := namedRecorder{record(file), "d.vhd"}
+				if _, err := vhd.Repair(context.Background(), left, left.size(), &vhd.RepairOptions{All: true}); err != nil {
+					t.Fatalf("after a cut after change %d of %d: %v", k, len(r.log), err)
+				}
+				got := left.bytes()
+				sameBytes(t, "the disk after another repair", readAll(t, openBytes(t, got, nil)), gpt)
+				if len(got) != len(want) {
+					t.Fatalf("cut after change %d of %d: the repaired file has %d bytes, want %d", k, len(r.log), len(got), len(want))
+				}
+			})
+		})
+	}
+}
