@@ -16,7 +16,10 @@ func (r *repairer) metadata() error {
 	}
 	c, err := fs.ignoringChecksum()
 	if errors.Is(err, ErrNotVHD) {
-		return r.lostFixed()
+		if err := r.lostFixed(); err != nil || len(r.done) == 0 {
+			return err
+		}
+		return r.metadata() // the footer is at the end now
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrBeyondRepair, err)
