@@ -57,8 +57,13 @@ func TestNamesOfParents(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"check", "child.vhd"}, {"info", "--backing-chain", "child.vhd"}, {"map", "child.vhd"}, {"map", "--draw", "child.vhd"},
-		{"dd", "if=child.vhd", "of=out.raw"}, {"convert", "child.vhd", "out.raw"}, {"compare", "child.vhd", "child.vhd"},
+		{"check", "child.vhd"},
+		{"info", "--backing-chain", "child.vhd"},
+		{"map", "child.vhd"},
+		{"map", "--draw", "child.vhd"},
+		{"dd", "if=child.vhd", "of=out.raw"},
+		{"convert", "child.vhd", "out.raw"},
+		{"compare", "child.vhd", "child.vhd"},
 	} {
 		try("parent-time", args...)
 	}

@@ -5,7 +5,6 @@ package diskend
 import (
 	"encoding/binary"
 	"io"
-	"math"
 
 	"github.com/vhdtool/vhdtool/internal/gpt"
 )
@@ -20,10 +19,13 @@ type End struct {
 	By    string // names the structure: "the GPT"
 }
 
-// Find returns the end of a disk by its GPT, an ext file system without a
-// partition table, or its MBR, in this order. ok is false if the disk has none of them, or cannot be read.
+// maxEnd is more than any disk has, and leaves room for rounding.
+const maxEnd = 1 << 62
+
+// Find returns the end of a disk by its GPT, an ext file system without a partition table,
+// or its MBR, in this order. ok is false if the disk has none of them, or cannot be read.
 func Find(disk io.ReaderAt) (end End, ok bool) {
-	if lba, ok := gpt.BackupLBA(disk); ok && lba > 0 {
+	if lba, ok := gpt.BackupLBA(disk); ok && lba > 0 && lba < maxEnd/sectorSize {
 		return End{(lba + 1) * sectorSize, true, "the GPT"}, true
 	}
 	b := make([]byte, 4*sectorSize)
@@ -48,7 +50,7 @@ func HasBackupGPT(disk io.ReaderAt, size int64) bool {
 
 // blocks is the end of n blocks of size bytes.
 func blocks(n, size uint64, by string) (End, bool) {
-	if size == 0 || n > math.MaxInt64/size {
+	if n > maxEnd/size {
 		return End{}, false
 	}
 	return End{Off: int64(n * size), By: by}, true
@@ -82,6 +84,8 @@ func mbrEnd(b []byte) (End, bool) {
 		case p[0]&0x7f != 0:
 			return End{}, false // this is boot code, not a table
 		case p[4] == 0:
+		case p[4] == 0xee:
+			return End{}, false // it represents a GPT, and may be longer than the disk
 		case start == 0 || n == 0:
 			return End{}, false
 		default:

@@ -2,6 +2,7 @@ package diskend_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,10 +58,32 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// mbr is the start of a disk with one partition.
+func mbr(kind byte, start, n uint32) []byte {
+	b := make([]byte, 4096)
+	b[450] = kind
+	binary.LittleEndian.PutUint32(b[454:], start)
+	binary.LittleEndian.PutUint32(b[458:], n)
+	b[510], b[511] = 0x55, 0xaa
+	return b
+}
+
+// TestFindMBR has no need of another program.
+func TestFindMBR(t *testing.T) {
+	want := diskend.End{Off: (2048 + 0xf0000000) * 512, By: "the MBR"}
+	if end, ok := diskend.Find(bytes.NewReader(mbr(7, 2048, 0xf0000000))); !ok || end != want {
+		t.Errorf("got %+v, %v; want %+v", end, ok, want)
+	}
+}
+
 func TestFindNothing(t *testing.T) {
 	code := bytes.Repeat([]byte{0xeb}, 4096)
 	code[510], code[511] = 0x55, 0xaa
+	protective, far := mbr(0xee, 1, 0xffffffff), make([]byte, 4096)
+	copy(far[512:], "EFI PART")
+	binary.LittleEndian.PutUint64(far[544:], 1<<54-2)
 	for name, b := range map[string][]byte{
+		"a GPT's MBR without the GPT": protective, "a GPT that ends after all disks": far, "an empty partition": mbr(0x83, 1, 0),
 		"nothing": nil, "short": make([]byte, 600), "zeros": make([]byte, 4096), "ones": bytes.Repeat([]byte{0xff}, 4096), "boot code": code,
 	} {
 		if end, ok := diskend.Find(bytes.NewReader(b)); ok {

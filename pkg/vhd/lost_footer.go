@@ -59,7 +59,8 @@ func findLostFixed(r io.ReaderAt, size int64) (*lostFixed, error) {
 	if c != nil && (!ends || end.Off <= c.off) {
 		return &lostFixed{size: size, footer: c, at: -1}, nil
 	}
-	if c != nil || !ends || !namedVHD(r) || size-end.Off >= 2*footerSearch {
+	// A footer that the partitions extend past is a remnant: the disk was enlarged since.
+	if !ends || !namedVHD(r) || size-end.Off >= 2*footerSearch {
 		return nil, nil
 	}
 	l := &lostFixed{size: size, end: end}

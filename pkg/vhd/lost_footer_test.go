@@ -75,6 +75,7 @@ func TestLostFooter(t *testing.T) {
 	const size = 2 * mib
 	data := noise(size, 9)
 	gpt, mbr := withGPT(data, size), withMBR(data, size)
+	grown := slices.Concat(fixedImage(data), make([]byte, size-sector))
 	torn := slices.Concat(gpt, fixedImage(data)[size:size+20])
 	for _, c := range []struct {
 		name, file    string
@@ -91,6 +92,7 @@ func TestLostFooter(t *testing.T) {
 		{"GPT without its backup", "d.vhd", withGPT(gpt[:size-sector], size+sector)[:size-sector], []string{"disk-cut"}, []string{"disk-cut"}, nil},
 		{"GPT of a larger disk", "d.vhd", withGPT(data, 3*size), []string{"disk-cut"}, []string{"disk-cut"}, nil},
 		{"GPT of a much smaller disk", "d.vhd", withGPT(noise(4*mib, 1), mib), notVHD, notVHD, nil},
+		{"GPT, enlarged and used since", "d.vhd", withGPT(grown, 2*size), []string{"footer-missing"}, nil, withGPT(grown, 2*size)},
 		{"MBR", "d.vhd", mbr, []string{"footer-missing"}, nil, mbr},
 		{"MBR, unused space at the end", "d.vhd", withMBR(data, size-mib), []string{"footer-missing"}, nil, withMBR(data, size-mib)},
 		{"MBR, unused space, odd length", "d.vhd", withMBR(data, size-mib)[:size-sector], []string{"footer-missing"}, []string{"footer-missing"}, nil},
