@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/internal/sparse"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -151,6 +152,12 @@ func TestMisplacedFooter(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "d.raw")
 		writeFile(t, name, good)
 		must(t, os.Truncate(name, 40*gib))
+		f, err := os.Open(name)
+		must(t, err)
+		defer f.Close()
+		if _, data, err := sparse.NewMap(f).At(20*gib, 40*gib); data || err != nil {
+			t.Skip("holes are not found here")
+		}
 		img, err := vhd.Open(name, nil)
 		var damaged *vhd.FormatError
 		if !errors.As(err, &damaged) || damaged.ID != "footer-misplaced" || damaged.Offset != size {
