@@ -41,7 +41,7 @@ type Finding struct {
 	Remedy   string  // what a repair does; "" if nothing
 	Bytes    int64   // bytes missing, inserted or unreferenced; 0 if unknown or none
 	Disk     []Range // affected ranges of the disk, as far as known
-	Note     string  // possible meaning and advice; "" if the fault is self-explanatory
+	Note     string  // possible meaning and advice, with FILE for the name of the file; or ""
 }
 
 // Number is the number found in a field, and the limits of a correct one. Sizes, offsets
