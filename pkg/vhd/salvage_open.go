@@ -36,7 +36,7 @@ func openSalvaged(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	img.twoIDs = fs.twoIDs()
 	img.rule = o.SizeRule.resolve(&c.Footer)
 	img.salvage.end = size
-	if trailing {
+	if trailing || c.Type == Fixed {
 		img.salvage.end = c.off
 	}
 	moved, err := fs.unaligned(p)
@@ -74,14 +74,18 @@ func (img *Image) doubt(from int64, reason string) {
 
 // salvagedFooter chooses the footer to believe, or rebuilds one. It also returns whether
 // the footer says exactly how large the disk is.
-func salvagedFooter(r io.ReaderAt, size int64, fs *footers, o *OpenOptions) (c *footerCopy, sizeKnown bool, err error) {
+func salvagedFooter(p *patchyReader, size int64, fs *footers, o *OpenOptions) (c *footerCopy, sizeKnown bool, err error) {
 	c, err = fs.ignoringChecksum()
 	if err == nil {
 		if err = refusal(c.validate(), true); err == nil {
 			return c, true, nil
 		}
 	}
-	re, rerr := rebuildFooter(context.Background(), r, size, fs)
+	if errors.Is(err, ErrNotVHD) && !fs.header {
+		c, err := salvagedFixedFooter(p.r, size)
+		return c, true, err
+	}
+	re, rerr := rebuildFooter(context.Background(), p, size, fs)
 	if rerr != nil {
 		return nil, false, rerr
 	}
@@ -89,6 +93,24 @@ func salvagedFooter(r io.ReaderAt, size int64, fs *footers, o *OpenOptions) (c *
 		return nil, false, err
 	}
 	return &re.footerCopy, re.sizeKnown, nil
+}
+
+// salvagedFixedFooter returns the footer of a fixed disk that is not at the end of the file, or
+// a new one if it is lost and the disk says where it belongs.
+func salvagedFixedFooter(r io.ReaderAt, size int64) (*footerCopy, error) {
+	l, err := findLostFixed(r, size)
+	switch {
+	case err != nil:
+		return nil, err
+	case l == nil:
+		return nil, ErrNotVHD
+	case l.footer != nil:
+		return l.footer, nil
+	case l.at < 0:
+		return nil, l.finding().err()
+	}
+	f, err := l.newFooter(r)
+	return &footerCopy{Footer: f, off: l.at}, err
 }
 
 // salvageFixed sets the size of a fixed disk, of which the file may hold only the start.
