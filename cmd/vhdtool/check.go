@@ -125,7 +125,8 @@ reasons. Raw disks break the rule about the footer.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 the check could not be
 made, 2 errors or a broken rule of the product, 3 no errors but leaked space, 63
-the format has nothing to check (raw). After a repair it is that of what is left.`,
+the format has nothing to check (raw), 74 standard output could not be written.
+After a repair it is that of what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore

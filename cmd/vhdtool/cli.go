@@ -115,7 +115,14 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 		Use:   c.name + " COMMAND",
 		Short: "Make, convert, examine and check VHD images",
 		Long: `vhdtool makes, converts, examines and checks images in the VHD format
-(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.`,
+(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.
+
+Exit status: 0 success, 1 failure, 74 standard output could not be written. check and
+compare have more.
+
+Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
+that signal; a second one ends it at once. SIGUSR1 prints the progress of a long
+command to standard error.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,

@@ -42,7 +42,8 @@ func (c *cli) newCompareCmd() *cobra.Command {
 zeros; with -s sizes and what is allocated must be the same, too.
 
 Exit status: 0 the same, 1 different, 2 an image could not be opened, 3 it could
-not be said what is allocated, 4 an image could not be read.
+not be said what is allocated, 4 an image could not be read, 74 standard output
+could not be written.
 
 With --salvage damaged images are read as far as possible. Lost ranges of either disk are
 listed, and differences inside them do not count. The exit status is 5 if the disks are
