@@ -227,6 +227,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
 	}
+	o.source.strict = o.target.product != ""
 	o.source.salvage = o.salvage.on && !c.likeQEMU // qemu-img opens no damaged image
 	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], &source.Options{
 		Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause),
