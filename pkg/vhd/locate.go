@@ -192,8 +192,9 @@ func IsFixedFooter(b []byte, before int64) bool {
 // cookie, checksum, version and type in order stands at its end, or a copy of
 // one at its start. A damaged copy at the start, where qemu looks, is an error
 // of its own, and so is a dynamic disk header without any footer; so a damaged
-// dynamic image does not pass for a raw disk. Every other answer wraps [disk.ErrNotThisFormat]; it
-// also wraps a [FormatError] if the file is likely a fixed disk whose footer is not at the end.
+// dynamic image does not pass for a raw disk. Every other answer wraps
+// [disk.ErrNotThisFormat]; it also wraps a [FormatError] if the file is likely a fixed disk
+// whose footer is not at the end.
 func Probe(r io.ReaderAt, size int64) error {
 	fs, err := locateFooters(r, size)
 	if err != nil {
