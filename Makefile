@@ -13,7 +13,7 @@ DEMO ?= $(CURDIR)/bin/demo
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
 
-install: build ## install vhdtool into PREFIX/bin
+install: build ## install it into PREFIX/bin
 	install -D -m 755 bin/vhdtool $(DESTDIR)$(PREFIX)/bin/vhdtool
 
 test: ## run the tests; needs nothing but Go (tests without their peer program are skipped)

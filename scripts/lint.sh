@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Format, vet for every platform, staticcheck, shellcheck, and the checks of prose and
-# spelling; fails if any of them has a finding.
+# Format, vet for every platform, staticcheck and shellcheck; fails if any of
+# them has a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -49,8 +49,8 @@ func send(ctx context.Context, w http.ResponseWriter, src disk.Disk) error {
 	if err != nil {
 		return err
 	}
-	// The BAT precedes the blocks, so the allocated blocks must be known first. They also
-	// determine the length of the file.
+	// Which blocks there are must be known first: their places are in the BAT, which
+	// is sent before them. It also tells how long the file will be.
 	used, err := convert.UsedBlocks(ctx, src, blockSize)
 	if err != nil {
 		return err

@@ -61,8 +61,8 @@ func TestChangeVirtualBoxFixed(t *testing.T) {
 	}
 }
 
-// TestCommitVirtualBoxChild writes to, grows and commits a child of VirtualBox. VirtualBox still
-// reads the child and compacts the parent.
+// TestCommitVirtualBoxChild changes a chain of VirtualBox: its child is written to, grown
+// and committed, and VirtualBox still reads the child and compacts the parent.
 func TestCommitVirtualBoxChild(t *testing.T) {
 	for _, variant := range []string{"Standard", "Fixed"} {
 		t.Run(variant, func(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// SyntaxError is a value that is neither a switch nor a size. The errors of this file have
-// qemu's wording.
+// SyntaxError is a value that is not a switch, or not a size. The errors of this file
+// have qemu's words.
 type SyntaxError struct{ msg string }
 
 func (e *SyntaxError) Error() string { return e.msg }

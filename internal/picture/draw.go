@@ -112,7 +112,7 @@ func (s *Strip) draw(c canvas, y int) {
 		s.drawRow(c, s.row(i), y)
 		y += cellHeight
 	}
-	for i := range min(columns, len(s.cells)) { // lines between the columns
+	for i := range min(columns, len(s.cells)) { // what parts the columns
 		c.rect(gridLeft+(i+1)*cellWidth-1, y-s.rows()*cellHeight, 1, s.rows()*cellHeight, paper)
 	}
 	y += 6

@@ -35,7 +35,7 @@ var kindNames = [kinds]string{
 	"data", "data of the parent", "of the parent's parent", "of parents further up", "metadata", "sector bitmaps", "zeros", "holes", "padding", "leaks",
 }
 
-// A strip has at most maxRows rows of columns cells.
+// The cells of a strip stand in rows of columns cells.
 const (
 	columns = 64
 	maxRows = 16
@@ -111,10 +111,10 @@ func (c *cell) level() int64 {
 	return c.levels / c.n[Data]
 }
 
-// rows is the number of rows.
+// rows is how many rows of cells the strip has.
 func (s *Strip) rows() int { return (len(s.cells) + columns - 1) / columns }
 
-// row returns the cells of row i.
+// row returns the cells of a row.
 func (s *Strip) row(i int) []cell { return s.cells[i*columns : min(len(s.cells), (i+1)*columns)] }
 
 // legend returns the kinds that occur in the strip.

@@ -59,7 +59,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// A drawn is a decoded drawing: its size, the colour of each point and, for SVG, all texts.
+// A drawn is what the test finds in a drawing: its size, the colour of a point,
+// and, of SVG, all texts.
 type drawn struct {
 	width, height int
 	at            func(x, y int) color.RGBA

@@ -15,7 +15,7 @@ var letters = [kinds]byte{'#', '1', '2', '3', 'M', 'b', 'z', '.', '-', '!'}
 // determines the letter.
 var prominence = [...]Kind{Leak, Metadata, Data, Inherited, Inherited2, Inherited3, Bitmap, Zero, Hole, Padding}
 
-// Text draws the picture in letters, in lines of at most 80 characters.
+// Text draws the picture in letters, in lines of 80.
 func (p *Picture) Text(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintln(&b, p.Title)

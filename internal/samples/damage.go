@@ -46,8 +46,8 @@ func (d *Damage) Unpack(t testing.TB) string {
 //	fill OFFSET N HEX      write one byte N times
 //	copy FROM N TO         copy N bytes to the offset TO
 //	cut N                  truncate to N bytes, or by -N bytes
-//	append HEX             append bytes
-//	seal OFFSET            correct the checksum of the footer or header at OFFSET
+//	append HEX             add bytes at the end
+//	seal OFFSET            correct the checksum of the footer or header there
 func (d *Damage) Apply(sample []byte) (image []byte, err error) {
 	image = bytes.Clone(sample)
 	for edit := range strings.SplitSeq(d.Edits, ";") {

@@ -60,7 +60,7 @@ type comparePiece struct {
 // compareSide describes a piece on one of the disks. A side that is zero is not read.
 type compareSide struct {
 	zero    bool
-	mapping *mapping // of the file that stores it, at fileOff; may be nil
+	mapping *mapping // of the file in which it stands, at fileOff; may be nil
 	fileOff int64
 }
 
@@ -220,8 +220,9 @@ func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 	return firstDifference(got[0], got[1], p.off)
 }
 
-// firstDifference returns the index of a byte in the first sector in which a and b differ, or
-// -1. nil is all zeros. off is the offset of a and b in their disks.
+// firstDifference returns the index of some byte of the first sector in which a
+// and b differ, of which nil counts as zeros, or -1. Both stand at off in their
+// disks.
 func firstDifference(a, b []byte, off int64) int64 {
 	if a == nil {
 		a, b = b, nil

@@ -174,7 +174,7 @@ func TestCompareErrors(t *testing.T) {
 		}
 	})
 	t.Run("extents", func(t *testing.T) {
-		_, err := convert.Compare(context.Background(), good, &brokenExtents{memory: plain(size), err: broken}, nil)
+		_, err := convert.Compare(context.Background(), good, &untold{memory: plain(size), err: broken}, nil)
 		var se *convert.SideError
 		if !errors.As(err, &se) || se.Side != 1 || se.Off != mib || !errors.Is(err, broken) {
 			t.Errorf("got %v, want a SideError of side 1 at %d", err, mib)
@@ -247,7 +247,7 @@ func TestCompareAllocation(t *testing.T) {
 		}
 	})
 	broken := errors.New("broken")
-	if at, err := convert.CompareAllocation(plain(4*mib), &brokenExtents{memory: plain(4 * mib), err: broken}); !errors.Is(err, broken) {
+	if at, err := convert.CompareAllocation(plain(4*mib), &untold{memory: plain(4 * mib), err: broken}); !errors.Is(err, broken) {
 		t.Errorf("got %d, %v; want %v", at, err, broken)
 	}
 }

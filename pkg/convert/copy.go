@@ -47,8 +47,8 @@ type Options struct {
 	// Progress, if set, is called with the bytes done and the size of the source, never
 	// concurrently.
 	Progress func(done, total int64)
-	// Salvage, if set, is called for each unreadable range of the source. The range becomes
-	// zeros, and the copy continues.
+	// Salvage, if set, is told of parts of the source that cannot be read.
+	// They become zeros, and the copying goes on.
 	Salvage func(off, n int64, err error)
 }
 
@@ -113,7 +113,7 @@ type piece struct {
 	zero   bool
 	unread bool // data that the target may share without a read
 
-	mapping *mapping // of file, to detect zeros; may be nil
+	mapping *mapping // of the file, to look for zeros in; may be nil
 
 	file    *os.File // stores the data at fileOff; may be nil
 	fileOff int64

@@ -402,7 +402,7 @@ func (s *shrunk) ReadAt(p []byte, off int64) (int, error) {
 // TestCopyExtentError copies a source whose extents cannot be read.
 func TestCopyExtentError(t *testing.T) {
 	broken := errors.New("broken")
-	src := &brokenExtents{memory: plain(4 * mib), err: broken}
+	src := &untold{memory: plain(4 * mib), err: broken}
 	dst := newTarget(4*mib, true)
 	err := convert.Copy(context.Background(), dst, src, &convert.Options{Workers: 2})
 	if !errors.Is(err, broken) {
@@ -410,13 +410,13 @@ func TestCopyExtentError(t *testing.T) {
 	}
 }
 
-// brokenExtents is a disk that yields one extent and then an error.
-type brokenExtents struct {
+// untold is a disk that yields one extent and then an error.
+type untold struct {
 	*memory
 	err error
 }
 
-func (u *brokenExtents) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
+func (u *untold) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		if yield(disk.Extent{Len: mib}, nil) {
 			yield(disk.Extent{}, u.err)
@@ -424,7 +424,7 @@ func (u *brokenExtents) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// TestSalvage copies a source with unreadable sectors.
+// TestSalvage goes on where the source cannot be read, sector by sector.
 func TestSalvage(t *testing.T) {
 	broken := errors.New("broken")
 	bad := map[int64]bool{0: true, 4096: true, mib - 512: true, mib: true, 3*mib - 512: true}
@@ -467,8 +467,8 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
-// TestCancel cancels the context at different points of a copy. Copy returns its error. A
-// discarded image leaves the old file, and no temporary file.
+// TestCancel cancels from the inside, at any progress: Copy says so, and a new
+// image that is given up leaves the older one, and nothing beside it.
 func TestCancel(t *testing.T) {
 	src := plain(24 * mib)
 	for _, workers := range []int{1, 2, 8} {

@@ -52,7 +52,7 @@ func (c *runCursor) seek(off int64) error {
 // file. There zeroRuns also detects the holes. Other disks report their holes themselves.
 func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
-		var holes *sparse.Map // reused: it caches the last hole
+		var holes *sparse.Map // kept from extent to extent: see there
 		blocker, ok := d.(disk.Blocker)
 		inBlocks := ok && blocker.BlockSize() != 0
 		for e, err := range d.Extents(0, d.Size()) {

@@ -222,8 +222,8 @@ func WriteTo(ctx context.Context, w io.Writer, src disk.Disk, o *Options) error 
 	return nil
 }
 
-// CopyStream copies r to w, without a footer that trailer recognises as in [ReadFrom]. trailer
-// may be nil. It returns the number of bytes written.
+// CopyStream passes r on to w, but for a footer at its end that trailer, if
+// set, recognises as in [ReadFrom]. It returns how many bytes were passed on.
 func CopyStream(ctx context.Context, w io.Writer, r io.Reader, trailer func(b []byte, before int64) bool) (int64, error) {
 	if trailer != nil {
 		r = &trailerReader{r: r, isFooter: trailer}

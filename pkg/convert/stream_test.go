@@ -379,7 +379,7 @@ func TestWriteTo(t *testing.T) {
 	if !bytes.Equal(out.Bytes(), src.b[:2*mib]) {
 		t.Errorf("%d bytes were written, want the %d that can be read", out.Len(), 2*mib)
 	}
-	if err := convert.WriteTo(context.Background(), io.Discard, &brokenExtents{memory: plain(4 * mib), err: broken}, nil); !errors.Is(err, broken) {
+	if err := convert.WriteTo(context.Background(), io.Discard, &untold{memory: plain(4 * mib), err: broken}, nil); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
 	// With Salvage, what cannot be read becomes zeros.

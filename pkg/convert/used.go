@@ -6,9 +6,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// UsedBlocks returns the numbers of the blocks that Copy would allocate for the disk: those
-// that are not all zeros. blockSize is in bytes, a power of two. Each block is read only up to
-// its first data.
+// UsedBlocks returns the blocks of blockSize bytes, a power of two, that Copy
+// would allocate for the disk: those with anything but zeros. Of each block it
+// reads only as far as it must.
 func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, error) {
 	var used []int64
 	var off int64

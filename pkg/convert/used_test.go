@@ -94,7 +94,7 @@ func TestUsedBlocksErrors(t *testing.T) {
 	if _, err := convert.UsedBlocks(context.Background(), src, 512<<10); !errors.As(err, &oe) || !errors.Is(err, broken) || oe.Off != 2*mib {
 		t.Errorf("got %v, want an OpError at %d", err, 2*mib)
 	}
-	if _, err := convert.UsedBlocks(context.Background(), &brokenExtents{memory: plain(4 * mib), err: broken}, 512<<10); !errors.Is(err, broken) {
+	if _, err := convert.UsedBlocks(context.Background(), &untold{memory: plain(4 * mib), err: broken}, 512<<10); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
 	short := &shrunk{memory: plain(4 * mib), at: 3*mib + 700}

@@ -66,8 +66,8 @@ type RepairOptions struct {
 	Saved bool
 	// DiscardOrphans frees unreferenced space that contains data without saving it.
 	DiscardOrphans bool
-	// Force repairs an image that should not be written, such as that of a suspended virtual
-	// machine.
+	// Force repairs an image that should not be written, such as that of a suspended
+	// virtual machine.
 	Force bool
 	// Progress, if set, is called with the bytes examined and moved, and their total. The total
 	// grows as the repair discovers more work.
@@ -85,7 +85,7 @@ type Repaired struct {
 	Doubtful []Range
 }
 
-// Range is a range of N bytes of a disk.
+// Range is n bytes of a disk from an offset on.
 type Range struct{ Off, N int64 }
 
 // String returns Text.

@@ -5,7 +5,7 @@
 // A format, such as packages raw and vhd, implements [Disk] and exports a [Format]. Abilities
 // that only some disks have are small interfaces, found by type assertion: [io.WriterAt],
 // [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [KnownZero], [Child],
-// [Describer]. Code that copies, compares or draws disks uses only these interfaces.
+// [Describer]. Code that copies, compares or draws disks sees these interfaces only.
 package disk
 
 import (

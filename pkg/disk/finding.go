@@ -31,16 +31,16 @@ func (s Severity) String() string {
 type Finding struct {
 	ID       string // stable name of the rule, such as "bat-overlap"
 	Severity Severity
-	File     string  // path of the affected parent; "" for the image itself
-	Offset   int64   // of the first faulty byte in the file
-	Field    string  // faulty field or structure, in terms of the format
-	Got      string  // found value
-	Want     string  // value in a correct image
-	Count    int64   // number of faults, such as consecutive BAT entries; 0 means 1
-	Remedy   string  // what a repair does; "" if nothing
-	Bytes    int64   // bytes missing, inserted or unreferenced; 0 if unknown or none
-	Disk     []Range // affected ranges of the disk, as far as known
-	Note     string  // possible meaning and advice; "" if the fault is self-explanatory
+	File     string  // path of the parent it concerns; "" for the image itself
+	Offset   int64   // in the file, bytes, of the first byte at fault
+	Field    string  // what is wrong, in the format's terms
+	Got      string  // what was found
+	Want     string  // what a correct image has there
+	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
+	Remedy   string  // what a repair does about it; "" if nothing
+	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
+	Disk     []Range // bytes of the disk that it affects, as far as that is known
+	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
 }
 
 // String describes the finding in one line, without its severity and File.

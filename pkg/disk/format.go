@@ -48,9 +48,9 @@ type Format struct {
 	// Check returns a Checker of the first size bytes of r, or an error for a wrong option. It
 	// does not read yet. It is nil if the format has nothing to check.
 	Check func(r io.ReaderAt, size int64, o *CheckOptions) (Checker, error)
-	// Repair repairs the image in a file of size bytes, as far as that loses no guest data. It
-	// returns the changes it made, also with an error. A cancelled ctx stops it between two
-	// steps. It is nil if the format cannot be repaired.
+	// Repair repairs an image in a file of size bytes as far as that loses no byte
+	// of the disk, and returns what it has done, also with an error. A cancelled
+	// ctx ends it between two steps. Nil: the format cannot be repaired.
 	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
 }
 
@@ -67,8 +67,8 @@ type OpenOptions struct {
 	// Force allows writes to an image that should not be written, such as that of a suspended
 	// virtual machine.
 	Force bool
-	// Lock, if set, locks files: the image before its length is read, and parents before they
-	// are read. See vhd.Lock.
+	// Lock, if set, locks a file before it is measured and read, and parents before
+	// they are read; see vhd.Lock. Without it nothing is locked.
 	Lock LockFunc
 	// Closer, if set, is closed with the disk: a file that the caller opened only for the disk.
 	// [Open] sets it.

@@ -6,11 +6,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// footerCookie is the first field of a VHD footer and of its copy.
+// footerCookie starts the footer of a VHD, and the copy of it.
 const footerCookie = "conectix"
 
-// clearFooters zeroes a VHD footer in the last sector of a device of length bytes, and its copy
-// in the first sector. Other contents of the sectors are kept.
+// clearFooters zeroes the footer of a VHD in the last sector of a device of length bytes,
+// and the copy in the first one. Other contents stay.
 func clearFooters(f disk.File, length int64) error {
 	if err := clearFooter(f, 0); err != nil {
 		return err
@@ -18,9 +18,10 @@ func clearFooters(f disk.File, length int64) error {
 	return clearFooter(f, lastSector(length))
 }
 
-// ClearTrailingFooter zeroes the last sector of a device if it is a VHD footer. Otherwise
-// readers would open the device as that VHD. Call it after writing n bytes from the start of
-// the disk. It does nothing if they reach the last sector, or if the disk is not a device.
+// ClearTrailingFooter zeroes the last sector of a device if the footer of a VHD is there,
+// because readers would take the device for that VHD. A caller that has written n bytes from
+// the start of the disk calls it; it does nothing if they reach into the last sector, or if
+// the disk is not a device.
 func (d *Disk) ClearTrailingFooter(n int64) error {
 	if d.f == nil || !disk.IsDevice(d.f) || n > lastSector(d.length) {
 		return nil

@@ -30,7 +30,7 @@ func (r *release) debian(arch string, program []byte, rest []entry) error {
 			return err
 		}
 	}
-	// The package includes the modes of directories, which must not depend on the umask.
+	// The package has the folders' modes too, which must not be the umask's.
 	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			err = os.Chmod(name, 0o755)
@@ -95,9 +95,10 @@ func debianFiles(rest []entry, program []byte) ([]entry, error) {
 
 var released = regexp.MustCompile(`^v?(\d+\.\d+.*)$`)
 
-// debianVersion returns a version in the form that dpkg sorts correctly. Candidates (v1.2-rc1)
-// are before their release, and later commits (v1.2-3-gabcdef0) after it. Commits before the
-// first release are before everything else.
+// debianVersion is a version as dpkg takes and compares it: a release is its
+// number, which stands behind its candidates (v1.2-rc1); what is on the way to the
+// next one (v1.2-3-gabcdef0) stands behind it, and what knows of no release before
+// all of them.
 func debianVersion(version string) string {
 	v := strings.ReplaceAll(strings.Replace(version, "-rc", "~rc", 1), "-", "+")
 	if m := released.FindStringSubmatch(v); m != nil {

@@ -1,5 +1,6 @@
-// Command dist builds a release: for each platform an archive with the program, its man pages
-// and shell completions, and an SBOM; Debian packages; and the checksums of all files.
+// Command dist builds what a release consists of: for each platform an archive
+// with the program, its man pages and the shells' completions, and a list of
+// what the program is made of; Debian packages; and the checksums of them all.
 //
 // Builds are reproducible: the same commit and the same release of Go give the same bytes. Paths
 // are removed from the programs, and every time is that of the commit (or SOURCE_DATE_EPOCH).
@@ -95,7 +96,7 @@ func (r *release) run(platforms []string) error {
 	return r.writeSums()
 }
 
-// identify determines the version and time if they were not given.
+// identify finds out version and time where they were not given.
 func (r *release) identify() error {
 	if r.version == "" {
 		v, err := command(nil, "git", "describe", "--tags", "--always", "--dirty")
