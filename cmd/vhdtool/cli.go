@@ -105,9 +105,13 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	var version bool
 	root := &cobra.Command{
 		Use:   c.name + " COMMAND",
-		Short: "Make, convert, examine and check VHD images",
-		Long: `vhdtool makes, converts, examines and checks images in the VHD format
-(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.`,
+		Short: "Make, convert, check and repair VHD images",
+		Long: `vhdtool works on images in the VHD format (Virtual Hard Disk, which qemu calls vpc)
+and on raw disks. Its command lines are those of qemu-img. A link to it that is named
+qemu-img prints what qemu-img prints.`,
+		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
+			"  vhdtool info disk.vhd\n" +
+			"  vhdtool check disk.vhd",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -127,7 +131,7 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 			case len(args) == 0:
 				return usagef("Not enough arguments")
 			}
-			return usagef("Command not found: %s", args[0])
+			return unknownCommand(args[0])
 		},
 		// The commands "help" and "completion" come with the others.
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: len(subcommands) < len(commands)},
@@ -135,13 +139,19 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	root.Flags().BoolVarP(&version, "version", "V", false, "print the version and exit")
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(c.flagError)
+	root.SetHelpFunc(c.printHelp)
+	root.SetHelpCommand(c.newHelpCmd())
+	root.DisableFlagsInUseLine = true
 	for _, name := range subcommands {
 		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
 		addObjectFlag(cmd)
+		addHelpFlag(cmd)
 		root.AddCommand(cmd)
 	}
+	addHelpFlag(root)
+	groupCommands(root)
 	return root
 }
 
@@ -296,12 +306,16 @@ func (c *cli) report(err error) {
 			c.message("%s", err)
 		}
 	}
+	if !c.likeQEMU {
+		var hint *hintError
+		if errors.As(err, &hint) {
+			fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
+		} else if hint := valueHint(err); hint != "" {
+			fmt.Fprintf(c.stderr, "hint: %s\n", hint)
+		}
+	}
 	if isUsage {
 		c.printUsageHint()
-	}
-	var hint *hintError
-	if errors.As(err, &hint) && !c.likeQEMU {
-		fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
 	}
 }
 

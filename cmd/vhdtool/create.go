@@ -82,7 +82,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if given {
 		var perr error
 		if size, perr = sizearg.Parse(o.args[1]); perr != nil {
-			return sizeError("image size", o.args[1], perr)
+			return swappedError(sizeError("image size", o.args[1], perr), "create", o.args)
 		}
 	}
 	if err == nil {
@@ -114,7 +114,11 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		return nil
 	}
 	if !given {
-		return inFile(qemuErrorf("Image creation needs a size parameter"))
+		err := qemuErrorf("Image creation needs a size parameter")
+		if isSize(name) {
+			return &hintError{inFile(err), fmt.Sprintf("the file comes before the size: 'create disk.vhd %s'", name)}
+		}
+		return inFile(err)
 	}
 	if err := o.target.promise(f, size, opts.set); err != nil {
 		return inFile(err)

@@ -117,7 +117,7 @@ func (c *cli) outputFormat(name, file string) (*format, error) {
 	}
 	f, err := formatByName(name)
 	if err != nil {
-		return nil, qemuErrorf("Unknown file format '%s'", name)
+		return nil, &hintError{qemuErrorf("Unknown file format '%s'", name), formatHint(name)}
 	}
 	return f, f.refusal()
 }

@@ -167,7 +167,7 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	d, f, err := disk.Open(ref.name, formats, &o)
 	switch {
 	case errors.Is(err, disk.ErrUnknownFormat):
-		return nil, nil, c.openError(ref, qemuErrorf("Unknown driver '%s'", o.Format))
+		return nil, nil, &hintError{c.openError(ref, qemuErrorf("Unknown driver '%s'", o.Format)), formatHint(o.Format)}
 	case err != nil:
 		return nil, nil, c.openError(ref, err)
 	}

@@ -193,7 +193,7 @@ func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 		_, ok = c.findOption(f, key)
 	}
 	if !ok {
-		return qemuErrorf("Invalid parameter '%s'", key)
+		return &hintError{qemuErrorf("Invalid parameter '%s'", key), optionHint(f, key)}
 	}
 	set[key] = value
 	return nil

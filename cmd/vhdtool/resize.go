@@ -57,7 +57,7 @@ refused if the image would still break a rule of the product.`,
 func resizePreallocation(mode string) (preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
-		return 0, qemuErrorf("Invalid preallocation mode '%s'", mode)
+		return 0, &hintError{qemuErrorf("Invalid preallocation mode '%s'", mode), "the modes are off, falloc and full"}
 	}
 	return p, err
 }
@@ -143,7 +143,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	}
 	size, err := optlist.Size("size", arg)
 	if err != nil {
-		return err
+		return swappedError(err, "resize", o.args)
 	}
 	if err := o.source.check(); err != nil {
 		return err
