@@ -107,6 +107,9 @@ func formatByName(name string) (*format, error) {
 // outputFormat is the format of a new file: the one named, else what the file's
 // suffix says, which qemu-img does not look at, else raw.
 func (c *cli) outputFormat(name, file string) (*format, error) {
+	if err := c.refuseCompressedName(file); err != nil {
+		return nil, err
+	}
 	if name == "" && !c.likeQEMU {
 		if f := formats.BySuffix(file); f != nil {
 			return formatOf(f), formatOf(f).refusal()

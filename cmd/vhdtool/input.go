@@ -191,6 +191,16 @@ func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*input, error)
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
+	if f == rawFormat.Format && flags.format == "" {
+		head, err := headOf(d)
+		if err == nil {
+			err = refuseNoDisk(head, "")
+		}
+		if err != nil {
+			d.Close()
+			return nil, c.openError(ref, err)
+		}
+	}
 	return &input{disk: d, formats: []string{f.Name}, closer: d.Close}, nil
 }
 
@@ -217,6 +227,13 @@ func newStream(ctx context.Context, f *os.File, name, format string) (*input, er
 	r := bufio.NewReaderSize(data, 1<<16)
 	head, err := r.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
+		return fail(err)
+	}
+	file := name
+	if name == stdinName {
+		file = ""
+	}
+	if err := refuseNoDisk(head, file); err != nil {
 		return fail(err)
 	}
 	if err := formatOfStream(head); err != nil {

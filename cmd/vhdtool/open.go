@@ -171,7 +171,15 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	case err != nil:
 		return nil, nil, c.openError(ref, err)
 	}
-	if f == rawFormat.Format && o.Format == "" {
+	if f == rawFormat.Format && o.Format == "" && !c.likeQEMU {
+		head, err := headOf(d)
+		if err == nil && (len(head) > 0 || !write) { // an empty raw disk may grow
+			err = refuseNoDisk(head, ref.name)
+		}
+		if err != nil {
+			d.Close()
+			return nil, nil, c.openError(ref, err)
+		}
 		c.warnDamaged(ref.name, d)
 	}
 	return d, formatOf(f), nil
