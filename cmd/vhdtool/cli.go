@@ -307,11 +307,12 @@ func (c *cli) report(err error) {
 		}
 	}
 	if !c.likeQEMU {
-		var hint *hintError
-		if errors.As(err, &hint) {
-			fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
-		} else if hint := valueHint(err); hint != "" {
-			fmt.Fprintf(c.stderr, "hint: %s\n", hint)
+		hint := valueHint(err)
+		if h := (*hintError)(nil); errors.As(err, &h) {
+			hint = h.hint
+		}
+		if hint != "" {
+			_, _ = writePrintable(c.stderr, fmt.Appendf(nil, "hint: %s\n", hint))
 		}
 	}
 	if isUsage {
@@ -321,7 +322,7 @@ func (c *cli) report(err error) {
 
 // message prints a line for people.
 func (c *cli) message(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, fmt.Sprintf(format, args...))
+	_, _ = writePrintable(c.stderr, fmt.Appendf(nil, "%s: %s\n", c.name, fmt.Sprintf(format, args...)))
 }
 
 // openError says why an image could not be opened.

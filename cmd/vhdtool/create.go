@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 type createCmdOptions struct {
@@ -16,6 +17,7 @@ type createCmdOptions struct {
 	format  string
 	options []string
 	backing backingFlags
+	force   bool // replace an existing file by a child
 	quiet   bool
 	args    []string
 }
@@ -48,6 +50,8 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 	o.backing.add(cmd, "b")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVar(&o.force, "force", false, "with -b: replace an existing FILE")
+	markOwn(cmd, "force")
 	o.target.add(cmd, "format")
 	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
 	return cmd
@@ -108,6 +112,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		given = true
 	}
 	if o.backing.file != "" {
+		if !o.force && !c.likeQEMU && exists(name) && !disk.SameFile(fileName(o.backing.file), name) {
+			return &hintError{inFile(errors.New("the file exists")), "--force replaces it; the changes that an old child stores are lost then"}
+		}
 		if err := c.createDifferencing(name, f, o, size, opts.set); err != nil {
 			return inFile(err)
 		}

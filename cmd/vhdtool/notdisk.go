@@ -34,7 +34,7 @@ func refuseNoDisk(head []byte, name string) error {
 	}
 	file := "FILE"
 	if name != "" {
-		file = shellWord(name)
+		file = quoteArg(name)
 	}
 	extract := fmt.Sprintf(extractors[kind], file)
 	return &hintError{
@@ -70,6 +70,6 @@ func (c *cli) refuseCompressedName(name string) error {
 	}
 	return &hintError{
 		fmt.Errorf("a target named '%s' would not be compressed", name),
-		fmt.Sprintf("'vhdtool convert %sSOURCE - | %s >%s' compresses it", format, program, shellWord(name)),
+		fmt.Sprintf("'vhdtool convert %sSOURCE - | %s >%s' compresses it", format, program, quoteArg(name)),
 	}
 }

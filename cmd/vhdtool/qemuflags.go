@@ -121,6 +121,6 @@ func (s *snapshotFlag) load(format string) error {
 // warnRaw is qemu-img's warning about a raw disk that is written and was not named as one.
 func (c *cli) warnRaw(ref imageRef, f *format) {
 	if f == &rawFormat && ref.options.Format == "" {
-		fmt.Fprintf(c.stderr, rawWarning, ref.name)
+		_, _ = writePrintable(c.stderr, fmt.Appendf(nil, rawWarning, ref.name))
 	}
 }

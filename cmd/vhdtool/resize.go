@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
@@ -191,6 +192,8 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if x, ok := d.(exactResizer); ok && exact {
 		resizeTo = x.ResizeExact
 	}
+	old := d.Size()
+	backup, hasGPT := gpt.BackupLBA(d)
 	resize := func(size int64) error { return resizeTo(ctx, size, nil) }
 	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
@@ -201,6 +204,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	fmt.Fprintln(c.stdout, "Image resized.")
 	if got := d.Size(); got != size && !c.likeQEMU {
 		fmt.Fprintf(c.stdout, "The disk is now %s, the next size that the image can have.\n", humanSize(got))
+	}
+	if hasGPT {
+		c.warnResizedGPT(ref.name, backup, old, d.Size())
 	}
 	return nil
 }

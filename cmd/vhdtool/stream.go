@@ -23,7 +23,7 @@ type standardOutput struct {
 }
 
 func (o *standardOutput) Write(p []byte) (int, error) {
-	n, err := o.f.Write(p)
+	n, err := writePrintable(o.f, p)
 	if err != nil {
 		o.mu.Lock()
 		o.err = err

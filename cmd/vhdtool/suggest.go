@@ -63,7 +63,7 @@ func suggestCommand(typed string, others ...string) string {
 		return hint
 	}
 	if ext := strings.ToLower(filepath.Ext(typed)); exists(typed) || formats.BySuffix(typed) != nil || ext == ".raw" || ext == ".img" {
-		return fmt.Sprintf("a command comes first: 'info %s' shows what an image is", shellWord(typed))
+		return fmt.Sprintf("a command comes first: 'info %s' shows what an image is", quoteArg(typed))
 	}
 	names := others
 	for name := range commands {
@@ -228,12 +228,4 @@ func quoteAll(words []string) []string {
 		quoted[i] = "'" + w + "'"
 	}
 	return quoted
-}
-
-// shellWord is a word as a shell reads it, in double quotes where it needs some.
-func shellWord(s string) string {
-	if strings.ContainsAny(s, " \t\n\"'$`\\&|;<>()*?[]#~!{}") {
-		return fmt.Sprintf("%q", s)
-	}
-	return s
 }

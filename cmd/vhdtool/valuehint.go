@@ -119,7 +119,7 @@ func isSize(arg string) bool {
 // size, are in the wrong order.
 func swappedError(err error, command string, args []string) error {
 	if isSize(args[0]) && !isSize(args[1]) && !exists(args[0]) {
-		return &hintError{err, fmt.Sprintf("the file comes before the size: '%s %s %s'", command, shellWord(args[1]), args[0])}
+		return &hintError{err, fmt.Sprintf("the file comes before the size: '%s %s %s'", command, quoteArg(args[1]), args[0])}
 	}
 	return err
 }
