@@ -197,7 +197,7 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		return c.openError(ref, err)
 	}
 	if o.draw {
-		if err := p.Text(c.stdout); err != nil {
+		if err := p.Text(c.stdout, columnsOf(c.stdout)); err != nil {
 			return err
 		}
 	}

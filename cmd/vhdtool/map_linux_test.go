@@ -59,6 +59,25 @@ func onTerminalOf(t *testing.T, columns uint16, args ...string) (string, error) 
 	return strings.ReplaceAll(string(out), "\r\n", "\n"), err
 }
 
+// TestMapWidth: the picture is as wide as the terminal, and never wider.
+func TestMapWidth(t *testing.T) {
+	t.Chdir(t.TempDir())
+	sparseFile(t, "d.raw", 10<<20)
+	for _, columns := range []uint16{40, 80, 200} {
+		out, err := onTerminalOf(t, columns, "vhdtool", "map", "d.raw")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		widest := 0
+		for line := range strings.Lines(out) {
+			widest = max(widest, len(line)-1)
+		}
+		if widest > int(columns) || widest < int(columns)-8 {
+			t.Errorf("%d columns: the widest line has %d\n%s", columns, widest, out)
+		}
+	}
+}
+
 // Somebody who looks sees a picture, and may ask for the list; who is called as
 // qemu-img prints the list.
 func TestMapOnTerminal(t *testing.T) {

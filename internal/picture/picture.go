@@ -35,7 +35,8 @@ var kindNames = [kinds]string{
 	"data", "data of the parent", "of the parent's parent", "of ones further up", "metadata", "sector bitmaps", "zeros", "holes", "padding", "leaks",
 }
 
-// The cells of a strip stand in rows of columns cells.
+// The cells of a strip are drawn in rows of columns cells, and written in rows of the output's
+// width.
 const (
 	columns = 64
 	maxRows = 16
@@ -111,11 +112,11 @@ func (c *cell) level() int64 {
 	return c.levels / c.n[Data]
 }
 
-// rows is how many rows of cells the strip has.
-func (s *Strip) rows() int { return (len(s.cells) + columns - 1) / columns }
+// rows is how many rows of n cells the strip has.
+func (s *Strip) rows(n int) int { return (len(s.cells) + n - 1) / n }
 
-// row returns the cells of a row.
-func (s *Strip) row(i int) []cell { return s.cells[i*columns : min(len(s.cells), (i+1)*columns)] }
+// row returns the cells of a row of n cells.
+func (s *Strip) row(i, n int) []cell { return s.cells[i*n : min(len(s.cells), (i+1)*n)] }
 
 // legend returns the kinds that the strip has.
 func (s *Strip) legend() []Kind {
