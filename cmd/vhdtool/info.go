@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
@@ -16,7 +17,16 @@ import (
 
 // description is what a format tells about a disk: lines for people, and
 // itself as JSON.
-type description interface{ lines() []string }
+type description interface{ lines(o *infoLines) []string }
+
+// infoLines says which lines info prints for people.
+type infoLines struct {
+	verbose       bool // all
+	isParent      bool // of the image before
+	parentFollows bool // the parent is printed next
+	shownSize     int64 // of the disk of the image before
+	damaged       bool
+}
 
 type infoOptions struct {
 	source sourceFlags
@@ -24,6 +34,7 @@ type infoOptions struct {
 	cache  string
 	chain  bool
 	limits bool
+	detail bool // all lines for people
 	args   []string
 }
 
@@ -47,6 +58,8 @@ images before that are shown, and the exit status is 1.`,
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the image's parents, as many as can be opened")
 	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
+	cmd.Flags().BoolVarP(&o.detail, "verbose", "v", false, "also show creator, geometry, locators and other details")
+	markOwn(cmd, "verbose")
 	cmd.Flags().StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
 	addAlias(cmd, "backing-chain", "", "b") // in qemu 10 only
 	return cmd
@@ -69,7 +82,8 @@ type imageInfo struct {
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
 
-	probedRaw bool // nothing but the lack of another format says that it is a raw disk
+	probedRaw bool   // nothing but the lack of another format says that it is a raw disk
+	damage    string // a line about what check finds; "" if there is nothing
 }
 
 type formatSpecific struct {
@@ -77,7 +91,7 @@ type formatSpecific struct {
 	Data description `json:"data"`
 }
 
-func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
+func (c *cli) runInfo(ctx context.Context, o *infoOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
@@ -104,11 +118,19 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) error {
 		}
 		return broken
 	}
+	lines := infoLines{verbose: o.detail}
 	for i := range all {
 		if i > 0 {
 			fmt.Fprintln(c.stdout)
 		}
-		if err := all[i].print(c.stdout); err != nil {
+		if c.likeQEMU {
+			err = all[i].print(c.stdout)
+		} else {
+			lines.isParent, lines.parentFollows = i > 0, i < len(all)-1
+			all[i].damage = c.damageOf(ctx, &all[i], ref)
+			err = all[i].printOwn(c.stdout, &lines)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -206,26 +228,87 @@ func fileLength(name string, st fs.FileInfo) (int64, error) {
 	return size, f.Close()
 }
 
-// print writes the lines for people.
-func (i *imageInfo) print(w io.Writer) error {
-	s := fmt.Sprintf("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n",
-		i.Filename, i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))
-	if i.ClusterSize != 0 {
+// damagePrefix starts the line about damage that makes reading go wrong.
+const damagePrefix = "damage: "
+
+// damageOf sums up in a line what a check of an image finds, or returns "". The image is the
+// one of ref, or a parent.
+func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) string {
+	f, err := formatByName(info.Format)
+	if err != nil || f.Check == nil {
+		return ""
+	}
+	file, size, err := disk.OpenFile(info.Filename, false, nil)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	o := disk.CheckOptions{Device: disk.IsDevice(file), Parents: disk.ParentSearch{None: true}, NoLock: true}
+	if info.Filename == ref.name {
+		o.Options = ref.options.Options
+	}
+	checker, err := f.Check(file, size, &o)
+	if err != nil {
+		return ""
+	}
+	for _, err := range checker.Findings(ctx) {
+		if err != nil { // the image was opened, so it is what cannot be read of the rest
+			return damagePrefix + "the check ended with an error: " + withoutPath(err).Error()
+		}
+	}
+	switch n := checker.Counts(); {
+	case n.Errors > 0:
+		return damagePrefix + english.Plural(int(n.Errors), "error", "") + " ('check' lists what is damaged)"
+	case n.Leaked > 0:
+		return "leaks: " + english.Plural(int(n.Leaked), "block", "") + " ('check -r leaks' returns the space)"
+	}
+	return ""
+}
+
+// printOwn writes the lines for people that qemu-img has in part.
+func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
+	s := ""
+	o.damaged = strings.HasPrefix(i.damage, damagePrefix)
+	if i.damage != "" {
+		s = i.damage + "\n"
+	}
+	s += fmt.Sprintf("image: %s\nfile format: %s\n", i.Filename, i.Format)
+	if o.verbose || !o.isParent || i.VirtualSize != o.shownSize {
+		s += fmt.Sprintf("virtual size: %s (%d bytes)\n", sizearg.Format(i.VirtualSize), i.VirtualSize)
+	}
+	o.shownSize = i.VirtualSize
+	s += fmt.Sprintf("disk size: %s\n", sizearg.Format(i.ActualSize))
+	if i.ClusterSize != 0 && o.verbose {
 		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
 	}
 	if i.FileLength != nil {
 		s += fmt.Sprintf("file length: %s\n", humanSize(*i.FileLength))
 	}
 	if i.FormatSpecific != nil {
-		for _, line := range i.FormatSpecific.Data.lines() {
+		for _, line := range i.FormatSpecific.Data.lines(o) {
 			s += line + "\n"
 		}
 	}
 	if i.FullBacking != "" {
-		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
+		s += fmt.Sprintf("backing file: %s\n", i.FullBacking)
 	}
 	if i.BackingError != "" {
 		s += fmt.Sprintf("backing file: not opened: %s\n", i.BackingError)
+	}
+	s += i.Limits.lines()
+	_, err := io.WriteString(w, s)
+	return err
+}
+
+// print writes qemu-img's lines for people.
+func (i *imageInfo) print(w io.Writer) error {
+	s := fmt.Sprintf("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n",
+		i.Filename, i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))
+	if i.ClusterSize != 0 {
+		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
+	}
+	if i.FullBacking != "" {
+		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
 	}
 	s += i.Limits.lines()
 	for _, child := range i.Children {
