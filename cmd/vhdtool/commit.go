@@ -28,16 +28,17 @@ func (c *cli) newCommitCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "commit [-b BASE] [-d] [-p] [-q] FILE",
 		Short: "Merge a differencing VHD into its parent",
-		Long: `Write what the differencing VHD in FILE has to its parent, or with -b to BASE, an
-image further down. Then FILE is emptied, unless -d or -b is given: it keeps
-nothing, and reads the same through its parent.
+		Long: `commit writes the changes that FILE stores into its parent, or with -b
+into BASE, an image further down the chain. Then FILE is emptied and
+reads the same through its parent. With -d or -b, it is not emptied.
 
-All other images that have the changed image for a parent become invalid, and so
-do those between FILE and BASE.
+All other children of the changed image become invalid, and so do the images
+between FILE and BASE.
 
-FILE changes only when all is in the parent, durably. If anything fails before
-that, it can be tried again.`,
-		Example: "  vhdtool commit child.vhd\n  vhdtool commit -b base.vhd grandchild.vhd",
+FILE changes only after the data is durable in the parent. If commit fails
+before that, run it again.`,
+		Example: "  vhdtool commit child.vhd\n" +
+			"  vhdtool commit -b base.vhd grandchild.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCommit(cmd.Context(), &o)
@@ -46,12 +47,13 @@ that, it can be tried again.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.base, "base", "b", "", "merge into this image, one of the parents")
+	fl.StringVarP(&o.base, "base", "b", "", "merge into `BASE`, one of the parents")
 	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most so many bytes a second")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most `SIZE` per second")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
