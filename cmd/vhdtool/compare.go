@@ -34,11 +34,12 @@ func (c *cli) newCompareCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare [-f FORMAT] [-F FORMAT] [-s] FILE1 FILE2",
 		Short: "Compare the disks in two images",
-		Long: `Compare the contents of two disks. Where one is larger, the rest of it must be
-zeros; with -s sizes and what is allocated must be the same, too.
+		Long: `compare reads two disks and stops at the first difference. If one disk
+is larger, the rest of it must be zeros. With -s, sizes and allocation
+must be equal, too.
 
-Exit status: 0 the same, 1 different, 2 an image could not be opened, 3 it could
-not be said what is allocated, 4 an image could not be read.`,
+Exit status: 0 identical, 1 different, 2 an image could not be opened, 3 the
+allocation of an image could not be determined, 4 an image could not be read.`,
 		Example: "  vhdtool compare disk.raw disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -47,12 +48,13 @@ not be said what is allocated, 4 an image could not be read.`,
 	}
 	o.source.add(cmd, "a-format")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.second, "b-format", "F", "", "format of the second image")
-	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache mode, accepted for compatibility")
-	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be the same, too")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image")
+	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
+	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be equal, too")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	_ = cmd.RegisterFlagCompletionFunc("b-format", completeFormats)
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
