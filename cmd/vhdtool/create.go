@@ -25,18 +25,22 @@ type createCmdOptions struct {
 func (c *cli) newCreateCmd() *cobra.Command {
 	var o createCmdOptions
 	cmd := &cobra.Command{
-		Use:   "create [-f FORMAT] [-o OPTIONS] [-b PARENT [-F FORMAT]] FILE [SIZE]",
-		Short: "Make a new, empty image",
-		Long: `Make a new image whose disk reads as zeros.
+		Use:   "create [-f FORMAT] [-o OPTIONS] [--for PRODUCT] [-b PARENT [-F FORMAT]] FILE [SIZE]",
+		Short: "Create an empty image",
+		Long: `create makes FILE an image of SIZE whose disk reads as zeros. The image
+format is the one after -f, or the one of FILE's suffix (.vhd, .vpc,
+.avhd), or raw. An existing FILE is replaced.
 
-With -b PARENT it is a differencing VHD, whose disk reads as that of PARENT, and
-which keeps what is written to it. It is as large as PARENT unless SIZE says
-more. PARENT must not be changed any more while it has such children.
+SIZE is in bytes. A suffix k, M, G, T, P or E multiplies it by a power of 1024.
+The size of a VHD is rounded up to the next disk geometry, unless -o force_size
+is set. Most products of --for set it.
 
-SIZE is in bytes, with an optional suffix k, M, G, T, P or E for powers of 1024.
-A VHD is as large as the next geometry unless force_size is set. The format is
-the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
+With -b PARENT, FILE is a differencing VHD: its disk reads as the disk of
+PARENT, and FILE stores the changes. SIZE defaults to the size of PARENT. An
+existing FILE is replaced only with --force. Do not change PARENT while it has
+children, because they become invalid.`,
 		Example: "  vhdtool create disk.vhd 40G\n" +
+			"  vhdtool create --for azure disk.vhd 40G\n" +
 			"  vhdtool create -f vpc -o subformat=fixed,force_size disk.vhd 10M\n" +
 			"  vhdtool create -b base.vhd child.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,15 +49,16 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "format", "f", "", "format of the image")
-	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the format, as key=value,...; help lists them")
+	fl.StringVarP(&o.format, "format", "f", "", "`FORMAT` of the image: vpc (or vhd), or raw")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "`OPTIONS` of the format, as key=value,...; '-o help' lists them")
 	o.backing.add(cmd, "b")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVar(&o.force, "force", false, "with -b: replace an existing FILE")
 	markOwn(cmd, "force")
 	o.target.add(cmd, "format")
 	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
+	markIgnored(cmd, "backing-unsafe")
 	return cmd
 }
 
