@@ -21,9 +21,9 @@ type description interface{ lines(o *infoLines) []string }
 
 // infoLines says which lines info prints for people.
 type infoLines struct {
-	verbose       bool // all
-	isParent      bool // of the image before
-	parentFollows bool // the parent is printed next
+	verbose       bool  // all
+	isParent      bool  // of the image before
+	parentFollows bool  // the parent is printed next
 	shownSize     int64 // of the disk of the image before
 	damaged       bool
 }
@@ -41,13 +41,19 @@ type infoOptions struct {
 func (c *cli) newInfoCmd() *cobra.Command {
 	var o infoOptions
 	cmd := &cobra.Command{
-		Use:   "info [-f FORMAT] [--output=human|json] FILE",
-		Short: "Tell what an image is",
-		Long: `Tell the format, sizes and properties of an image. A fixed VHD is recognised
-by its footer, where qemu-img takes it for a raw disk. The recorded parent is
-shown without opening it. --backing-chain follows the chain; where it breaks, the
-images before that are shown, and the exit status is 1.`,
-		Example:     "  vhdtool info disk.vhd\n  vhdtool info --output=json disk.vhd",
+		Use:   "info [-f FORMAT] [-v] [--backing-chain] [--output=human|json] FILE",
+		Short: "Show the format, sizes and properties of an image",
+		Long: `info shows what the image is, its sizes, and the products that accept
+it. Damage is shown first. --verbose adds the creator, the geometry and
+other fields; JSON always has all of them.
+
+A fixed VHD is recognised by its footer, while qemu-img detects a raw disk. The
+recorded parent is shown without opening it; --backing-chain follows the chain.
+If the chain is broken, the images before the break are shown, and the exit
+status is 1.`,
+		Example: "  vhdtool info disk.vhd\n" +
+			"  vhdtool info --backing-chain child.vhd\n" +
+			"  vhdtool info --output=json disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -56,12 +62,13 @@ images before that are shown, and the exit status is 1.`,
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
-	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the image's parents, as many as can be opened")
+	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the parents of the image")
 	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
-	cmd.Flags().BoolVarP(&o.detail, "verbose", "v", false, "also show creator, geometry, locators and other details")
+	cmd.Flags().BoolVarP(&o.detail, "verbose", "v", false, "show all properties")
 	markOwn(cmd, "verbose")
-	cmd.Flags().StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	cmd.Flags().StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility")
 	addAlias(cmd, "backing-chain", "", "b") // in qemu 10 only
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
