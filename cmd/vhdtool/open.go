@@ -26,8 +26,8 @@ type sourceFlags struct {
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
-	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "format of the image (default: found out by its contents)")
-	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "the image is given as a list of options, such as driver=vpc,file.filename=F")
+	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "`FORMAT` of the image (default: detected from the contents)")
+	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "the image is a list of options, such as driver=vpc,file.filename=F")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
 	s.addParents(cmd)
@@ -36,15 +36,15 @@ func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 // addParents adds the flags that say where the parents of images are.
 func (s *sourceFlags) addParents(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use FILE as the parent, whatever the image records; given again, as the parent of that one")
-	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this directory: by name, and renamed ones by unique id")
-	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow the paths to parents out of the image's folder")
+	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use `FILE` as the parent; repeat for the parent's parent")
+	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also search `DIR` for parents, by name and by unique id")
+	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow recorded paths out of the image's directory")
 	markOwn(cmd, "parent", "parent-dir", "trust-parents")
 }
 
 // addForce adds the flag for images that had better not be written.
 func (s *sourceFlags) addForce(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&s.force, "force", false, "change the image of a suspended virtual machine, too")
+	cmd.Flags().BoolVar(&s.force, "force", false, "also change the image of a suspended virtual machine")
 	markOwn(cmd, "force")
 }
 

@@ -86,7 +86,7 @@ type snapshotFlag struct {
 }
 
 func (s *snapshotFlag) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "accepted to be refused: no format here has snapshots")
+	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "refused: no format here has snapshots")
 	_ = cmd.Flags().MarkHidden("snapshot")
 }
 
