@@ -48,9 +48,11 @@ func markIgnored(cmd *cobra.Command, names ...string) {
 	}
 }
 
+const helpUsage = "show this help and exit"
+
 // addHelpFlag adds -h to a command.
 func addHelpFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolP("help", "h", false, "show this help and exit")
+	cmd.Flags().BoolP("help", "h", false, helpUsage)
 }
 
 // parentFlagNames are the flags that say where parents are; many commands have them.
@@ -60,6 +62,10 @@ var parentFlagNames = []string{"parent", "parent-dir", "trust-parents"}
 // defaultColumns.
 func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 	columns := min(columnsOf(c.stdout), defaultColumns)
+	// cobra makes the completion commands and their flags itself.
+	cmd.DisableFlagsInUseLine = true
+	cmd.InitDefaultHelpFlag()
+	cmd.Flags().Lookup("help").Usage = helpUsage
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\nUsage:\n", cmd.Short)
 	for _, line := range wrapUsage(cmd.UseLine(), columns-2) {
@@ -142,9 +148,9 @@ func (c *cli) listFlags(w io.Writer, cmd *cobra.Command, columns int) {
 			}
 			ignored = append(ignored, name)
 		case slices.Contains(parentFlagNames, f.Name):
-			parents.AddFlag(f)
+			parents.AddFlag(withValueName(f))
 		default:
-			own.AddFlag(f)
+			own.AddFlag(withValueName(f))
 		}
 	})
 	if own.HasFlags() {
@@ -161,6 +167,22 @@ func (c *cli) listFlags(w io.Writer, cmd *cobra.Command, columns int) {
 			strings.Join(wrapWords(ignored, columns-2), "\n  "))
 	}
 }
+
+// withValueName returns a flag whose value is called VALUE if its usage does not name it. The
+// types of Go, which pflag shows else, mean nothing to users.
+func withValueName(f *pflag.Flag) *pflag.Flag {
+	if f.Value.Type() == "bool" || strings.Count(f.Usage, "`") == 2 {
+		return f
+	}
+	named := *f
+	named.Value = valueOf{f.Value}
+	return &named
+}
+
+// valueOf is a flag's value whose type is called VALUE.
+type valueOf struct{ pflag.Value }
+
+func (valueOf) Type() string { return "VALUE" }
 
 // helpTopics are what help explains besides the commands.
 var helpTopics = []struct {
@@ -193,6 +215,8 @@ func (c *cli) newHelpCmd() *cobra.Command {
 		Long:        long,
 		Example:     "  vhdtool help convert\n  vhdtool help options",
 		Annotations: onlyReads,
+
+		DisableFlagsInUseLine: true,
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			names := helpTopicNames()
 			for _, sub := range cmd.Root().Commands() {
@@ -225,7 +249,7 @@ func (c *cli) runHelp(root *cobra.Command, args []string) error {
 		}
 	}
 	cmd, rest, err := root.Find(args)
-	if err != nil || cmd == root || len(rest) > 0 && cmd.HasSubCommands() {
+	if err != nil || cmd == root || len(rest) > 0 {
 		return &hintError{usagef("No help for '%s'", strings.Join(args, " ")), suggestCommand(args[0], helpTopicNames()...)}
 	}
 	c.printHelp(cmd, nil)
