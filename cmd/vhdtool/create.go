@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -117,7 +118,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		given = true
 	}
 	if o.backing.file != "" {
-		if !o.force && !c.likeQEMU && exists(name) && !disk.SameFile(fileName(o.backing.file), name) {
+		if !o.force && !c.likeQEMU && isRegular(name) && !disk.SameFile(fileName(o.backing.file), name) {
 			return &hintError{inFile(errors.New("the file exists")), "--force replaces it; the changes that an old child stores are lost then"}
 		}
 		if err := c.createDifferencing(name, f, o, size, opts.set); err != nil {
@@ -154,4 +155,10 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 		return inFile(withoutPath(err))
 	}
 	return nil
+}
+
+// isRegular reports whether a name is that of a file, and not of a device.
+func isRegular(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
 }

@@ -82,7 +82,8 @@ func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 	}
 	c.listFlags(&b, cmd, columns)
 	if !cmd.HasParent() {
-		fmt.Fprintf(&b, "\n'%s help COMMAND' shows the help of a command. There is also help for\n%s.\n", c.name, joinWords(helpTopicNames(), "and"))
+		more := fmt.Sprintf("'%s help COMMAND' shows the help of a command. There is also help for %s.", c.name, joinWords(helpTopicNames(), "and"))
+		fmt.Fprintf(&b, "\n%s\n", wrapText(more, columns))
 	}
 	_, _ = io.WriteString(c.stdout, b.String()) // c.stdout keeps an error
 }
