@@ -78,7 +78,7 @@ func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 		fmt.Fprintf(&b, "\nExamples:\n%s\n", strings.ReplaceAll(cmd.Example, "  vhdtool ", "  "+c.name+" "))
 	}
 	if cmd.HasAvailableSubCommands() {
-		listCommands(&b, cmd)
+		listCommands(&b, cmd, columns)
 	}
 	c.listFlags(&b, cmd, columns)
 	if !cmd.HasParent() {
@@ -114,12 +114,14 @@ func wrapUsage(usage string, columns int) []string {
 }
 
 // listCommands lists the subcommands of a command in their groups.
-func listCommands(w io.Writer, cmd *cobra.Command) {
+func listCommands(w io.Writer, cmd *cobra.Command, columns int) {
+	indent := cmd.NamePadding() + 3
 	list := func(title, id string) {
 		fmt.Fprintf(w, "\n%s\n", title)
 		for _, sub := range cmd.Commands() {
 			if sub.GroupID == id && (sub.IsAvailableCommand() || sub.Name() == "help") {
-				fmt.Fprintf(w, "  %-*s %s\n", cmd.NamePadding(), sub.Name(), sub.Short)
+				short := wrapWords(strings.Fields(sub.Short), columns-indent)
+				fmt.Fprintf(w, "  %-*s%s\n", indent-2, sub.Name(), strings.Join(short, "\n"+strings.Repeat(" ", indent)))
 			}
 		}
 	}

@@ -22,6 +22,7 @@ func TestHelpWidth(t *testing.T) {
 		most    int
 	}{
 		{60, []string{"help", "check"}, 60},
+		{60, []string{"help"}, 60},
 		{60, []string{"help", "sizes"}, 60},
 		{80, []string{"help", "convert"}, 80},
 		{200, []string{"help", "convert"}, 80},
