@@ -157,7 +157,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	return nil
 }
 
-// isRegular reports whether a name is that of a file, and not of a device.
+// isRegular reports whether a file of the name exists and is no device.
 func isRegular(name string) bool {
 	st, err := os.Stat(name)
 	return err == nil && st.Mode().IsRegular()

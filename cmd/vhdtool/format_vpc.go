@@ -266,7 +266,7 @@ func (v *vpcDetails) lines(o *infoLines) []string {
 	return append(out, productLine(v.Products))
 }
 
-// lines are what a differencing image records of its parent, for people.
+// lines returns the recorded parent in lines for people.
 func (p *vpcParent) lines(verbose bool) []string {
 	out := []string{fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk"))}
 	if !verbose {

@@ -9,8 +9,8 @@ import (
 // moveBackupGPT is the remedy that works for every disk.
 const moveBackupGPT = "'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there, in the running system or on a raw disk"
 
-// gptRemedy is the way out where a new disk is larger than its source. If only the geometry
-// made it larger, force_size does without.
+// gptRemedy returns the hint for a target that is larger than its source. If the geometry
+// made it larger, force_size avoids that.
 func (v *conversion) gptRemedy() string {
 	if v.format == &vpcFormat && v.wanted == (targetFlags{}) && !v.noRounding() {
 		return "-o force_size makes the disk exactly as large as the source; else " + moveBackupGPT

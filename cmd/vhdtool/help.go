@@ -171,8 +171,8 @@ func (c *cli) listFlags(w io.Writer, cmd *cobra.Command, columns int) {
 	}
 }
 
-// withValueName returns a flag whose value is called VALUE if its usage does not name it. The
-// types of Go, which pflag shows else, mean nothing to users.
+// withValueName returns a flag whose value is called VALUE if its usage does not name it.
+// Otherwise pflag would show a Go type.
 func withValueName(f *pflag.Flag) *pflag.Flag {
 	if f.Value.Type() == "bool" || strings.Count(f.Usage, "`") == 2 {
 		return f
@@ -187,7 +187,7 @@ type valueOf struct{ pflag.Value }
 
 func (valueOf) Type() string { return "VALUE" }
 
-// helpTopics are what help explains besides the commands.
+// helpTopics are the topics of help besides the commands.
 var helpTopics = []struct {
 	name, short string
 	print       func(w io.Writer, columns int)

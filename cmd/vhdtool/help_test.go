@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// helpOf is what the program prints for help arguments, and its exit status.
+// helpOf runs the program by this name, and returns its output and exit status.
 func helpOf(t *testing.T, name string, args ...string) (string, int) {
 	t.Helper()
 	var out, errs strings.Builder
@@ -74,7 +74,7 @@ func TestHelpForm(t *testing.T) {
 func TestHelpName(t *testing.T) {
 	text, _ := helpOf(t, "/usr/local/bin/vt", "help", "info")
 	if strings.Contains(text, "vhdtool ") || !strings.Contains(text, "\n  vt info [") || !strings.Contains(text, "\n  vt info disk.vhd\n") {
-		t.Errorf("the help of a link has not its name:\n%s", text)
+		t.Errorf("the help of a link lacks its name:\n%s", text)
 	}
 }
 
@@ -106,7 +106,7 @@ func TestHelpGroups(t *testing.T) {
 	}
 }
 
-// TestHelpTopics: the topics explain what they are about; 'help -o' is 'help options'.
+// TestHelpTopics: each topic has a text; 'help -o' prints the text of 'help options'.
 func TestHelpTopics(t *testing.T) {
 	options, status := helpOf(t, "vhdtool", "help", "options")
 	if status != 0 {

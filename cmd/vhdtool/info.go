@@ -90,7 +90,7 @@ type imageInfo struct {
 	DirtyFlag      bool            `json:"dirty-flag"`
 
 	probedRaw bool   // nothing but the lack of another format says that it is a raw disk
-	damage    string // a line about what check finds; "" if there is nothing
+	damage    string // a line about the findings of check, or ""
 }
 
 type formatSpecific struct {
@@ -238,8 +238,8 @@ func fileLength(name string, st fs.FileInfo) (int64, error) {
 // damagePrefix starts the line about damage that makes reading go wrong.
 const damagePrefix = "damage: "
 
-// damageOf sums up in a line what a check of an image finds, or returns "". The image is the
-// one of ref, or a parent.
+// damageOf returns a line about the findings of check, or "". The image is the one of ref, or
+// one of its parents.
 func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) string {
 	f, err := formatByName(info.Format)
 	if err != nil || f.Check == nil {
@@ -259,7 +259,7 @@ func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) strin
 		return ""
 	}
 	for _, err := range checker.Findings(ctx) {
-		if err != nil { // the image was opened, so it is what cannot be read of the rest
+		if err != nil { // the image opened, so another part is unreadable
 			return damagePrefix + "the check ended with an error: " + withoutPath(err).Error()
 		}
 	}

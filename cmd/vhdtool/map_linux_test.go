@@ -14,7 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// onTerminal is what a command prints on a terminal of 80 columns.
+// onTerminal runs a command on a terminal of 80 columns, and returns its output.
 func onTerminal(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := onTerminalOf(t, 80, args...)
@@ -24,7 +24,7 @@ func onTerminal(t *testing.T, args ...string) string {
 	return out
 }
 
-// onTerminalOf is what a command prints on a terminal of so many columns, and how it ends.
+// onTerminalOf runs a command on a terminal of this width, and returns its output and error.
 func onTerminalOf(t *testing.T, columns uint16, args ...string) (string, error) {
 	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/archive"
 )
 
-// extractors are the programs that write what an archive holds to a pipe.
+// extractors are the commands that write the contents of an archive to a pipe.
 var extractors = map[string]string{
 	"7z":  "7z x -so %s",
 	"rar": "unrar p -inul %s",
@@ -18,8 +18,8 @@ var extractors = map[string]string{
 	"zip": "unzip -p %s",
 }
 
-// refuseNoDisk refuses what starts with head, in the named file, if no format was named and it
-// is no disk: an archive, or nothing at all. A name of "" is a pipe.
+// refuseNoDisk returns an error if head, the first bytes of the named file, is empty or starts
+// an archive. It is called where the user named no format. A name of "" is a pipe.
 func refuseNoDisk(head []byte, name string) error {
 	if len(head) == 0 {
 		err := errors.New("the file is empty: there is no disk in it")
@@ -53,12 +53,11 @@ func headOf(r io.ReaderAt) ([]byte, error) {
 	return b[:n], err
 }
 
-// compressors are the programs that compress what comes from a pipe, by the suffix of their
-// files.
+// compressors are the programs that compress a pipe, by the suffix of their files.
 var compressors = map[string]string{".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz"}
 
-// refuseCompressedName refuses a target whose name promises compressed data, which no target
-// is.
+// refuseCompressedName returns an error if the name of a target promises compressed data. No
+// target is compressed.
 func (c *cli) refuseCompressedName(name string) error {
 	program := compressors[strings.ToLower(filepath.Ext(name))]
 	if program == "" || c.likeQEMU || c.isStream(name) {

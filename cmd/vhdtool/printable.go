@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// printable escapes the characters of a text that a terminal would obey, as Go's strings do.
-// Names of files and of parents may hold any. Ends of lines and tabs stay.
+// printable escapes the control characters of a text, as a Go string literal does. Names of
+// files and of parents may contain any of them. Ends of lines and tabs stay.
 func printable(text string) string {
 	if !strings.ContainsFunc(text, isObeyed) {
 		return text
@@ -28,14 +28,13 @@ func printable(text string) string {
 	return b.String()
 }
 
-// isObeyed reports whether a terminal may do something else than show a character: control
-// characters, and those that change the direction of the text.
+// isObeyed reports whether a terminal may obey a character instead of showing it. Such are
+// control characters, and those that change the direction of the text.
 func isObeyed(r rune) bool {
 	return !unicode.IsPrint(r) && r != '\n' && r != '\r' && r != '\t'
 }
 
-// writePrintable writes to an output what it shows as it is if it is a terminal, and p if it is
-// not.
+// writePrintable writes p to an output, with control characters escaped if it is a terminal.
 func writePrintable(w io.Writer, p []byte) (int, error) {
 	if !isTerminal(w) {
 		return w.Write(p)

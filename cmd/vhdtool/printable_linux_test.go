@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestControlCharacters: on a terminal, names are printed without what it would obey. Elsewhere
-// they are printed as they are, for programs.
+// TestControlCharacters: control characters in names are escaped on a terminal. Programs that
+// read the output get them unchanged.
 func TestControlCharacters(t *testing.T) {
 	const evil = "\x1b[2J\u202e\u009b1mé\U0001f4be.raw"
 	const shown = `\x1b[2J\u202e\u009b1mé💾.raw`

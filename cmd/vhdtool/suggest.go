@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// commandHints say how to do here what other programs name so: vhd-util, VBoxManage,
+// commandHints are hints for commands of other programs: vhd-util, VBoxManage,
 // vbox-img, PowerShell, diskpart, fsck and others. Keys are in lower case.
 var commandHints = func() map[string]string {
 	m := map[string]string{}
@@ -56,8 +56,8 @@ func unknownCommand(typed string) error {
 	return &hintError{usagef("Command not found: %s", typed), suggestCommand(typed)}
 }
 
-// suggestCommand is a hint for who typed a command that does not exist; others are further
-// names that were possible.
+// suggestCommand returns a hint about a command that does not exist. It may also suggest the
+// other names.
 func suggestCommand(typed string, others ...string) string {
 	if hint := commandHints()[strings.ToLower(typed)]; hint != "" {
 		return hint
@@ -80,7 +80,7 @@ func suggestCommand(typed string, others ...string) string {
 // hiddenCommands are there for scripts of qemu-img only.
 var hiddenCommands = map[string]bool{"amend": true, "bench": true, "bitmap": true, "snapshot": true}
 
-// flagHints say which flag does here what others do elsewhere.
+// flagHints are hints for flags that other programs have.
 var flagHints = map[string]string{
 	"for":           "'check --for PRODUCT' examines an image by the rules of a product",
 	"format":        "-f FORMAT names the format of a source, -O FORMAT that of a target",
@@ -122,7 +122,7 @@ var flagHints = map[string]string{
 	"preallocation": "write -o preallocation=falloc or -o preallocation=full",
 }
 
-// flagError says in getopt's words what is wrong with the flags, and suggests others.
+// flagError returns getopt's message about wrong flags, with a hint.
 func (c *cli) flagError(cmd *cobra.Command, err error) error {
 	wrong := flagError(cmd, err)
 	var unknown *pflag.NotExistError
@@ -138,7 +138,7 @@ func (c *cli) flagError(cmd *cobra.Command, err error) error {
 	return wrong
 }
 
-// suggestFlag is a hint for who typed a flag that a command does not have, or "".
+// suggestFlag returns a hint about a flag that a command does not have, or "".
 func (c *cli) suggestFlag(cmd *cobra.Command, name string) string {
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -174,8 +174,8 @@ func (c *cli) suggestFlag(cmd *cobra.Command, name string) string {
 	return "did you mean " + joinWords(near, "or") + "?"
 }
 
-// nearest returns those of names that are likely meant by what was typed, at most three, the
-// likeliest first.
+// nearest returns the names that resemble the typed word, at most three, the most similar
+// first.
 func nearest(typed string, names []string) []string {
 	typed = strings.ToLower(typed)
 	distance := map[string]int{}
@@ -184,7 +184,7 @@ func nearest(typed string, names []string) []string {
 		switch {
 		case d <= max(1, min(len(typed), len(name))/3):
 		case len(typed) >= 3 && (strings.HasPrefix(name, typed) || strings.HasPrefix(typed, name)):
-			d = 3 // behind names with a slip of the finger
+			d = 3 // after names with a typing error
 		default:
 			continue
 		}

@@ -17,7 +17,7 @@ import (
 // maxVHDSize is the size of the largest disk that a dynamic VHD holds.
 const maxVHDSize = vhd.MaxSectors * vhd.SectorSize
 
-// valueHint is a hint for who gave an option a value that it does not accept, or "".
+// valueHint returns a hint about an option's value that is not accepted, or "".
 func valueHint(err error) string {
 	var value *optlist.ValueError
 	if errors.As(err, &value) {
@@ -48,7 +48,7 @@ func allowedHint(key, value string) string {
 	return ""
 }
 
-// optionHint is a hint for who set an option that a format does not have.
+// optionHint returns a hint about an option that a format does not have.
 func optionHint(f *format, key string) string {
 	var names []string
 	for _, s := range slices.Concat(f.createOptions, fileOptions) {
@@ -65,7 +65,7 @@ func optionHint(f *format, key string) string {
 	return fmt.Sprintf("'-o help' lists the options of format %s", f.Name)
 }
 
-// formatHint is a hint for who named a format that does not exist.
+// formatHint returns a hint about the name of a format that does not exist.
 func formatHint(typed string) string {
 	var names []string
 	for _, f := range allFormats {

@@ -8,7 +8,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// ValueKind is what an option expects of its value.
+// ValueKind is the kind of value that an option expects.
 type ValueKind uint8
 
 // The kinds of values.
