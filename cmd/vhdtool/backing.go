@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/internal/source"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
@@ -118,16 +118,16 @@ type childRequest struct {
 
 // createChild starts a differencing image, of the size that goes with its parent,
 // which the flags name, and which it closes.
-func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, f *format, size func(parent disk.Disk) int64, set disk.Options, product string) (out *output, parent disk.Disk, err error) {
+func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, f *format, size func(parent disk.Disk) int64, set disk.Options, product string) (*target.Child, error) {
 	parent, parentName, _, err := c.openBacking(b, name, parents)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := refuseAncestor(parent, parentName, name); err != nil {
 		parent.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	out, err = c.createOutputBy(name, f, set, func(file disk.File) (disk.Disk, error) {
+	out, err := c.createOutputBy(name, f, set, func(file disk.File) (disk.Disk, error) {
 		return f.createChild(&childRequest{
 			format: f, file: file, name: name, size: size(parent), set: set, options: newImageOptions(f, product, set),
 			product: product, parent: parent, parentName: parentName,
@@ -135,27 +135,27 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearc
 	})
 	if err != nil {
 		parent.Close()
-		return nil, nil, withoutPath(err)
+		return nil, withoutPath(err)
 	}
-	return out, parent, nil
+	return &target.Child{File: out, Parent: source.Named(parent, parentName)}, nil
 }
 
 // createDifferencing is create with a parent.
 func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, size int64, set disk.Options) error {
-	out, _, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.product)
+	out, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.product)
 	if err != nil {
 		return err
 	}
 	if !o.quiet {
-		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d backing_file=%s backing_fmt=%s", name, f.Name, out.disk.Size(), o.backing.file,
+		fmt.Fprintf(c.stdout, "Formatting '%s', fmt=%s size=%d backing_file=%s backing_fmt=%s", name, f.Name, out.Size(), o.backing.file,
 			cmp.Or(o.backing.format, f.Name))
 		printSettings(c.stdout, f, set)
 		if _, err := fmt.Fprintln(c.stdout); err != nil {
-			out.discard()
+			out.Discard()
 			return err
 		}
 	}
-	if err := out.commit(false); err != nil {
+	if err := out.Commit(false); err != nil {
 		return withoutPath(err)
 	}
 	if !o.quiet {
@@ -180,37 +180,23 @@ func (c *cli) warnApart(name string) {
 	}
 }
 
-// toChild makes a new target that keeps what differs from its parent.
-func (v *conversion) toChild(ctx context.Context, in *input, b *backingFlags) error {
-	fail := func(err error) error { return conversionError(v.target, v.format, err) }
+// newChild starts a new target that keeps what differs from its parent.
+func (v *conversion) newChild(in *input) (*target.Child, error) {
+	fail := func(err error) (*target.Child, error) { return nil, conversionError(v.target, v.format, err) }
 	switch {
 	case v.likeQEMU || v.format.createChild == nil:
-		return qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
-	case in.disk == nil || v.isStream(v.target):
+		return nil, qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
+	case in.Disk == nil || v.isStream(v.target):
 		return fail(errors.New("a differencing image is neither made from a stream nor written to one"))
 	}
 	if err := checkOptions(v.format, v.given); err != nil {
-		return err
+		return nil, err
 	}
 	// The parent's size may have been rounded up; zeros follow the source then.
-	size := func(parent disk.Disk) int64 { return max(in.size(), parent.Size()) }
-	out, parent, err := v.createChild(v.target, b, v.parents, v.format, size, v.given, v.wanted.product)
+	size := func(parent disk.Disk) int64 { return max(in.Size(), parent.Size()) }
+	t, err := v.createChild(v.target, v.backing, v.parents, v.format, size, v.given, v.wanted.product)
 	if err != nil {
 		return fail(err)
 	}
-	err = convert.CopyDifference(ctx, out.disk, in.disk, parent, &v.copy)
-	if rest := out.disk.Size() - in.size(); err == nil && rest > 0 {
-		err = out.disk.(disk.Zeroer).WriteZeroes(in.size(), rest)
-	}
-	if err != nil {
-		out.discard()
-		return v.copyError(in.name(), v.target, err)
-	}
-	if err := out.commit(v.flush); err != nil {
-		return fmt.Errorf("%s: %w", v.target, withoutPath(err))
-	}
-	if !v.quiet {
-		v.warnApart(v.target)
-	}
-	return nil
+	return t, nil
 }

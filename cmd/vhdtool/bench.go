@@ -188,8 +188,10 @@ func (c *cli) runBench(ctx context.Context, o *benchOptions) error {
 	if b.flush > 0 {
 		fmt.Fprintf(c.stdout, "Sending flush every %d requests\n", b.flush)
 	}
+	progress := c.newProgress(false, o.quiet, false, 1)
 	start := time.Now()
-	err = b.run(ctx, d, o.write)
+	err = b.run(ctx, d, o.write, progress.update)
+	progress.finish(err == nil)
 	if err == nil {
 		fmt.Fprintf(c.stdout, "Run completed in %3.3f seconds.\n", time.Since(start).Seconds())
 	}
@@ -212,13 +214,13 @@ func (b *benchRun) after(off, size int64) int64 {
 const maxBenchMemory = 256 << 20
 
 // run sends the requests, in groups that end with a flush.
-func (b *benchRun) run(ctx context.Context, d disk.Disk, write bool) error {
+func (b *benchRun) run(ctx context.Context, d disk.Disk, write bool, progress disk.Progress) error {
 	group := b.count
 	if b.flush > 0 {
 		group = b.flush
 	}
 	buf := bytes.Repeat([]byte{b.pattern}, int(b.size)) // which all writes share
-	next := b.off
+	next, sent := b.off, int64(0)
 	for done := int64(0); done < b.count; {
 		var requests errgroup.Group
 		requests.SetLimit(int(max(1, min(b.depth, b.count, maxBenchMemory/b.size))))
@@ -244,6 +246,8 @@ func (b *benchRun) run(ctx context.Context, d disk.Disk, write bool) error {
 				return nil
 			})
 			next = b.after(off, d.Size())
+			sent++
+			progress(sent*b.size, b.count*b.size)
 		}
 		if err := requests.Wait(); err != nil {
 			return err

@@ -189,7 +189,8 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	k := checking{cli: c, o: o, ref: ref}
+	k := checking{cli: c, o: o, ref: ref, progress: c.newProgress(false, o.quiet, false, 1)}
+	defer k.progress.finish(true)
 	if o.product != "" {
 		if k.product, err = product.Find(o.product); err != nil {
 			return c.openError(ref, err)
@@ -197,9 +198,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	}
 	write := o.repair != "" && !o.dryRun || o.restore != ""
 	if write { // a signal ends a repair between two steps; putting back goes on to its end
-		var stop context.CancelFunc
-		ctx, stop = untilSignal(ctx)
-		defer stop()
+		ctx = c.untilSignal(ctx)
 	}
 	var lock disk.LockFunc
 	if !ref.share || write {
@@ -269,6 +268,8 @@ type checking struct {
 	product *product.Product // that the image is to be for, or nil
 	file    *os.File
 	format  *format
+
+	progress progress
 }
 
 // withoutFooter is the result for a file that has no footer, which is examined for a
@@ -298,7 +299,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p := findingPrinter{checking: k, kinds: map[findingKind]*kindOfFindings{}}
 	checker, err := k.format.Check(k.file, size, &disk.CheckOptions{
 		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
-		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share,
+		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share, Progress: k.progress.update,
 	})
 	if err != nil {
 		return checkCounts{}, k.openError(k.ref, err)
@@ -479,7 +480,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 
 // repairFile repairs the image, and saves what is overwritten if that was asked for.
 func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
-	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard}
+	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard, Progress: k.progress.update}
 	if k.o.backup == "" {
 		return k.format.Repair(ctx, k.file, size, o)
 	}

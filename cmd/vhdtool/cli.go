@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -29,9 +30,14 @@ type cli struct {
 	qemu     qemuVersion // the release whose words and keys are printed; 7.2 unless likeQEMU
 	command  string      // the subcommand
 
+	pause func(context.Context, time.Duration) // waits where a rate is limited; nil: by the clock
+
 	stdin  *os.File
 	stdout io.Writer
 	stderr io.Writer
+
+	line    *statusLine // of stderr; nil for none
+	signals signals
 }
 
 // execute runs a command line and returns the exit status.
@@ -42,13 +48,15 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	root := c.newRootCmd(neededCommands(args))
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
-	if out, ok := c.stdout.(*standardOutput); ok && err == nil {
-		err = out.failed()
+	if out, ok := c.stdout.(*standardOutput); ok {
+		err = lostOutput(err, out.failed())
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return 0
-	}
-	if errors.Is(err, context.Canceled) { // nothing but a signal does
+	case isBrokenPipe(err):
+		return endedByPipe()
+	case errors.Is(err, context.Canceled): // only a signal cancels
 		err = errors.New("interrupted")
 	}
 	c.report(err)
@@ -118,8 +126,7 @@ qemu-img prints what qemu-img prints.`,
 		Annotations:   onlyReads,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Annotations[onlyReadsKey] == "" {
-				ctx, _ := untilSignal(cmd.Context()) // to the end of the program
-				cmd.SetContext(ctx)
+				cmd.SetContext(c.untilSignal(cmd.Context()))
 			}
 			return checkObjects(cmd)
 		},
@@ -312,7 +319,7 @@ func (c *cli) report(err error) {
 			hint = h.hint
 		}
 		if hint != "" {
-			_, _ = writePrintable(c.stderr, fmt.Appendf(nil, "hint: %s\n", hint))
+			printTo(c.stderr, "hint: %s", hint)
 		}
 	}
 	if isUsage {
@@ -322,7 +329,7 @@ func (c *cli) report(err error) {
 
 // message prints a line for people.
 func (c *cli) message(format string, args ...any) {
-	_, _ = writePrintable(c.stderr, fmt.Appendf(nil, "%s: %s\n", c.name, fmt.Sprintf(format, args...)))
+	printTo(c.stderr, "%s: %s", c.name, fmt.Sprintf(format, args...))
 }
 
 // openError says why an image could not be opened.

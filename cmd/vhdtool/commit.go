@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
@@ -50,7 +51,7 @@ before that, run it again.`,
 	fl.StringVarP(&o.base, "base", "b", "", "merge into `BASE`, one of the parents")
 	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
 	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most `SIZE` per second")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most `SIZE` of data per second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	markIgnored(cmd, "cache")
@@ -78,10 +79,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	}
 	vo.NoLock = false
 	progress := c.newProgress(o.progress, o.quiet, false, 1)
-	err = chain.Commit(ctx, ref.name, &chain.CommitOptions{
+	co := chain.CommitOptions{
 		Base: fileName(o.base), Keep: o.keep, Open: *vo,
-		Workers: workers(0), Progress: limitRate(ctx, rate, progress.update),
-	})
+		Workers: workers(0), Progress: progress.update,
+	}
+	if throttle := source.NewThrottle(ctx, rate, c.pause); throttle != nil {
+		co.ReadThrough = throttle.Disk
+	}
+	err = chain.Commit(ctx, ref.name, &co)
 	progress.finish(err == nil)
 	if err != nil {
 		return hintFor(pathFirst(err), ref)

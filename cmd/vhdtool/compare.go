@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -21,6 +24,7 @@ const (
 
 type compareOptions struct {
 	source   sourceFlags
+	salvage  salvageFlags
 	second   string // format of the second image
 	cache    string
 	strict   bool
@@ -39,7 +43,11 @@ is larger, the rest of it must be zeros. With -s, sizes and allocation
 must be equal, too.
 
 Exit status: 0 identical, 1 different, 2 an image could not be opened, 3 the
-allocation of an image could not be determined, 4 an image could not be read.`,
+allocation of an image could not be determined, 4 an image could not be read.
+
+With --salvage, damaged images are read as far as possible. Lost ranges of either
+disk are listed, and differences inside them do not count. The exit status is 5
+if the disks are identical apart from them.`,
 		Example: "  vhdtool compare disk.raw disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -47,6 +55,7 @@ allocation of an image could not be determined, 4 an image could not be read.`,
 		},
 	}
 	o.source.add(cmd, "a-format")
+	o.salvage.add(cmd, "leave out what cannot be read instead of failing")
 	fl := cmd.Flags()
 	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image")
 	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
@@ -68,20 +77,26 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {
 		return &statusError{compareOpenFailed, qemuErrorf("--image-opts and --format are mutually exclusive")}
 	}
+	err = o.salvage.check()
+	if o.salvage.on && o.strict {
+		err = usagef("-s and --salvage cannot be combined: what is lost is not allocated")
+	}
+	if err != nil {
+		return &statusError{compareOpenFailed, err}
+	}
+	var ins [2]*input
 	var disks [2]disk.Disk
 	for i, format := range []string{o.source.format, o.second} {
 		flags := o.source
 		flags.format = format
-		ref, err := flags.resolve(o.args[i])
+		in, err := c.openInputDisk(ctx, &flags, &o.salvage, o.args[i])
 		if err != nil {
 			return &statusError{compareOpenFailed, err}
 		}
-		if disks[i], _, err = c.open(ref, false); err != nil {
-			return &statusError{compareOpenFailed, err}
-		}
-		defer disks[i].Close()
+		defer in.Close()
+		ins[i], disks[i] = in, in.Disk
 		if !o.quiet {
-			for _, w := range parentWarnings(disks[i], ref.name) {
+			for _, w := range in.warnings {
 				c.warn(w)
 			}
 		}
@@ -105,13 +120,32 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	}
 	asCompared(progress, longer)
 	defer func() { progress.finish(err == nil) }()
-	at, err := convert.Compare(ctx, disks[0], disks[1], &convert.CompareOptions{Workers: workers(0), Progress: progress.update})
-	var side *convert.SideError
-	if errors.As(err, &side) && side.Op == "mapping" {
-		return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", o.args[side.Side], side.Off, side.Err)}
+	co := &convert.CompareOptions{Workers: workers(0), Progress: progress.update}
+	var ignored atomic.Int64 // sectors that differ where a disk has lost them
+	if o.salvage.on {
+		co.Ignore = func(off int64) bool {
+			lost := ins[0].Losses.Contains(off) || ins[1].Losses.Contains(off)
+			if lost {
+				ignored.Add(1)
+			}
+			return lost
+		}
 	}
+	at, err := convert.Compare(ctx, disks[0], disks[1], co)
+	var side *convert.SideError
 	if errors.As(err, &side) {
-		return &statusError{compareReadFailed, fmt.Errorf("error while reading offset %d of %s: %w", side.Off, o.args[side.Side], side.Err)}
+		name, cause := o.args[side.Side], side.Err
+		var read *source.Error
+		if errors.As(err, &read) {
+			cause = withoutPath(read.Err)
+			if slices.Contains(ins[side.Side].Parents, read.Name) && !c.likeQEMU {
+				name = read.Name
+			}
+		}
+		if side.Op == "mapping" {
+			return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", name, side.Off, cause)}
+		}
+		return &statusError{compareReadFailed, fmt.Errorf("error while reading offset %d of %s: %w", side.Off, name, cause)}
 	}
 	if err != nil {
 		return &statusError{compareReadFailed, err}
@@ -125,6 +159,9 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			return differ("Strict mode: Offset %d block status mismatch!", status)
 		}
 	}
+	if !c.likeQEMU { // qemu-img ends the line after the result
+		progress.finish(at < 0)
+	}
 	common := min(disks[0].Size(), disks[1].Size())
 	if disks[0].Size() != disks[1].Size() && (at < 0 || at >= common) {
 		say("Warning: Image size mismatch!")
@@ -132,6 +169,14 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if at >= 0 {
 		return differ("Content mismatch at offset %d!", at)
 	}
-	say("Images are identical.")
-	return nil
+	lost := source.MergeLost(ins[0].Losses.Ranges(), ins[1].Losses.Ranges())
+	if len(lost) == 0 {
+		say("Images are identical.")
+		return nil
+	}
+	say("Images are identical, apart from lost ranges.")
+	if n := ignored.Load(); n > 0 {
+		say("%s inside the lost ranges differ.", humanSize(n*disk.SectorSize))
+	}
+	return c.reportLost(&o.salvage, o.args[0]+", "+o.args[1], max(disks[0].Size(), disks[1].Size()), lost, o.quiet)
 }

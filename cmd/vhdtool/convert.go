@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,10 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/internal/source"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 type convertOptions struct {
@@ -40,7 +42,7 @@ type convertOptions struct {
 	skipBitmaps  bool
 
 	targetImageOpts bool
-	salvage         bool
+	salvage         salvageFlags
 	args            []string
 }
 
@@ -68,7 +70,7 @@ Targets are not compressed; pipe them to a compressor.
 
 Differencing images are read through their parents, so TARGET is complete. With
 -B PARENT, TARGET is a differencing VHD that stores only the differences from
-PARENT. If PARENT is larger, zeros follow the data of SOURCE.`,
+PARENT. If PARENT is larger, zeros follow the data of SOURCE.` + salvageHelp,
 		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
 			"  vhdtool convert -o force_size disk.raw disk.vhd\n" +
 			"  vhdtool convert disk.vhd disk.raw\n" +
@@ -100,13 +102,13 @@ PARENT. If PARENT is larger, zeros follow the data of SOURCE.`,
 	_ = fl.MarkHidden("skip-broken-bitmaps")
 	o.backing.add(cmd, "B")
 	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: TARGET is a list of options, such as driver=vpc,file.filename=F")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "copy at most `SIZE` per second")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most `SIZE` of data per second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "overwrite an existing target in place")
 	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros, so zeros are not written")
 	fl.BoolVarP(&o.compress, "compress", "c", false, "refused: no format here compresses")
-	fl.BoolVar(&o.salvage, "salvage", false, "replace unreadable sectors with zeros instead of failing")
+	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
 	o.target.add(cmd, "target-format")
 	addAlias(cmd, "backing", "", "b")                     // from qemu 11 on
 	addAlias(cmd, "options", "target-format-options", "") // from qemu 11 on
@@ -172,7 +174,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 			return co, false, qemuErrorf("Cannot enable copy offloading when -S is used")
 		case o.compress:
 			return co, false, qemuErrorf("Cannot enable copy offloading when -c is used")
-		case o.salvage:
+		case o.salvage.on:
 			return co, false, qemuErrorf("Cannot use copy offloading in salvaging mode")
 		}
 	}
@@ -186,6 +188,9 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 		return co, false, errors.New("-B has no effect when skipping image creation")
 	}
 	if o.bytesPerSecond, err = parseRate(o.rate); err != nil {
+		return co, false, err
+	}
+	if err := o.salvage.check(); err != nil {
 		return co, false, err
 	}
 	return co, flush, o.source.check()
@@ -206,33 +211,34 @@ func parseRate(s string) (int64, error) {
 // conversion is a convert command whose flags are understood.
 type conversion struct {
 	*cli
-	target  string
-	format  *format
-	parents disk.ParentSearch // where those of the target's parent are
-	named   string            // format as given, for a target that exists
-	given   disk.Options      // of the target's format, as the user set them
-	options disk.Options      // with those of the product below them
-	copy    convert.Options
-	flush   bool
-	quiet   bool
+	target   string
+	format   *format
+	backing  *backingFlags     // of a target with a parent; nil if it has none
+	parents  disk.ParentSearch // where those of the target's parent are
+	named    string            // format as given, for a target that exists
+	given    disk.Options      // of the target's format, as the user set them
+	options  disk.Options      // with those of the product below them
+	copy     convert.Options
+	flush    bool
+	quiet    bool
+	existing bool // the target exists, and is written in place
 
-	exact     bool // a pipe gets the bytes of a raw disk only, not whole sectors
 	imageOpts bool // the target is given as options
 	wanted    targetFlags
 }
 
 func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
-	target := ""
+	to := ""
 	if n := len(o.args); n > 0 {
-		target = fileName(o.args[n-1])
+		to = fileName(o.args[n-1])
 	}
-	f, err := c.outputFormat(c.backedFormat(&o.backing, o.target.formatName(o.format)), target)
+	f, err := c.outputFormat(c.backedFormat(&o.backing, o.target.formatName(o.format)), to)
 	if err != nil {
 		return err
 	}
 	opts, err := c.parseCreateOptions(f, o.options)
 	if opts.help {
-		c.printOptionHelp(f, target != "")
+		c.printOptionHelp(f, to != "")
 		return nil
 	}
 	if len(o.args) < 2 {
@@ -245,19 +251,25 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return err
 	}
 	v := conversion{
-		cli: c, target: target, format: f, named: o.format,
+		cli: c, target: to, format: f, named: o.format,
 		given: opts.set, options: newImageOptions(f, o.target.product, opts.set),
-		quiet: o.quiet, wanted: o.target, imageOpts: o.targetImageOpts,
+		quiet: o.quiet, wanted: o.target, imageOpts: o.targetImageOpts, existing: o.noCreate,
 		parents: disk.ParentSearch{Dirs: o.source.parents.Dirs, Trust: o.source.parents.Trust},
 	}
 	if v.copy, v.flush, err = o.copyOptions(); err != nil {
 		return err
 	}
-	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1])
+	o.source.salvage = o.salvage.on && !c.likeQEMU // qemu-img opens no damaged image
+	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], &source.Options{
+		Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause),
+	})
 	if err != nil {
 		return err
 	}
-	defer in.close()
+	defer in.Close()
+	if err := o.salvage.checkSource(in.Source); err != nil {
+		return err
+	}
 	if len(in.formats) > 1 && o.snapshot.given {
 		return qemuErrorf("No support for concatenating multiple snapshot")
 	}
@@ -280,118 +292,148 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 			c.warn(w)
 		}
 	}
-	for _, name := range in.names {
-		if err := c.refuseSource(name, target, f); err != nil {
+	for _, name := range in.files {
+		if err := c.refuseSource(name, to, f); err != nil {
 			return err
 		}
 	}
-	if err := refuseBases(in.bases, target); err != nil {
+	if err := refuseBases(in.Parents, to); err != nil {
 		return err
 	}
-	if o.salvage {
-		v.copy.Salvage = func(off, n int64, err error) {
-			c.message("warning: error while reading at byte %d, %s replaced with zeros: %v", off, humanSize(n), err)
-		}
+	if o.backing.file != "" {
+		v.backing = &o.backing
 	}
 	v.copy.Workers = workers(v.copy.Workers)
-	toStream := c.isStream(target)
-	progress := c.newProgress(o.progress, o.quiet, c.isStdout(target), 1)
-	asCopied(progress, in.disk, v.copy.Allocate)
-	v.copy.Progress = limitRate(ctx, o.bytesPerSecond, progress.update)
-	defer func() { progress.finish(err == nil) }()
-	switch {
-	case o.backing.file != "":
-		return v.toChild(ctx, in, &o.backing)
-	case toStream:
-		return v.toStream(ctx, in)
-	case o.noCreate:
-		return v.inPlace(ctx, in)
+	progress := c.newProgress(o.progress, o.quiet, c.isStdout(to), 1)
+	if !c.isStream(to) || f.stream == nil {
+		asCopied(progress, in.Disk, v.copy.Allocate)
 	}
-	return v.toFile(ctx, in)
-}
-
-// toFile makes a new target.
-func (v *conversion) toFile(ctx context.Context, in *input) error {
-	if err := checkOptions(v.format, v.given); err != nil {
+	v.copy.Progress = progress.update
+	err = v.run(ctx, in)
+	progress.finish(err == nil)
+	if err != nil {
 		return err
 	}
-	if err := v.wanted.promise(v.format, in.size(), v.given); err != nil {
-		return conversionError(v.target, v.format, err)
-	}
-	out, err := v.createOutput(v.target, v.format, in.size(), v.options)
+	return c.reportLost(&o.salvage, in.Name, in.Size(), in.Losses.Ranges(), o.quiet)
+}
+
+// run makes the target and copies the source to it.
+func (v *conversion) run(ctx context.Context, in *input) error {
+	t, err := v.newTarget(ctx, in)
 	if err != nil {
-		return conversionError(v.target, v.format, err)
+		return err
 	}
-	if err := out.applyFileOptions(v.given, in.size() >= 0); err != nil {
-		out.discard()
-		return conversionError(v.target, v.format, err)
+	if err := t.Copy(ctx, in.Source, &v.copy); err != nil {
+		t.Discard()
+		return v.copyError(v.target, creationError(v.format, err))
 	}
-	if in.stream != nil {
-		_, err = convert.ReadFrom(ctx, out.disk.(convert.GrowingTarget), in.stream, in.trailer(), &v.copy)
-	} else {
-		err = convert.Copy(ctx, out.disk, in.disk, &v.copy)
-	}
-	if err != nil {
-		out.discard()
-		return v.copyError(in.name(), v.target, creationError(v.format, err))
-	}
-	if in.size() < 0 { // it is known only now
-		if err := v.wanted.promise(v.format, out.disk.Size(), v.given); err != nil {
-			out.discard()
-			return conversionError(v.target, v.format, err)
+	if in.Size() < 0 { // it is known only now
+		if err := v.wanted.promise(v.format, t.Size(), v.given); err != nil {
+			t.Discard()
+			return conversionError(streamName(v.target), v.format, err)
 		}
 	}
-	var guest disk.Disk = out.disk
-	if in.disk != nil {
-		guest = in.disk
+	warn, err := v.prepareWarnings(in, t)
+	if err != nil {
+		t.Discard()
+		return v.copyError(v.target, err)
 	}
-	backup, hasGPT := gpt.BackupLBA(guest)
-	if err := out.commit(v.flush); err != nil {
-		return fmt.Errorf("%s: %w", v.target, withoutPath(err))
+	if err := t.Commit(v.flush); err != nil {
+		return fmt.Errorf("%s: %w", streamName(v.target), withoutPath(err))
 	}
-	if v.quiet {
-		return nil
-	}
-	if hasGPT {
-		v.warnGPT(v.target, backup, in.size(), out.disk.Size())
+	if !v.quiet {
+		warn()
 	}
 	return nil
 }
 
-// inPlace writes into a target that exists.
-func (v *conversion) inPlace(ctx context.Context, in *input) error {
+// newTarget starts the target. The caller completes or discards it.
+func (v *conversion) newTarget(ctx context.Context, in *input) (t target.Target, err error) {
+	switch {
+	case v.backing != nil:
+		t, err = v.newChild(in)
+	case v.isStream(v.target):
+		t, err = v.newStream(ctx, in)
+	case v.existing:
+		t, err = v.openExisting(in)
+	default:
+		t, err = v.newFile(in)
+	}
+	if err != nil {
+		return nil, err // not t: a nil pointer is not a nil Target
+	}
+	return t, nil
+}
+
+// newFile starts a target in a new file, or in a device.
+func (v *conversion) newFile(in *input) (*target.File, error) {
+	if err := checkOptions(v.format, v.given); err != nil {
+		return nil, err
+	}
+	if err := v.wanted.promise(v.format, in.Size(), v.given); err != nil {
+		return nil, conversionError(v.target, v.format, err)
+	}
+	t, err := v.createOutput(v.target, v.format, in.Size(), v.options)
+	if err != nil {
+		return nil, conversionError(v.target, v.format, err)
+	}
+	if err := applyFileOptions(t, v.given, in.Size() >= 0); err != nil {
+		t.Discard()
+		return nil, conversionError(v.target, v.format, err)
+	}
+	return t, nil
+}
+
+// openExisting opens a target that is written in place.
+func (v *conversion) openExisting(in *input) (*target.Existing, error) {
 	flags := sourceFlags{format: v.named, imageOpts: v.imageOpts}
 	if err := flags.check(); err != nil {
-		return err
+		return nil, err
 	}
 	ref, err := flags.resolve(v.target)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d, _, err := v.open(ref, true)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if d.Size() < in.size() {
+	if d.Size() < in.Size() {
 		d.Close()
-		return qemuErrorf("output file is smaller than input file")
+		return nil, qemuErrorf("output file is smaller than input file")
 	}
-	n := in.size()
-	if in.stream != nil {
-		n, err = convert.ReadFrom(ctx, existing{d.(convert.Target)}, in.stream, in.trailer(), &v.copy)
-	} else {
-		err = convert.Copy(ctx, d.(convert.Target), in.disk, &v.copy)
+	return &target.Existing{Disk: d}, nil
+}
+
+// prepareWarnings looks at a target that is about to be complete, and returns a function
+// that prints what is to be said of it afterwards.
+func (v *conversion) prepareWarnings(in *input, t target.Target) (func(), error) {
+	var guest disk.Disk = in.Disk
+	size := t.Size()
+	switch t := t.(type) {
+	case *target.Child:
+		return func() { v.warnApart(v.target) }, nil
+	case *target.Stream:
+		var err error
+		if size, err = v.format.virtualSize(size, v.options); err != nil {
+			return nil, err
+		}
+	case *target.File:
+		if guest == nil {
+			guest = t.Disk
+		}
+	case *target.Existing:
+		guest = nil
 	}
-	if r, ok := d.(*raw.Disk); ok && err == nil {
-		err = r.ClearTrailingFooter(n)
+	if guest == nil {
+		return func() {}, nil
 	}
-	if err == nil && v.flush {
-		err = makeDurable(d)
-	}
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return v.copyError(in.name(), v.target, err)
+	backup, ok := gpt.BackupLBA(guest)
+	return func() {
+		if ok {
+			v.warnGPT(streamName(v.target), backup, in.Size(), size)
+		}
+	}, nil
 }
 
 // warnGPT says so when padding has moved the end of a disk of size bytes away
@@ -410,23 +452,38 @@ func conversionError(target string, f *format, err error) error {
 	return qemuErrorf("%s: error while converting %s: %w", target, f.Name, err)
 }
 
-// copyError is an error of the copying itself. qemu-img does not say of which
-// file it speaks.
-func (c *cli) copyError(source, target string, err error) error {
+// copyError is an error of the copying itself. It names the file that it is about: the
+// target, unless a source could not be read. qemu-img names none.
+func (c *cli) copyError(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var refused *target.StreamError
+	if errors.As(err, &refused) {
+		return &hintError{
+			fmt.Errorf("%s: %w", streamName(name), refused.Err),
+			"write to a file, or read from one, or make a fixed disk with -o subformat=fixed",
+		}
+	}
+	what, off, cause := "", int64(0), err
+	name = streamName(name)
 	var op *convert.OpError
 	if errors.As(err, &op) {
-		name := target
-		if op.Op == "reading" {
-			name = source
-		}
-		reason := withoutPath(op.Err)
-		if c.likeQEMU {
-			return qemuErrorf("error while %s at byte %d: %w", op.Op, op.Off, reason)
-		}
-		return fmt.Errorf("%s: error while %s at byte %d: %w", name, op.Op, op.Off, reason)
+		what, off, cause = op.Op, op.Off, op.Err
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", target, withoutPath(err))
+	var read *source.Error
+	if errors.As(err, &read) {
+		what, name, cause = cmp.Or(what, "reading"), read.Name, read.Err
+		if op == nil || !c.likeQEMU {
+			off = read.Off
+		}
 	}
-	return nil
+	cause = withoutPath(cause)
+	switch {
+	case what == "":
+		return fmt.Errorf("%s: %w", name, cause)
+	case c.likeQEMU:
+		return qemuErrorf("error while %s at byte %d: %w", what, off, cause)
+	}
+	return fmt.Errorf("%s: error while %s at byte %d: %w", name, what, off, cause)
 }

@@ -147,11 +147,11 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(withoutPath(err))
 	}
-	if err := out.applyFileOptions(opts.set, true); err != nil {
-		out.discard()
+	if err := applyFileOptions(out, opts.set, true); err != nil {
+		out.Discard()
 		return inFile(err)
 	}
-	if err := out.commit(false); err != nil {
+	if err := out.Commit(false); err != nil {
 		return inFile(withoutPath(err))
 	}
 	return nil

@@ -3,12 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
-	"os"
 	"strings"
 	"time"
 
@@ -16,21 +13,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/internal/source"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 type ddOptions struct {
-	source sourceFlags
-	format string
-	args   []string
+	source  sourceFlags
+	salvage salvageFlags
+	format  string
+	args    []string
 }
 
 func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
-		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [if=FILE] [of=FILE]",
+		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [status=LEVEL] [if=FILE] [of=FILE]",
 		Short: "Copy part of a disk",
 		Long: `dd copies blocks from the disk in the image if= to the disk in the image
 of=. It copies count blocks of bs bytes (default 512), starting skip
@@ -42,7 +41,11 @@ conv=notrunc, an existing output is written in place and keeps the rest of its
 contents.
 
 Without if=, dd reads standard input. Without of=, it writes standard output.
-The last line on standard error reports the amount copied and the rate.`,
+
+The last line on standard error reports the amount copied and the rate. With
+status=progress, a line before it shows the progress, even if standard error is
+no terminal. status=noxfer omits the last line, and status=none the progress bar
+on a terminal, too.` + salvageHelp,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,6 +55,7 @@ The last line on standard error reports the amount copied and the rate.`,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
+	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
 	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "`FORMAT` of the output: vpc (or vhd), or raw")
 	_ = cmd.RegisterFlagCompletionFunc("output-format", completeFormats)
 	return cmd
@@ -64,8 +68,10 @@ type ddOperands struct {
 	count, skip, seek int64
 	hasCount          bool
 	notrunc           bool
+	status            string // none, noxfer, progress or ""
 
-	copied int64 // bytes, once the copy is complete
+	copied   int64 // bytes, once the copy is complete
+	progress progress
 }
 
 func parseDDOperands(args []string) (o ddOperands, err error) {
@@ -105,6 +111,11 @@ func parseDDOperands(args []string) (o ddOperands, err error) {
 				err = fmt.Errorf("invalid conversion: %s (only notrunc is supported)", value)
 			}
 			o.notrunc = true
+		case "status":
+			if value != "none" && value != "noxfer" && value != "progress" {
+				err = fmt.Errorf("invalid status: %s (want none, noxfer or progress)", value)
+			}
+			o.status = value
 		default:
 			err = qemuErrorf("unrecognized operand %s", key)
 		}
@@ -126,9 +137,14 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
+	if c.likeQEMU && args.status != "" {
+		return qemuErrorf("unrecognized operand status")
+	}
+	start, copied := time.Now(), false
+	args.progress = c.newDDProgress(args.status)
 	defer func() {
-		if err == nil && !c.likeQEMU {
+		args.progress.finish(copied)
+		if copied && !c.likeQEMU && (args.status == "" || args.status == "progress") {
 			fmt.Fprintln(c.stderr, copiedLine(args.copied, time.Since(start)))
 		}
 	}()
@@ -138,6 +154,9 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	if err := o.source.check(); err != nil {
 		return err
 	}
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
 	f, err := c.outputFormat(o.format, args.output)
 	if err != nil {
 		if c.likeQEMU {
@@ -145,53 +164,133 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 		}
 		return err
 	}
+	in, err := c.openDDInput(ctx, o, &args, f)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	part, err := c.ddPart(&args, in)
+	if err != nil {
+		return err
+	}
+	t, flush, err := c.newDDTarget(ctx, o, &args, f, part)
+	if err != nil {
+		return err
+	}
+	if err := t.Copy(ctx, part, &convert.Options{Progress: args.progress.update}); err != nil {
+		t.Discard()
+		return c.copyError(args.output, creationError(f, err))
+	}
+	if err := t.Commit(flush); err != nil {
+		return fmt.Errorf("%s: %w", streamName(args.output), withoutPath(err))
+	}
+	copied = true
+	return c.reportLost(&o.salvage, in.Name, in.Size(), in.Losses.Ranges(), false)
+}
+
+// openDDInput opens the input, which must not be the output.
+func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f *format) (*input, error) {
+	flags := o.source
+	flags.verbatim, flags.salvage = true, o.salvage.on
 	if c.isPipe(args.input) {
-		return c.ddFromStream(ctx, o, &args, f)
+		flags.format = cmp.Or(flags.format, rawFormat.Name)
 	}
-	ref, err := o.source.resolve(args.input)
+	in, err := c.openInputs(ctx, &flags, []string{args.input}, &source.Options{Salvage: o.salvage.on})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	src, _, err := c.open(ref, false)
+	if err := o.salvage.checkSource(in.Source); err != nil {
+		in.Close()
+		return nil, err
+	}
+	if in.File != "" {
+		if err := c.refuseSource(in.File, args.output, f); err != nil {
+			in.Close()
+			return nil, err
+		}
+	}
+	if err := refuseBases(in.Parents, args.output); err != nil {
+		in.Close()
+		return nil, err
+	}
+	return in, nil
+}
+
+// ddPart is the part of the input that the operands name. What rounds the input up to a
+// whole sector is not part of it.
+func (c *cli) ddPart(args *ddOperands, in *input) (*source.Source, error) {
+	skip, count := args.skip*args.bs, int64(-1)
+	if args.hasCount {
+		count = args.count * args.bs
+	}
+	if in.Disk != nil {
+		if skip > in.Size() {
+			c.message("%s: cannot skip to specified offset", in.Name)
+		}
+		rest := max(0, in.Length-skip)
+		if count < 0 || count > rest {
+			count = rest
+		}
+		args.copied = count
+	}
+	part, err := in.Section(skip, count)
 	if err != nil {
-		return err
+		return nil, c.copyError(args.output, err)
 	}
-	defer src.Close()
-	if err := c.refuseSource(ref.name, args.output, f); err != nil {
-		return err
+	if part.Stream != nil {
+		part.Stream = &countedReader{part.Stream, &args.copied}
 	}
-	if err := refuseBases(fileNames(src, ref.name)[1:], args.output); err != nil {
-		return err
+	return part, nil
+}
+
+// newDDTarget starts the output: a stream, an image that is written in place, or a new
+// one. flush says that it is durable when it is complete.
+func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *source.Source) (t target.Target, flush bool, err error) {
+	options := newImageOptions(f, "", nil)
+	if c.isStream(args.output) {
+		w, err := c.openStream(ctx, args.output)
+		if err != nil {
+			return nil, false, err
+		}
+		t := f.streamTo(w, options)
+		if f == &rawFormat {
+			t.End = nil // a pipe gets the bytes that were copied, not whole sectors
+		}
+		return t, false, nil
 	}
-	return c.ddFromDisk(ctx, o, &args, f, src, ref.name)
+	seek := args.seek * args.bs
+	if args.notrunc && exists(args.output) {
+		d, _, err := c.open(imageRef{name: args.output, options: disk.OpenOptions{
+			Format: o.format, Parents: o.source.parents, Force: o.source.force,
+		}}, true)
+		if err != nil {
+			return nil, false, err
+		}
+		if n := part.Size(); n >= 0 && (seek > d.Size() || n > d.Size()-seek) {
+			d.Close()
+			return nil, false, fmt.Errorf("%s: %s at offset %d do not fit a disk of %s; nothing was written", args.output, humanSize(n), seek, humanSize(d.Size()))
+		}
+		return &target.Existing{Disk: d, Seek: seek}, true, nil
+	}
+	size := part.Size()
+	if size > math.MaxInt64-seek {
+		return nil, false, fmt.Errorf("%s: %s after offset %d are more than a disk can have", args.output, humanSize(size), seek)
+	}
+	if size >= 0 {
+		size += seek
+	}
+	out, err := c.createOutput(args.output, f, size, options)
+	if err != nil {
+		return nil, false, fmt.Errorf("%s: error while creating output image: %w", args.output, err)
+	}
+	out.Seek = seek
+	return out, false, nil
 }
 
 // copiedLine is the last line of dd(1) for n bytes that took so long.
 func copiedLine(n int64, elapsed time.Duration) string {
 	rate := float64(n) / max(elapsed.Seconds(), 1e-9)
 	return fmt.Sprintf("%s copied, %.3g s, %s/s", humanSize(n), elapsed.Seconds(), humanize.IBytes(uint64(rate)))
-}
-
-// ddFromDisk copies the part of a disk that the operands name.
-func (c *cli) ddFromDisk(ctx context.Context, o *ddOptions, args *ddOperands, f *format, src disk.Disk, name string) error {
-	skip := args.skip * args.bs
-	if skip > src.Size() {
-		c.message("%s: cannot skip to specified offset", name)
-		skip = src.Size()
-	}
-	n := src.Size() - skip
-	if r, ok := src.(*raw.Disk); ok { // what rounds it up to a sector is not copied over anything
-		n = max(0, r.Length()-skip)
-	}
-	if args.hasCount {
-		n = min(n, args.count*args.bs)
-	}
-	args.copied = n
-	part, err := disk.NewSection(src, skip, n)
-	if err != nil {
-		return err
-	}
-	return c.ddPart(ctx, o, args, f, part)
 }
 
 // ddPipes puts standard input and output where an operand is missing.
@@ -202,121 +301,6 @@ func (c *cli) ddPipes(args *ddOperands) error {
 	args.input = cmp.Or(args.input, pipeName)
 	args.output = cmp.Or(args.output, pipeName)
 	return nil
-}
-
-// ddPart copies a part of a disk to where the operands say.
-func (c *cli) ddPart(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *disk.Section) error {
-	if c.isStream(args.output) {
-		v := conversion{cli: c, target: args.output, format: f, options: newImageOptions(f, "", nil), exact: true, quiet: true}
-		return v.toStream(ctx, &input{disk: part, names: []string{args.input}})
-	}
-	seek := args.seek * args.bs
-	if args.notrunc {
-		d, err := c.ddExisting(args, o)
-		if d != nil || err != nil {
-			if err != nil {
-				return err
-			}
-			if seek > d.Size() || part.Size() > d.Size()-seek {
-				d.Close()
-				return fmt.Errorf("%s: %s at offset %d do not fit a disk of %s; nothing was written", args.output, humanSize(part.Size()), seek, humanSize(d.Size()))
-			}
-			err := c.copyTo(ctx, d.(convert.Target), seek, part, args)
-			if err == nil {
-				err = makeDurable(d)
-			}
-			if cerr := d.Close(); err == nil && cerr != nil {
-				err = fmt.Errorf("%s: %w", args.output, cerr)
-			}
-			return err
-		}
-	}
-	if part.Size() > math.MaxInt64-seek {
-		return fmt.Errorf("%s: %s after offset %d are more than a disk can have", args.output, humanSize(part.Size()), seek)
-	}
-	out, err := c.createOutput(args.output, f, seek+part.Size(), newImageOptions(f, "", nil))
-	if err != nil {
-		return fmt.Errorf("%s: error while creating output image: %w", args.output, err)
-	}
-	if err := c.copyTo(ctx, out.disk, seek, part, args); err != nil {
-		out.discard()
-		return err
-	}
-	if err := out.commit(false); err != nil {
-		return fmt.Errorf("%s: %w", args.output, withoutPath(err))
-	}
-	return nil
-}
-
-// ddExisting opens the output to be written in place. It returns nil if there is
-// none.
-func (c *cli) ddExisting(args *ddOperands, o *ddOptions) (disk.Disk, error) {
-	if _, err := os.Stat(args.output); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	d, _, err := c.open(imageRef{name: args.output, options: disk.OpenOptions{
-		Format: o.format, Parents: o.source.parents, Force: o.source.force,
-	}}, true)
-	return d, err
-}
-
-// copyTo copies to the part of a disk that starts at seek.
-func (c *cli) copyTo(ctx context.Context, dst convert.Target, seek int64, part *disk.Section, args *ddOperands) error {
-	at, err := disk.NewSection(dst, seek, part.Size())
-	if err != nil {
-		return fmt.Errorf("%s: %w", args.output, err)
-	}
-	return c.copyError(args.input, args.output, convert.Copy(ctx, at, part, nil))
-}
-
-// ddFromStream copies standard input.
-func (c *cli) ddFromStream(ctx context.Context, o *ddOptions, args *ddOperands, f *format) error {
-	flags := o.source
-	flags.format = cmp.Or(flags.format, rawFormat.Name) // dd decompresses nothing
-	in, err := c.openStdin(ctx, &flags)
-	if err != nil {
-		return err
-	}
-	defer in.close()
-	if in.disk != nil { // redirected from a file
-		return c.ddFromDisk(ctx, o, args, f, in.disk, stdinName)
-	}
-	count := int64(-1)
-	if args.hasCount {
-		count = args.count * args.bs
-	}
-	if in.stream, err = streamSection(in.stream, args.skip*args.bs, count); err != nil {
-		return fmt.Errorf("%s: %w", stdinName, err)
-	}
-	in.stream = &countedReader{in.stream, &args.copied}
-	v := conversion{
-		cli: c, target: args.output, format: f, named: o.format, options: newImageOptions(f, "", nil), exact: true, quiet: true,
-	}
-	if c.isStream(args.output) {
-		return v.toStream(ctx, in)
-	}
-	seek := args.seek * args.bs
-	if args.notrunc {
-		d, err := c.ddExisting(args, o)
-		if err != nil {
-			return err
-		}
-		if d != nil {
-			at, err := disk.NewSection(d, min(seek, d.Size()), max(d.Size()-seek, 0))
-			if err == nil {
-				_, err = convert.ReadFrom(ctx, existing{at}, in.stream, nil, nil)
-			}
-			if err == nil {
-				err = makeDurable(d)
-			}
-			if cerr := d.Close(); err == nil {
-				err = cerr
-			}
-			return c.copyError(in.name(), args.output, err)
-		}
-	}
-	in.stream = io.MultiReader(io.LimitReader(zeroReader{}, seek), in.stream)
-	return v.toFile(ctx, in)
 }
 
 // countedReader adds the bytes read from a stream to n.

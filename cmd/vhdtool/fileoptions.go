@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/sizearg"
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -66,82 +67,47 @@ func printedValue(s optionSpec, value string) string {
 	return value
 }
 
-// preallocation says how much of a file gets storage before it is written.
-type preallocation uint8
-
-const (
-	preallocateOff   preallocation = iota // none
-	preallocateSpace                      // space is reserved
-	preallocateFull                       // zeros are written
-)
-
 // parsePreallocation reads a mode; "" is off.
-func parsePreallocation(mode string) (preallocation, error) {
+func parsePreallocation(mode string) (target.Preallocation, error) {
 	switch mode {
 	case "", "off":
-		return preallocateOff, nil
+		return target.PreallocateOff, nil
 	case "falloc":
-		return preallocateSpace, nil
+		return target.PreallocateSpace, nil
 	case "full":
-		return preallocateFull, nil
+		return target.PreallocateFull, nil
 	case "metadata":
 		return 0, qemuErrorf("Unsupported preallocation mode: %s", mode)
 	}
 	return 0, qemuErrorf("invalid parameter value: %s", mode)
 }
 
-// fill gives n bytes of a file, from off on, the storage that the mode asks for.
-func (p preallocation) fill(f *os.File, off, n int64) error {
-	if p == preallocateOff {
-		return nil
-	}
-	return sparse.Fill(f, off, n, p == preallocateFull)
-}
-
 // applyFileOptions applies the options of the file to a new one. If the size of the disk is
-// not known yet, space is reserved when it is complete. Files of dynamic images grow, and
-// nothing is reserved for them, as in qemu-img; nor on devices.
-func (o *output) applyFileOptions(set disk.Options, sizeKnown bool) error {
+// not known yet, space is reserved when it is complete.
+func applyFileOptions(out *target.File, set disk.Options, sizeKnown bool) error {
 	p, err := parsePreallocation(set["preallocation"])
 	if err != nil {
 		return err
 	}
-	if o.file == nil {
-		return nil
+	if f := out.OSFile(); f != nil {
+		if on, _ := optlist.ParseBool(set["nocow"]); on {
+			filesystem.SetNoCOW(f)
+		}
 	}
-	if on, _ := optlist.ParseBool(set["nocow"]); on {
-		setNoCOW(o.file.File)
-	}
-	if b, ok := o.disk.(disk.Blocker); ok && b.BlockSize() != 0 {
-		return nil
-	}
-	if !sizeKnown {
-		o.preallocation = p
-		return nil
-	}
-	return o.fill(p)
-}
-
-// fill gives the whole file the storage that the mode asks for.
-func (o *output) fill(p preallocation) error {
-	st, err := o.file.Stat()
-	if err != nil {
-		return err
-	}
-	return withoutPath(p.fill(o.file.File, 0, st.Size()))
+	return withoutPath(out.Preallocate(p, sizeKnown))
 }
 
 // growReserved resizes a raw or fixed disk in the named file, and gives what it gains storage.
 // If there is no space for that, the disk gets its old size back.
-func growReserved(d disk.Disk, name string, p preallocation, resize func(size int64) error, size int64) error {
+func growReserved(d disk.Disk, name string, p target.Preallocation, resize func(size int64) error, size int64) error {
 	old := d.Size()
-	if err := resize(size); err != nil || p == preallocateOff {
+	if err := resize(size); err != nil || p == target.PreallocateOff {
 		return err
 	}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err == nil {
 		if st, serr := f.Stat(); serr == nil && st.Mode().IsRegular() {
-			err = p.fill(f, old, d.Size()-old)
+			err = p.Fill(f, old, d.Size()-old)
 		}
 		if cerr := f.Close(); err == nil {
 			err = cerr

@@ -93,7 +93,7 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 
 // streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
 // twice.
-func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error {
+func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
 		return err
@@ -103,16 +103,20 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 		return err
 	}
 	var used []int64
-	if all {
+	reading, writing := disk.Progress(nil), co.Progress
+	if co.Progress != nil && blockSize > 0 && !co.Allocate {
+		reading, writing = halves(src.Size(), co.Progress)
+	}
+	if co.Allocate {
 		for b := range blocks {
 			used = append(used, b)
 		}
 	} else if blockSize > 0 {
-		if used, err = convert.UsedBlocks(ctx, src, blockSize); err != nil {
+		if used, err = convert.UsedBlocks(ctx, src, blockSize, reading); err != nil {
 			return err
 		}
 	}
-	return vhd.WriteStream(ctx, w, vo, src, used, nil)
+	return vhd.WriteStream(ctx, w, vo, src, used, writing)
 }
 
 // endVPC writes what follows the bytes of a fixed disk.

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
@@ -23,9 +24,9 @@ type format struct {
 	// fileSize says how long the file of a new image will be; nil if as long as
 	// the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
-	// stream writes a new image of src to a pipe, with all of its blocks if so
-	// asked; nil if it is the disk's bytes.
-	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, all bool) error
+	// stream writes a new image of src to a pipe, as the options of a copy say; nil if it
+	// is the disk's bytes.
+	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error
 	// streamEnd writes what follows the bytes of a disk that went to a pipe
 	// before its size was known; nil if nothing does.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error

@@ -29,13 +29,14 @@ type infoLines struct {
 }
 
 type infoOptions struct {
-	source sourceFlags
-	output string
-	cache  string
-	chain  bool
-	limits bool
-	detail bool // all lines for people
-	args   []string
+	source  sourceFlags
+	salvage salvageFlags
+	output  string
+	cache   string
+	chain   bool
+	limits  bool
+	detail  bool // all lines for people
+	args    []string
 }
 
 func (c *cli) newInfoCmd() *cobra.Command {
@@ -50,7 +51,7 @@ other fields; JSON always has all of them.
 A fixed VHD is recognised by its footer, while qemu-img detects a raw disk. The
 recorded parent is shown without opening it; --backing-chain follows the chain.
 If the chain is broken, the images before the break are shown, and the exit
-status is 1.`,
+status is 1.` + salvageHelp,
 		Example: "  vhdtool info disk.vhd\n" +
 			"  vhdtool info --backing-chain child.vhd\n" +
 			"  vhdtool info --output=json disk.vhd",
@@ -61,6 +62,7 @@ status is 1.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVar(&o.chain, "backing-chain", false, "also show the parents of the image")
 	cmd.Flags().BoolVar(&o.limits, "limits", false, "also show the limits of requests to the disk")
@@ -88,6 +90,7 @@ type imageInfo struct {
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
+	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
 	probedRaw bool   // nothing but the lack of another format says that it is a raw disk
 	damage    string // a line about the findings of check, or ""
@@ -98,14 +101,18 @@ type formatSpecific struct {
 	Data description `json:"data"`
 }
 
-func (c *cli) runInfo(ctx context.Context, o *infoOptions) error {
+func (c *cli) runInfo(ctx context.Context, o *infoOptions) (err error) {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
 	if _, ok := cacheMode(o.cache); !ok {
 		return qemuErrorf("Invalid cache option: %s", o.cache)
 	}
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
 	o.source.parents.None, o.source.parents.Partial = !o.chain, o.chain && !c.likeQEMU
+	o.source.salvage = o.salvage.on
 	ref, d, f, err := c.openOne(&o.source, o.args)
 	if err != nil {
 		return err
@@ -115,6 +122,15 @@ func (c *cli) runInfo(ctx context.Context, o *infoOptions) error {
 	if len(all) == 0 {
 		return broken
 	}
+	lost := knownLost(d)
+	if broken == nil {
+		defer func() {
+			if err == nil {
+				err = c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+			}
+		}()
+	}
+	all[0].LostRanges = lostRanges(lost)
 	if o.output == "json" {
 		var v any = all[0]
 		if o.chain {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync"
 )
 
 // interruptible is a reader that stops waiting for data when a context is done.
@@ -65,6 +66,58 @@ func (r *interruptible) Read(p []byte) (int, error) {
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// interruptibleWriter is a writer that stops waiting for its reader when a context is done.
+// It may be used by many goroutines.
+type interruptibleWriter struct {
+	ctx context.Context
+	w   io.Writer
+
+	mu      sync.Mutex
+	pending chan []byte
+	results chan writeResult
+	err     error
+}
+
+type writeResult struct {
+	n   int
+	err error
+}
+
+// newInterruptibleWriter returns a writer to w. After an error of the context, w may still
+// read the bytes of the last Write: they must not change.
+func newInterruptibleWriter(ctx context.Context, w io.Writer) *interruptibleWriter {
+	return &interruptibleWriter{ctx: ctx, w: w}
+}
+
+// Write implements [io.Writer].
+func (w *interruptibleWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = w.ctx.Err()
+	}
+	if w.err != nil {
+		return 0, w.err
+	}
+	if w.pending == nil {
+		w.pending, w.results = make(chan []byte), make(chan writeResult, 1)
+		go func() {
+			for p := range w.pending {
+				n, err := w.w.Write(p)
+				w.results <- writeResult{n, err}
+			}
+		}()
+	}
+	w.pending <- p
+	select {
+	case r := <-w.results:
+		return r.n, r.err
+	case <-w.ctx.Done():
+		w.err = w.ctx.Err()
+		return 0, w.err
+	}
 }
 
 // openFIFO opens a named pipe, which waits for its other end.

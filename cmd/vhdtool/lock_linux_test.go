@@ -27,7 +27,9 @@ const (
 	appendedSize = 4 << 20
 )
 
-var appended = bytes.Repeat([]byte("appended"), appendedSize/8)
+// appended returns what the second process appends. It is no variable, because the test
+// binary is also the program, and starts often.
+func appended() []byte { return bytes.Repeat([]byte("appended"), appendedSize/8) }
 
 // TestWriterProcess is the second process of the test below: it opens the image for
 // writing, which locks it, and says so. When its input ends, it writes the last blocks of
@@ -51,7 +53,7 @@ func TestWriterProcess(t *testing.T) {
 		err = d.(disk.Resizer).Resize(t.Context(), at+appendedSize, nil)
 	}
 	if err == nil {
-		_, err = d.(io.WriterAt).WriteAt(appended, at)
+		_, err = d.(io.WriterAt).WriteAt(appended(), at)
 	}
 	if err == nil {
 		err = d.Close()
@@ -160,7 +162,7 @@ func TestCommandsSeeWhatWasAppended(t *testing.T) {
 			run(t, 0, "create", "-q", "-o", "force_size", "p.vhd", "8M")
 			run(t, 0, "convert", "-n", "-f", "raw", "-O", "vpc", "small.raw", "p.vhd")
 			run(t, 0, "create", "-q", "-b", "p.vhd", "child.vhd")
-			full := append(make([]byte, lockedSize-appendedSize), appended...)
+			full := append(make([]byte, lockedSize-appendedSize), appended()...)
 			copy(full, small[:4096])
 			if err := os.WriteFile("full.raw", full, 0o666); err != nil {
 				t.Fatal(err)

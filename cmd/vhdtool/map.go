@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,7 @@ import (
 
 type mapOptions struct {
 	source    sourceFlags
+	salvage   salvageFlags
 	output    string
 	start     string
 	maxLength string
@@ -35,7 +38,7 @@ On a terminal, and with --draw or --plot, map draws two strips instead: the
 disk, and the file with its metadata, data, padding and leaks. Leaks are space
 that nothing refers to. Data is coloured by its position on the disk, and --draw
 uses the digits 0 to 9 for colours. In an unfragmented file both strips show the
-same gradient. With --output, -s or -l, map prints the list on a terminal, too.`,
+same gradient. With --output, -s or -l, map prints the list on a terminal, too.` + salvageHelp,
 		Example: "  vhdtool map disk.vhd\n" +
 			"  vhdtool map --output=json disk.vhd\n" +
 			"  vhdtool map --plot disk.svg disk.vhd",
@@ -48,6 +51,7 @@ same gradient. With --output, -s or -l, map prints the list on a terminal, too.`
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
 	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "start at `OFFSET` of the disk")
 	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "stop after `LENGTH` bytes")
@@ -61,6 +65,10 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
+	o.source.salvage = o.salvage.on
 	if !o.listed && o.plot == "" && !c.likeQEMU && isTerminal(c.stdout) {
 		o.draw = true
 	}
@@ -89,20 +97,45 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		n = min(n, length)
 	}
 	w := bufio.NewWriter(c.stdout)
-	print := printMapHuman
+	print, lost := printMapHuman, knownLost(d)
 	if o.output == "json" {
 		compressed := ""
 		if c.qemu >= qemuCompress {
 			compressed = `, "compressed": false`
 		}
 		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
-			return printMapJSON(ctx, w, d, start, n, names, compressed)
+			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
-	if err := print(ctx, w, d, start, n, fileNames(d, ref.name)); err != nil {
+	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
+	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, fileNames(d, ref.name))
+	progress.finish(err == nil)
+	if err != nil {
 		return c.openError(ref, err)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+}
+
+// reportingDisk calls progress with how much of n bytes from start its extents have passed.
+type reportingDisk struct {
+	disk.Disk
+	start, n int64
+	progress disk.Progress
+}
+
+// Extents implements [disk.Disk].
+func (d *reportingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
+	return func(yield func(disk.Extent, error) bool) {
+		for e, err := range d.Disk.Extents(off, n) {
+			if !yield(e, err) {
+				return
+			}
+			d.progress(e.End()-d.start, d.n)
+		}
+	}
 }
 
 func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
@@ -138,12 +171,17 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON, each with the keys more after the first ones.
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string) error {
+// printMapJSON prints the extents as JSON, each with the keys more after the first ones, and with
+// what is lost of it.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
 		w.WriteString(more)
+		if lost := lostWithin(lost, e.Off, e.Len); len(lost) > 0 {
+			b, _ := json.Marshal(lostRanges(lost)) // of plain fields
+			fmt.Fprintf(w, ", \"lost-ranges\": %s", b)
+		}
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
 			if e.Depth > 0 {
@@ -168,6 +206,27 @@ func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n in
 	}
 	_, err := w.WriteString("]\n")
 	return err
+}
+
+// lostWithin is what lost ranges have in common with n bytes at off. The ranges are in order.
+func lostWithin(lost []disk.LostRange, off, n int64) []disk.LostRange {
+	first, _ := slices.BinarySearchFunc(lost, off, func(r disk.LostRange, off int64) int {
+		if r.Off+r.N <= off {
+			return -1
+		}
+		return 1
+	})
+	var within []disk.LostRange
+	for _, r := range lost[first:] {
+		if r.Off >= off+n {
+			break
+		}
+		end := min(r.Off+r.N, off+n)
+		r.Off = max(r.Off, off)
+		r.N = end - r.Off
+		within = append(within, r)
+	}
+	return within
 }
 
 // jsonString is a string as JSON has it.
@@ -204,7 +263,9 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		}
 	}
 	if o.plot != "" {
-		return c.plot(p, o.plot)
+		if err := c.plot(p, o.plot); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
 }

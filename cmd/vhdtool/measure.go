@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -15,6 +16,7 @@ import (
 
 type measureOptions struct {
 	source   sourceFlags
+	salvage  salvageFlags
 	target   targetFlags
 	format   string
 	options  []string
@@ -32,7 +34,7 @@ func (c *cli) newMeasureCmd() *cobra.Command {
 		Long: `measure prints the length of the file that convert would make of FILE,
 or that create would make of SIZE. The second line is the length after
 the whole disk is written. The target format is raw unless -O or --for
-is given.`,
+is given.` + salvageHelp,
 		Example: "  vhdtool measure -O vpc disk.raw\n" +
 			"  vhdtool measure --for azure --size 40G",
 		Annotations: onlyReads,
@@ -45,6 +47,7 @@ is given.`,
 		},
 	}
 	o.source.add(cmd, "format")
+	o.salvage.add(cmd, "count what cannot be read as zeros instead of failing")
 	addOutputFlag(cmd, &o.output)
 	fl := cmd.Flags()
 	fl.StringVarP(&o.format, "target-format", "O", "", "`FORMAT` of the new image: vpc (or vhd), or raw (default: raw)")
@@ -57,8 +60,9 @@ is given.`,
 
 // measurement is what measure tells, in the order of qemu-img's JSON.
 type measurement struct {
-	Required       int64 `json:"required"`
-	FullyAllocated int64 `json:"fully-allocated"`
+	Required       int64       `json:"required"`
+	FullyAllocated int64       `json:"fully-allocated"`
+	LostRanges     []lostRange `json:"lost-ranges,omitempty"`
 }
 
 func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
@@ -82,18 +86,23 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	case len(o.args) == 1 && size >= 0:
 		return qemuErrorf("--size N cannot be used together with a filename.")
 	}
-	var src disk.Disk
+	if err := o.salvage.check(); err != nil {
+		return err
+	}
+	in := &input{Source: &source.Source{}}
 	if len(o.args) == 1 {
-		var err error
-		var srcFormat *format
-		if _, src, srcFormat, err = c.openOne(&o.source, o.args); err != nil {
+		err := o.source.check()
+		if err == nil {
+			in, err = c.openInputDisk(ctx, &o.source, &o.salvage, o.args[0])
+		}
+		if err != nil {
 			return err
 		}
-		defer src.Close()
-		if err := o.snapshot.load(srcFormat.Name); err != nil {
+		defer in.Close()
+		if err := o.snapshot.load(in.formats[0]); err != nil {
 			return err
 		}
-		size = src.Size()
+		size = in.Size()
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), "")
 	if err != nil {
@@ -119,23 +128,35 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	if err := o.target.promise(f, size, opts.set); err != nil {
 		return err
 	}
-	m, err := measureFile(ctx, f, src, size, newImageOptions(f, o.target.product, opts.set))
-	if err != nil {
+	progress := c.newProgress(false, false, false, 1)
+	m, err := measureFile(ctx, f, in.Disk, size, newImageOptions(f, o.target.product, opts.set), progress.update)
+	progress.finish(err == nil)
+	var read *source.Error
+	switch {
+	case errors.As(err, &read):
+		return c.copyError(in.Name, err)
+	case err != nil:
 		return creationError(f, err)
 	}
+	lost := in.Losses.Ranges()
 	if o.output == "json" {
-		return printJSON(c.stdout, m)
+		m.LostRanges = lostRanges(lost)
+		err = printJSON(c.stdout, m)
+	} else {
+		_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
 	}
-	_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
-	return err
+	if err != nil {
+		return err
+	}
+	return c.reportLost(&o.salvage, in.Name, size, lost, false)
 }
 
 // measureFile measures a new image of the disk, or of an empty one of the size
 // if src is nil.
-func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options) (m measurement, err error) {
+func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options, progress disk.Progress) (m measurement, err error) {
 	if f.fileSize == nil {
 		size, err := raw.AlignedSize(size, o)
-		return measurement{size, size}, err
+		return measurement{Required: size, FullyAllocated: size}, err
 	}
 	file, err := f.fileSize(size, o)
 	if err != nil {
@@ -143,7 +164,7 @@ func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o di
 	}
 	var used []int64
 	if src != nil && file.blockSize > 0 {
-		if used, err = convert.UsedBlocks(ctx, src, file.blockSize); err != nil {
+		if used, err = convert.UsedBlocks(ctx, src, file.blockSize, progress); err != nil {
 			return m, err
 		}
 	}

@@ -43,6 +43,15 @@ func refuseNoDisk(head []byte, name string) error {
 	}
 }
 
+// refuseNoDisk returns the function that refuses archives and empty sources, or nil under the
+// name of qemu-img.
+func (c *cli) refuseNoDisk() func(head []byte, name string) error {
+	if c.likeQEMU {
+		return nil
+	}
+	return refuseNoDisk
+}
+
 // headOf returns the first bytes of a file, as many as refuseNoDisk needs.
 func headOf(r io.ReaderAt) ([]byte, error) {
 	b := make([]byte, archive.HeadSize)

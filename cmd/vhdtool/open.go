@@ -22,6 +22,9 @@ type sourceFlags struct {
 	imageOpts bool
 	share     bool // read what another process writes
 	force     bool // write what had better not be written
+	verbatim  bool // do not decompress
+	seekable  bool // a file that cannot be read at any offset is refused
+	salvage   bool // read what can be read of a damaged image
 	parents   disk.ParentSearch
 }
 
@@ -69,7 +72,7 @@ type imageRef struct {
 // options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{
-		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force,
+		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force, Salvage: s.salvage,
 	}}
 	var opts []optlist.Option
 	var err error
@@ -160,16 +163,10 @@ func (ref *imageRef) jsonName(format string) string {
 // open opens an image for reading, or with write for both.
 func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	o := ref.options
-	o.Write = write
-	if !ref.share || write {
-		o.Lock = imagelock.Lock
-	}
+	o.Write, o.Lock = write, ref.lock(write)
 	d, f, err := disk.Open(ref.name, formats, &o)
-	switch {
-	case errors.Is(err, disk.ErrUnknownFormat):
-		return nil, nil, &hintError{c.openError(ref, qemuErrorf("Unknown driver '%s'", o.Format)), formatHint(o.Format)}
-	case err != nil:
-		return nil, nil, c.openError(ref, err)
+	if err != nil {
+		return nil, nil, c.openError(ref, knownDriver(err, ref))
 	}
 	if f == rawFormat.Format && o.Format == "" && !c.likeQEMU {
 		head, err := headOf(d)
@@ -183,6 +180,22 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 		c.warnDamaged(ref.name, d)
 	}
 	return d, formatOf(f), nil
+}
+
+// lock is how the image is locked.
+func (ref *imageRef) lock(write bool) disk.LockFunc {
+	if ref.share && !write {
+		return nil
+	}
+	return imagelock.Lock
+}
+
+// knownDriver says in qemu's words that the format of an image is not known.
+func knownDriver(err error, ref imageRef) error {
+	if errors.Is(err, disk.ErrUnknownFormat) {
+		return &hintError{qemuErrorf("Unknown driver '%s'", ref.options.Format), formatHint(ref.options.Format)}
+	}
+	return err
 }
 
 // openOne opens the only image that a command line names, for reading.

@@ -7,27 +7,13 @@ import (
 	"os"
 	"strings"
 
-	"github.com/vhdtool/vhdtool/internal/atomicfile"
-	"github.com/vhdtool/vhdtool/internal/imagelock"
-	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// output is a disk that a command makes. A regular file appears under its name
-// when commit is called; a device is written in place.
-type output struct {
-	name string
-	disk convert.Target
-	file *atomicfile.File // nil for a device
-	dev  *os.File         // nil for a file
-	old  *os.File         // the file that will be replaced, locked; nil if there is none
-
-	preallocation preallocation // of the file when it is complete
-}
-
 // createOutput starts a new disk of size bytes.
-func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*output, error) {
+func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*target.File, error) {
 	if size >= 0 && exists(name) { // what cannot be made must not empty a file that is written in place
 		if err := checkValues(f, o); err != nil {
 			return nil, err
@@ -40,75 +26,35 @@ func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (
 }
 
 // createOutputBy starts a new disk that create makes.
-func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func(disk.File) (disk.Disk, error)) (*output, error) {
+func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func(disk.File) (disk.Disk, error)) (*target.File, error) {
 	if err := checkValues(f, o); err != nil {
 		return nil, err
 	}
-	out := &output{name: name}
-	var file disk.File
-	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
-		dev, _, err := disk.OpenFile(name, true, imagelock.Lock)
-		if errors.Is(err, imagelock.ErrLocked) {
-			return nil, c.lockError(name, err)
+	out, err := target.Create(name, &target.CreateOptions{KeepLinks: c.likeQEMU}, create)
+	var inUse *target.InUseError
+	var locked *target.LockError
+	var refused *target.OpenError
+	switch {
+	case errors.As(err, &inUse):
+		return nil, &hintError{
+			fmt.Errorf("%s: %w", name, inUse),
+			fmt.Sprintf("detach it with 'losetup -d %s', write to %[1]s itself, or to another name", inUse.Device),
 		}
-		if err != nil {
-			return nil, c.createError(name, err)
-		}
-		out.dev, file = dev, dev
-	} else {
-		// Who has the old file open would go on with one that nobody else sees.
-		if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
-			if err := imagelock.Lock(old, true); err != nil {
-				old.Close()
-				return nil, c.lockError(name, err)
-			}
-			out.old = old
-		}
-		if out.file, err = c.createFile(name, st); err != nil {
-			out.unlock()
-			var hint *hintError
-			if errors.As(err, &hint) {
-				return nil, err
-			}
-			return nil, c.createError(name, err)
-		}
-		file = out.file.File
-	}
-	d, err := create(file)
-	if err != nil {
-		out.discard()
+	case errors.As(err, &locked):
+		return nil, c.lockError(name, locked.Err)
+	case errors.As(err, &refused):
+		return nil, c.createError(name, refused.Err)
+	case err != nil:
 		return nil, creationError(f, withoutPath(err))
 	}
-	out.disk = d.(convert.Target)
+	if n := out.Links(); n > 1 {
+		c.message("warning: %s: the file has %d names (hard links); only this one gets the new image", name, n)
+		fmt.Fprintln(c.stderr, "hint: 'convert -n' and 'dd conv=notrunc' write into the file itself")
+	}
+	if err := out.InPlace(); err != nil && !c.likeQEMU {
+		c.message("warning: %s: the file is written in place, and is incomplete until the end: %v", name, err)
+	}
 	return out, nil
-}
-
-// createFile starts a file that will replace the named one; st is what is there now, or
-// nil.
-//
-// qemu-img writes into the file that is there. Where that makes a difference, because the
-// file has other names or a loop device uses it, so does this program under its name.
-func (c *cli) createFile(name string, st fs.FileInfo) (*atomicfile.File, error) {
-	if st != nil {
-		links, loop := atomicfile.Links(st), atomicfile.LoopDevice(st)
-		switch {
-		case c.likeQEMU && (links > 1 || loop != ""):
-			return atomicfile.InPlace(name, errors.New("qemu-img writes in place"))
-		case loop != "":
-			return nil, &hintError{
-				fmt.Errorf("%s: the file is in use by %s, which would go on with the old one", name, loop),
-				fmt.Sprintf("detach it with 'losetup -d %s', write to %s itself, or to another name", loop, loop),
-			}
-		case links > 1:
-			c.message("warning: %s: the file has %d names (hard links); only this one gets the new image", name, links)
-			fmt.Fprintln(c.stderr, "hint: 'convert -n' and 'dd conv=notrunc' write into the file itself")
-		}
-	}
-	f, err := atomicfile.Create(name)
-	if err == nil && f.InPlace() != nil && !c.likeQEMU {
-		c.message("warning: %s: the file is written in place, and is incomplete until the end: %v", name, f.InPlace())
-	}
-	return f, err
 }
 
 // lockError says that a target is in use.
@@ -170,55 +116,6 @@ func creationError(f *format, err error) error {
 		return &hintError{qemuErrorf("The image size is too large for file format '%s'", f.Name), tooLargeHint()}
 	}
 	return err
-}
-
-// commit completes the disk; with flush, it is durable then.
-func (o *output) commit(flush bool) error {
-	defer o.unlock()
-	if flush {
-		if err := makeDurable(o.disk); err != nil {
-			o.discard()
-			return err
-		}
-	}
-	if err := o.disk.Close(); err != nil {
-		o.discard()
-		return err
-	}
-	if o.file == nil {
-		return o.dev.Close()
-	}
-	if err := o.fill(o.preallocation); err != nil {
-		o.discard()
-		return err
-	}
-	return o.file.Commit(flush)
-}
-
-// makeDurable makes what was written to a disk durable.
-func makeDurable(d disk.Disk) error {
-	if s, ok := d.(disk.Syncer); ok {
-		return s.Sync()
-	}
-	return nil
-}
-
-// discard gives the disk up; no new file is left.
-func (o *output) discard() {
-	defer o.unlock()
-	if o.file != nil {
-		o.file.Discard()
-	}
-	if o.dev != nil {
-		o.dev.Close()
-	}
-}
-
-// unlock lets go of the file that was to be replaced.
-func (o *output) unlock() {
-	if o.old != nil {
-		o.old.Close()
-	}
 }
 
 // refuseBases makes it an error to write to what the source, a differencing image,

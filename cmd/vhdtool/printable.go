@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -34,13 +35,16 @@ func isObeyed(r rune) bool {
 	return !unicode.IsPrint(r) && r != '\n' && r != '\r' && r != '\t'
 }
 
-// writePrintable writes p to an output, with control characters escaped if it is a terminal.
-func writePrintable(w io.Writer, p []byte) (int, error) {
+// printableOn returns p as an output gets it: with control characters escaped if it is a
+// terminal.
+func printableOn(w io.Writer, p []byte) []byte {
 	if !isTerminal(w) {
-		return w.Write(p)
+		return p
 	}
-	if _, err := io.WriteString(w, printable(string(p))); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	return []byte(printable(string(p)))
+}
+
+// printTo prints a line to an output, with control characters escaped if it is a terminal.
+func printTo(w io.Writer, format string, args ...any) {
+	_, _ = w.Write(printableOn(w, fmt.Appendf(nil, format+"\n", args...)))
 }

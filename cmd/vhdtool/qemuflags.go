@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -121,6 +120,6 @@ func (s *snapshotFlag) load(format string) error {
 // warnRaw is qemu-img's warning about a raw disk that is written and was not named as one.
 func (c *cli) warnRaw(ref imageRef, f *format) {
 	if f == &rawFormat && ref.options.Format == "" {
-		_, _ = writePrintable(c.stderr, fmt.Appendf(nil, rawWarning, ref.name))
+		printTo(c.stderr, strings.TrimSuffix(rawWarning, "\n"), ref.name)
 	}
 }

@@ -2,14 +2,18 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/vhdtool/vhdtool/internal/oracle"
 )
@@ -194,41 +198,86 @@ func TestLikeEachRelease(t *testing.T) {
 	tooManyEntryFiles(t, from)
 	for _, q := range releases {
 		v := releaseOf(t, q)
+		var known []string
 		for _, l := range lines {
-			if q.Major() < l.since {
-				continue
+			if q.Major() >= l.since {
+				known = append(known, l.line)
 			}
-			t.Run(q.Version+"/"+l.line, func(t *testing.T) {
-				args := strings.Fields(l.line)
-				for i, a := range args {
-					args[i] = strings.ReplaceAll(a, "''", "")
+		}
+		theirs := qemuTranscripts(t, q, from, known)
+		for i, line := range known {
+			t.Run(q.Version+"/"+line, func(t *testing.T) {
+				dir := t.TempDir()
+				if err := copyNamed(from, dir, line); err != nil {
+					t.Fatal(err)
 				}
-				var said [2]string
-				for i := range said {
-					dir := t.TempDir()
-					oracle.Run(t, "cp", "--sparse=always", "-r", from+"/.", dir)
-					var stdout, stderr strings.Builder
-					var status int
-					if i == 0 {
-						cmd := q.Command("qemu-img", args...)
-						cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
-						if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-							t.Fatal(err)
-						}
-						status = cmd.ProcessState.ExitCode()
-					} else {
-						t.Chdir(dir)
-						c := &cli{name: "qemu-img", likeQEMU: true, qemu: v, stdin: os.Stdin, stdout: &stdout, stderr: &stderr}
-						status = c.execute(t.Context(), args)
-					}
-					said[i] = passing.ReplaceAllString(transcript(status, &stdout, &stderr), "$1$2")
-				}
-				if said[0] != said[1] {
-					t.Errorf("qemu-img %s: %s\nwe: %s", q.Version, said[0], said[1])
+				t.Chdir(dir)
+				var stdout, stderr strings.Builder
+				c := &cli{name: "qemu-img", likeQEMU: true, qemu: v, stdin: os.Stdin, stdout: &stdout, stderr: &stderr}
+				status := c.execute(t.Context(), lineArgs(line))
+				if ours := passing.ReplaceAllString(transcript(status, &stdout, &stderr), "$1$2"); ours != theirs[i] {
+					t.Errorf("qemu-img %s: %s\nwe: %s", q.Version, theirs[i], ours)
 				}
 			})
 		}
 	}
+}
+
+// lineArgs are the arguments of a line, of which a pair of quotes is an empty one.
+func lineArgs(line string) []string {
+	args := strings.Fields(line)
+	for i, a := range args {
+		args[i] = strings.ReplaceAll(a, "''", "")
+	}
+	return args
+}
+
+// copyNamed copies those files of a directory that a line names. Copying all of them for each
+// line takes longer than the line.
+func copyNamed(from, to, line string) error {
+	files, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !strings.Contains(line, f.Name()) {
+			continue
+		}
+		out, err := exec.Command("cp", "--sparse=always", filepath.Join(from, f.Name()), to).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("cp: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// qemuTranscripts runs lines with a qemu-img, each in a directory of its own. Starting one
+// mostly waits for the system to make its root, and so several start at a time.
+func qemuTranscripts(t *testing.T, q oracle.QEMU, from string, lines []string) []string {
+	t.Helper()
+	said := make([]string, len(lines))
+	var group errgroup.Group
+	group.SetLimit(4 * runtime.GOMAXPROCS(0))
+	for i, line := range lines {
+		dir := t.TempDir()
+		group.Go(func() error {
+			if err := copyNamed(from, dir, line); err != nil {
+				return err
+			}
+			var stdout, stderr strings.Builder
+			cmd := q.Command("qemu-img", lineArgs(line)...)
+			cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
+			if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+				return err
+			}
+			said[i] = passing.ReplaceAllString(transcript(cmd.ProcessState.ExitCode(), &stdout, &stderr), "$1$2")
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return said
 }
 
 // tooManyEntryFiles makes files that qemu-img refuses to open.

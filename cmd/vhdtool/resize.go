@@ -11,6 +11,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/optlist"
+	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
@@ -61,7 +62,7 @@ given.
 }
 
 // resizePreallocation reads --preallocation.
-func resizePreallocation(mode string) (preallocation, error) {
+func resizePreallocation(mode string) (target.Preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
 		return 0, &hintError{qemuErrorf("Invalid preallocation mode '%s'", mode), "the modes are off, falloc and full"}
@@ -188,10 +189,10 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if !ok {
 		return qemuErrorf("Image format driver does not support resize")
 	}
-	if mode != preallocateOff && size <= d.Size() {
+	if mode != target.PreallocateOff && size <= d.Size() {
 		return qemuErrorf("Preallocation can only be used for growing images")
 	}
-	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != preallocateOff {
+	if b, ok := d.(disk.Blocker); ok && b.BlockSize() != 0 && mode != target.PreallocateOff {
 		return fmt.Errorf("%s: --preallocation=%s needs a raw or fixed disk", ref.name, o.preallocation)
 	}
 	resizeTo := r.Resize
@@ -200,7 +201,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	}
 	old := d.Size()
 	backup, hasGPT := gpt.BackupLBA(d)
-	resize := func(size int64) error { return resizeTo(ctx, size, nil) }
+	progress := c.newProgress(false, o.quiet, false, 1)
+	defer func() { progress.finish(err == nil) }()
+	resize := func(size int64) error { return resizeTo(ctx, size, progress.update) }
 	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}

@@ -61,7 +61,13 @@ func (c *cli) openStream(ctx context.Context, name string) (io.WriteCloser, erro
 		if isTerminal(c.stdout) {
 			return nil, terminalError(stdoutName)
 		}
-		return contextWriter{ctx, c.stdout, io.NopCloser(nil)}, nil
+		if out, ok := c.stdout.(*standardOutput); ok && mayBeClosed(out.f) {
+			return nil, &statusError{exitOutputLost, &hintError{
+				fmt.Errorf("%s is closed", stdoutName),
+				"a /dev/null that is open for reading and writing counts as closed; open it for writing only",
+			}}
+		}
+		return nopCloser{c.stdout}, nil
 	}
 	var f *os.File
 	var err error
@@ -78,7 +84,7 @@ func (c *cli) openStream(ctx context.Context, name string) (io.WriteCloser, erro
 		f.Close()
 		return nil, terminalError(name)
 	}
-	return contextWriter{ctx, f, f}, nil
+	return writeCloser{newInterruptibleWriter(ctx, f), f}, nil
 }
 
 func terminalError(name string) error {
@@ -88,16 +94,13 @@ func terminalError(name string) error {
 	}
 }
 
-// contextWriter writes until a context is done.
-type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
+// writeCloser writes to one object and closes another one.
+type writeCloser struct {
+	io.Writer
 	io.Closer
 }
 
-func (w contextWriter) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return w.w.Write(p)
-}
+// nopCloser is a writer that stays open.
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }

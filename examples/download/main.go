@@ -51,7 +51,7 @@ func send(ctx context.Context, w http.ResponseWriter, src disk.Disk) error {
 	}
 	// Which blocks there are must be known first: their places are in the BAT, which
 	// is sent before them. It also tells how long the file will be.
-	used, err := convert.UsedBlocks(ctx, src, blockSize)
+	used, err := convert.UsedBlocks(ctx, src, blockSize, nil)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,10 @@
 // name when it is complete, so that whatever fails before leaves the target as
 // it was.
 //
+// Where the file system can, the file has no name until then, and nothing is left of a
+// program that is killed. Elsewhere it has a temporary name, and the next Create of the
+// same target removes what a killed program has left.
+//
 // It is not renameio: that package always flushes, which the copying of
 // images leaves to the caller as cp does, and it does not build on Windows.
 package atomicfile
@@ -10,10 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // Flushing, if set, is told of each directory before it is flushed. It is for tests:
@@ -24,7 +26,8 @@ var Flushing func(dir string)
 type File struct {
 	*os.File
 	target  string
-	inPlace error // why the file is the target itself; nil if it replaces the target
+	temp    string // name of the file until then; "" if it has none
+	inPlace error  // why the file is the target itself; nil if it replaces the target
 	done    bool
 }
 
@@ -42,7 +45,7 @@ func Create(name string) (*File, error) {
 		if err != nil {
 			return nil, forName(name, err)
 		}
-		return &File{File: f, target: target}, nil
+		return f, nil
 	}
 	if !old.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "replace", Path: name, Err: errors.New("not a regular file")}
@@ -66,15 +69,14 @@ func Create(name string) (*File, error) {
 	if err != nil {
 		return nil, forName(name, err)
 	}
-	if err := takeAttributes(f, w, old); err != nil {
-		f.Close()
-		os.Remove(f.Name())
+	if err := takeAttributes(f.File, w, old); err != nil {
+		f.Discard()
 		if isRefused(err) {
 			return InPlace(name, fmt.Errorf("its owner cannot be kept: %w", cause(err)))
 		}
 		return nil, forName(name, err)
 	}
-	return &File{File: f, target: target}, nil
+	return f, nil
 }
 
 // InPlace opens the named regular file as a File that is empty and written in place: its
@@ -131,20 +133,6 @@ func follow(name string) string {
 	return name
 }
 
-func create(target string, perm fs.FileMode) (*os.File, error) {
-	dir, base := filepath.Split(target)
-	if len(base) > 200 {
-		base = strings.ToValidUTF8(base[:200], "")
-	}
-	for try := 0; ; try++ {
-		name := fmt.Sprintf("%s.%s.%08x.tmp", dir, base, rand.Uint32())
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
-		if err == nil || !errors.Is(err, fs.ErrExist) || try == 100 {
-			return f, err
-		}
-	}
-}
-
 // Commit closes the file, if it is still open, and gives it the target's name.
 // Durable flushes the directory too, so that the name survives a power cut;
 // the file's contents are the caller's to flush. After an error the target is
@@ -154,18 +142,25 @@ func (f *File) Commit(durable bool) error {
 		return fs.ErrClosed
 	}
 	f.done = true
-	err := f.Close()
-	if errors.Is(err, fs.ErrClosed) {
-		err = nil
-	}
 	if f.inPlace != nil {
-		return err // the caller has flushed it
+		return f.closeOnce() // the caller has flushed it
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), f.target)
+	named := false
+	var err error
+	if f.temp == "" {
+		named, err = f.takeTarget()
+	}
+	if cerr := f.closeOnce(); err == nil {
+		err = cerr
+	}
+	if err == nil && !named {
+		err = os.Rename(f.temp, f.target)
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		f.removeTemp()
+		if named {
+			os.Remove(f.target) // it was not there before
+		}
 		return err
 	}
 	if durable {
@@ -185,10 +180,34 @@ func (f *File) Discard() {
 		return
 	}
 	f.done = true
-	f.Close()
+	f.File.Close()
 	if f.inPlace != nil {
 		_ = os.Truncate(f.target, 0)
 		return
 	}
-	os.Remove(f.Name())
+	f.removeTemp()
+}
+
+// Close closes the file before Commit, which it does not replace.
+func (f *File) Close() error {
+	if f.temp == "" && f.inPlace == nil && !f.done {
+		if err := f.takeTemp(); err != nil && !errors.Is(err, fs.ErrClosed) {
+			return err
+		}
+	}
+	return f.File.Close()
+}
+
+// closeOnce is Close for a file that may be closed already.
+func (f *File) closeOnce() error {
+	if err := f.File.Close(); !errors.Is(err, fs.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (f *File) removeTemp() {
+	if f.temp != "" {
+		os.Remove(f.temp)
+	}
 }

@@ -57,7 +57,7 @@ func streamOut(t *testing.T, image, source string, o vhd.CreateOptions) {
 	}
 	var used []int64
 	if blockSize > 0 {
-		if used, err = convert.UsedBlocks(context.Background(), src, blockSize); err != nil {
+		if used, err = convert.UsedBlocks(context.Background(), src, blockSize, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -279,7 +279,7 @@ func (r *restorer) compareAll(known *sectorSet, s Span, same func(b *[sectorSize
 // nothingElse returns an error if there is data behind the original length that the
 // repair has not written: cutting the file would lose it.
 func (r *restorer) nothingElse(touched spans) error {
-	holes := sparse.NewMap(r.f)
+	holes := filesystem.NewHoleMap(r.f)
 	buf := make([]byte, 64<<10)
 	for _, gap := range touched.missing(Span{roundUp(r.original), r.length}) {
 		for off := gap.Start; off < gap.End; {
@@ -350,7 +350,7 @@ func (r *restorer) restore() error {
 	}
 	if !r.device { // holes that were cut off, and written over
 		for _, hole := range saved.missing(Span{r.lowest, min(r.length, r.original)}) {
-			if err := sparse.Zero(r.f, hole.Start, hole.End-hole.Start); err != nil {
+			if err := filesystem.Zero(r.f, hole.Start, hole.End-hole.Start); err != nil {
 				return err
 			}
 		}
@@ -361,7 +361,7 @@ func (r *restorer) restore() error {
 // put writes what a record has saved. Zeros become a hole where the system allows it.
 func (r *restorer) put(rec record) error {
 	if rec.kind == kindZeros {
-		return sparse.Zero(r.f, rec.span.Start, rec.span.End-rec.span.Start)
+		return filesystem.Zero(r.f, rec.span.Start, rec.span.End-rec.span.Start)
 	}
 	b, err := r.data(rec)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -207,7 +207,7 @@ func (f *File) saveTail(length int64) error {
 			return err
 		}
 	}
-	holes := sparse.NewMap(f.File)
+	holes := filesystem.NewHoleMap(f.File)
 	limit := min(f.length, f.original)
 	for off := length; off < limit; {
 		end, data, err := holes.At(off, limit)

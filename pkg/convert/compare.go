@@ -8,6 +8,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -18,6 +19,10 @@ type CompareOptions struct {
 	Workers int
 	// Progress is told, by one goroutine at a time, how much is done.
 	Progress func(done, total int64)
+	// Ignore, if set, is called for each sector that differs, with its offset in bytes,
+	// after the sector was read. If it returns true, the difference does not count. It is
+	// called by many goroutines.
+	Ignore func(off int64) bool
 }
 
 // SideError is an error of reading one of the disks compared, 0 or 1.
@@ -62,7 +67,7 @@ type comparePiece struct {
 // is not read.
 type compareSide struct {
 	zero    bool
-	mapping *mapping // of the file in which it stands, at fileOff; may be nil
+	mapping *filesystem.Mapping // of the file in which it stands, at fileOff; may be nil
 	fileOff int64
 }
 
@@ -186,15 +191,15 @@ func (c *comparer) compareMapped(p *comparePiece) (at int64, ok bool) {
 		if side.mapping == nil {
 			return 0, false
 		}
-		v, ok := side.mapping.view(side.fileOff, p.n)
+		v, ok := side.mapping.View(side.fileOff, p.n)
 		if !ok {
 			return 0, false
 		}
-		defer v.close()
-		got[i] = v.b
+		defer v.Close()
+		got[i] = v.B
 	}
-	err := guarded(func() error {
-		at = firstDifference(got[0], got[1], p.off)
+	err := filesystem.Guarded(func() error {
+		at = firstDifference(got[0], got[1], p.off, c.o.Ignore)
 		return nil
 	})
 	return at, err == nil
@@ -220,13 +225,15 @@ func (c *comparer) compareRead(p *comparePiece, bufs *[2][]byte) int64 {
 			return -1
 		}
 	}
-	return firstDifference(got[0], got[1], p.off)
+	return firstDifference(got[0], got[1], p.off, c.o.Ignore)
 }
 
 // firstDifference returns the index of some byte of the first sector in which a
 // and b differ, of which nil counts as zeros, or -1. Both stand at off in their
 // disks.
-func firstDifference(a, b []byte, off int64) int64 {
+//
+// Sectors that ignore, if set, says yes to do not count.
+func firstDifference(a, b []byte, off int64, ignore func(off int64) bool) int64 {
 	if a == nil {
 		a, b = b, nil
 	}
@@ -242,7 +249,7 @@ func firstDifference(a, b []byte, off int64) int64 {
 	}
 	for i := int64(0); i < n; {
 		end := min(i+disk.SectorSize-(off+i)%disk.SectorSize, n)
-		if !same(i, end) {
+		if !same(i, end) && (ignore == nil || !ignore(off+i)) {
 			return i
 		}
 		i = end

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -47,9 +48,6 @@ type Options struct {
 	// Progress is told, by one goroutine at a time, how much of the source is
 	// done.
 	Progress func(done, total int64)
-	// Salvage, if set, is told of parts of the source that cannot be read.
-	// They become zeros, and the copying goes on.
-	Salvage func(off, n int64, err error)
 }
 
 // OpError is an error of one read or write.
@@ -113,7 +111,7 @@ type piece struct {
 	zero   bool
 	unread bool // data that need not be read if the target can share it
 
-	mapping *mapping // of the file, to look for zeros in; may be nil
+	mapping *filesystem.Mapping // of the file, to look for zeros in; may be nil
 
 	file    *os.File // in which the data stands, at fileOff; may be nil
 	fileOff int64
@@ -153,7 +151,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
 			limit := int64(chunk)
-			if c.o.Allocate && c.o.Salvage == nil { // nothing asks what is in it
+			if c.o.Allocate { // nothing asks what is in it
 				switch c.sharer.way(file) {
 				case cloned:
 					limit = shareChunk
@@ -162,7 +160,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 					p.unread = true
 				}
 			}
-			if c.zeros.Load() && !p.unread && !c.o.Allocate && c.o.Salvage == nil {
+			if c.zeros.Load() && !p.unread && !c.o.Allocate {
 				p.mapping = c.mappings.of(file)
 			}
 			p.n = min(n, limit-off%limit)
@@ -264,13 +262,13 @@ func (c *copier) findRuns(p piece, runs *[]run) bool {
 	if p.mapping == nil {
 		return false
 	}
-	v, ok := p.mapping.view(p.fileOff, p.n)
+	v, ok := p.mapping.View(p.fileOff, p.n)
 	if !ok {
 		return false
 	}
-	defer v.close()
-	return guarded(func() error {
-		*runs = dataRuns(v.b, p.off, c.step)
+	defer v.Close()
+	return filesystem.Guarded(func() error {
+		*runs = dataRuns(v.B, p.off, c.step)
 		return nil
 	}) == nil
 }
@@ -350,7 +348,7 @@ func (c *copier) zero(off, n int64) error {
 	return nil
 }
 
-// read fills buf, and with Salvage as much of it as can be had.
+// read fills buf.
 func (c *copier) read(buf []byte, off int64) error {
 	n, err := c.src.ReadAt(buf, off)
 	if n == len(buf) {
@@ -359,19 +357,7 @@ func (c *copier) read(buf []byte, off int64) error {
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	if c.o.Salvage == nil {
-		return &OpError{"reading", off + int64(n), err}
-	}
-	for i := 0; i < len(buf); i += disk.SectorSize {
-		sector := buf[i:min(i+disk.SectorSize, len(buf))]
-		if n, err := c.src.ReadAt(sector, off+int64(i)); n < len(sector) {
-			clear(sector)
-			c.mu.Lock()
-			c.o.Salvage(off+int64(i), int64(len(sector)), err)
-			c.mu.Unlock()
-		}
-	}
-	return nil
+	return &OpError{"reading", off + int64(n), err}
 }
 
 func (c *copier) progress(n int64) {

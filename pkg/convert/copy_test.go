@@ -21,7 +21,7 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
@@ -427,49 +427,6 @@ func (u *untold) Extents(int64, int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// TestSalvage goes on where the source cannot be read, sector by sector.
-func TestSalvage(t *testing.T) {
-	broken := errors.New("broken")
-	bad := map[int64]bool{0: true, 4096: true, mib - 512: true, mib: true, 3*mib - 512: true}
-	src := plain(3 * mib)
-	src.readErr = func(off, n int64) error {
-		for s := range bad {
-			if off < s+512 && s < off+n {
-				return broken
-			}
-		}
-		return nil
-	}
-	for _, zeroed := range []bool{true, false} {
-		dst := newTarget(3*mib, zeroed)
-		told := map[int64]bool{}
-		err := convert.Copy(context.Background(), dst, src, &convert.Options{Workers: 4, Salvage: func(off, n int64, err error) {
-			for s := off; s < off+n; s += 512 {
-				told[s] = true
-			}
-			if !errors.Is(err, broken) {
-				t.Errorf("told of %v, want %v", err, broken)
-			}
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := bytes.Clone(src.b)
-		for s := range bad {
-			clear(want[s : s+512])
-			if !told[s] {
-				t.Errorf("not told that sector %d is broken", s/512)
-			}
-		}
-		if len(told) != len(bad) {
-			t.Errorf("told of %d sectors, want %d", len(told), len(bad))
-		}
-		if !bytes.Equal(dst.b, want) {
-			t.Errorf("zeroed=%v: the target differs from the source with zeros for what is broken", zeroed)
-		}
-	}
-}
-
 // TestCancel cancels from the inside, at any progress: Copy says so, and a new
 // image that is given up leaves the older one, and nothing beside it.
 func TestCancel(t *testing.T) {
@@ -530,7 +487,7 @@ func TestFileHoles(t *testing.T) {
 	if err := f.Truncate(64 * mib); err != nil {
 		t.Fatal(err)
 	}
-	if _, data, err := sparse.NewMap(f).At(0, mib); data || err != nil {
+	if _, data, err := filesystem.NewHoleMap(f).At(0, mib); data || err != nil {
 		t.Skipf("holes are not found here (%v)", err)
 	}
 	if _, err := f.WriteAt(data, 32*mib); err != nil {

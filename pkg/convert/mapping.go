@@ -1,6 +1,10 @@
 package convert
 
-import "os"
+import (
+	"os"
+
+	"github.com/vhdtool/vhdtool/internal/filesystem"
+)
 
 // maxMapped bounds what is mapped of a file: by each worker a window, one that was
 // left behind, and as much of a chunk as is behind a window's end. It counts as
@@ -10,11 +14,11 @@ const maxMapped = 16 << 20
 // mappings are those of files that are read by so many workers, one of each.
 type mappings struct {
 	workers int
-	byFile  map[*os.File]*mapping
+	byFile  map[*os.File]*filesystem.Mapping
 }
 
 // of returns the mapping of a file, or nil if it is not to be mapped.
-func (m *mappings) of(f *os.File) *mapping {
+func (m *mappings) of(f *os.File) *filesystem.Mapping {
 	window := int64(maxMapped) / int64(m.workers) &^ (chunk - 1)
 	if f == nil || window < 2*chunk {
 		return nil
@@ -22,9 +26,9 @@ func (m *mappings) of(f *os.File) *mapping {
 	have, ok := m.byFile[f]
 	if !ok {
 		if m.byFile == nil {
-			m.byFile = map[*os.File]*mapping{}
+			m.byFile = map[*os.File]*filesystem.Mapping{}
 		}
-		have = newMapping(f, window)
+		have = filesystem.NewMapping(f, window, chunk)
 		m.byFile[f] = have
 	}
 	return have
@@ -34,7 +38,7 @@ func (m *mappings) of(f *os.File) *mapping {
 func (m *mappings) close() {
 	for _, have := range m.byFile {
 		if have != nil {
-			have.close()
+			have.Close()
 		}
 	}
 }

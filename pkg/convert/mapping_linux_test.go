@@ -3,14 +3,16 @@
 package convert
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
@@ -27,45 +29,10 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 	if _, err := f.WriteAt(data, 0); err != nil {
 		t.Fatal(err)
 	}
-	if newMapping(f, windowSize) == nil {
+	if filesystem.NewMapping(f, windowSize, chunk) == nil {
 		t.Skip("files are not mapped on this file system")
 	}
 	return f
-}
-
-// Views show the file, also over the ends of windows and of the file, and windows
-// that nobody looks into are let go.
-func TestView(t *testing.T) {
-	data := make([]byte, 3*windowSize+12345)
-	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
-	m := newMapping(mappedFile(t, data), windowSize)
-	size := int64(len(data))
-	for _, c := range []struct{ off, n int64 }{
-		{0, chunk},
-		{512, 1},
-		{windowSize - 1, chunk},
-		{windowSize - chunk, chunk},
-		{2*windowSize - 4097, 2 * 4097},
-		{size - 12345, 12345},
-		{size - 1, 1},
-		{3 * windowSize, 100},
-	} {
-		v, ok := m.view(c.off, c.n)
-		if !ok || !bytes.Equal(v.b, data[c.off:c.off+c.n]) {
-			t.Errorf("%d bytes at %d: %t, or other bytes", c.n, c.off, ok)
-			continue
-		}
-		v.close()
-		if len(m.windows) != 1 {
-			t.Errorf("%d windows, want the last one", len(m.windows))
-		}
-	}
-	for _, c := range []struct{ off, n int64 }{{size, 1}, {size - 1, 2}, {4 * windowSize, 1}} {
-		if _, ok := m.view(c.off, c.n); ok {
-			t.Errorf("%d bytes at %d, behind the end at %d: a view", c.n, c.off, size)
-		}
-	}
-	m.close()
 }
 
 // However many workers there are, what they have mapped is bounded.
@@ -77,42 +44,11 @@ func TestMappedMemory(t *testing.T) {
 		switch {
 		case workers <= 8 && m == nil:
 			t.Errorf("%d workers: nothing is mapped", workers)
-		case m != nil && (m.window*int64(workers) > maxMapped || m.window%chunk != 0 || m.window == 0):
-			t.Errorf("%d workers: windows of %d bytes", workers, m.window)
+		case m != nil && (m.Window()*int64(workers) > maxMapped || m.Window()%chunk != 0 || m.Window() == 0):
+			t.Errorf("%d workers: windows of %d bytes", workers, m.Window())
 		}
 		all.close()
 	}
-}
-
-// What is not in the file any more is an error, and nothing else is taken for one.
-func TestGuarded(t *testing.T) {
-	f := mappedFile(t, make([]byte, chunk))
-	m := newMapping(f, windowSize)
-	defer m.close()
-	v, ok := m.view(0, chunk)
-	if !ok {
-		t.Fatal("no view")
-	}
-	defer v.close()
-	if err := f.Truncate(4096); err != nil {
-		t.Fatal(err)
-	}
-	look := func() error {
-		if !isZero(v.b) {
-			return errors.New("not zeros")
-		}
-		return nil
-	}
-	if err := guarded(look); !errors.Is(err, errFault) {
-		t.Errorf("looking behind the file's end: %v, want %v", err, errFault)
-	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a nil pointer was taken for a fault of the file")
-		}
-	}()
-	var p *piece
-	_ = guarded(func() error { p.n++; return nil })
 }
 
 // A file that turns out to be shorter is an error of reading, and not the end of
@@ -162,5 +98,40 @@ func TestCompareMapped(t *testing.T) {
 			t.Fatal(err)
 		}
 		compare(at / 512 * 512)
+	}
+}
+
+// countedReads is a disk that counts the reads of its contents. Its extents are the disk's
+// own, so that it can be mapped.
+type countedReads struct {
+	disk.Disk
+	n atomic.Int64
+}
+
+func (c *countedReads) ReadAt(p []byte, off int64) (int, error) {
+	c.n.Add(1)
+	return c.Disk.ReadAt(p, off)
+}
+
+// TestZerosAreMapped: zeros that a file stores are found in mapped memory. Each worker reads
+// one chunk before the first zeros are known, and nothing after that.
+func TestZerosAreMapped(t *testing.T) {
+	const size, workers = 64 << 20, 2
+	f := mappedFile(t, make([]byte, size))
+	src := &countedReads{Disk: raw.Open(f, size)}
+	to, err := os.Create(filepath.Join(t.TempDir(), "to"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	dst, err := raw.Create(to, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Copy(context.Background(), dst, src, &Options{Workers: workers}); err != nil {
+		t.Fatal(err)
+	}
+	if n := src.n.Load(); n < 1 || n > workers {
+		t.Errorf("%d of %d chunks were read, want 1 to %d", n, size/chunk, workers)
 	}
 }

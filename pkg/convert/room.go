@@ -4,7 +4,7 @@ import (
 	"os"
 	"sync"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -77,11 +77,11 @@ func (r *room) look(f *os.File, end int64) {
 		return
 	}
 	grows := st.Size() < end
-	if !grows && sparse.Reserved(f) {
+	if !grows && filesystem.Reserved(f) {
 		return // nothing is missing, and what is there is the owner's
 	}
 	r.f, r.grows = f, grows
-	if takesRoom(f) {
+	if filesystem.AllocatesSlowly(f) {
 		r.zones = map[int64]*zone{}
 	}
 }
@@ -96,7 +96,7 @@ func (r *room) written(fileOff, n int64) {
 			z = &zone{}
 			r.zones[index] = z
 			if before := r.zones[index-1]; before != nil && before.written >= zoneSize*3/4 && r.spare < maxSpare {
-				z.taken = takeRoom(r.f, index*zoneSize, zoneSize, r.grows)
+				z.taken = filesystem.Allocate(r.f, index*zoneSize, zoneSize, r.grows, minFree)
 				r.spare += z.taken
 			}
 		}
@@ -110,13 +110,13 @@ func (r *room) written(fileOff, n int64) {
 // finish gives back what was not used.
 func (r *room) finish() {
 	if r.f != nil && r.grows {
-		if end, left := leftRoom(r.f, r.total); left > zoneSize/16 {
-			giveBack(r.f, 0, end, zoneSize/256)
+		if end, left := filesystem.AllocatedAhead(r.f, r.total); left > zoneSize/16 {
+			filesystem.FreeUnwritten(r.f, 0, end, zoneSize/256)
 		}
 	}
 	for index, z := range r.zones {
 		if z.taken > 0 && zoneSize-z.written >= zoneSize/256 {
-			giveBack(r.f, index*zoneSize, z.taken, 0)
+			filesystem.FreeUnwritten(r.f, index*zoneSize, z.taken, 0)
 		}
 	}
 }

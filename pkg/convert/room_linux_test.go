@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -57,7 +58,7 @@ func TestRoomGivenBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !takesRoom(f) {
+			if !filesystem.AllocatesSlowly(f) {
 				t.Skip("no room is taken ahead on this file system")
 			}
 			d, err := create(f)

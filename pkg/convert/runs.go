@@ -5,7 +5,7 @@ import (
 	"math"
 	"os"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -51,7 +51,7 @@ func (c *runCursor) seek(off int64) error {
 // takes all.
 func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error] {
 	return func(yield func(zeroRun, error) bool) {
-		var holes *sparse.Map // kept from extent to extent: see there
+		var holes *filesystem.HoleMap // kept from extent to extent: see there
 		blocker, ok := d.(disk.Blocker)
 		inBlocks := ok && blocker.BlockSize() != 0
 		for e, err := range d.Extents(0, d.Size()) {
@@ -73,7 +73,7 @@ func zeroRuns(d disk.Disk, want func(disk.Extent) bool) iter.Seq2[zeroRun, error
 				continue
 			}
 			if holes == nil || holes.File() != e.File {
-				holes = sparse.NewMap(e.File)
+				holes = filesystem.NewHoleMap(e.File)
 			}
 			for x, err := range holes.Extents(e.FileOff-e.Off, e.Off, e.Len, disk.Unallocated) {
 				file, _ := x.File.(*os.File)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -96,12 +97,12 @@ func (s *sharer) share(off, n int64, src *os.File, srcOff int64) (apart, shared 
 func (s *sharer) try(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 {
 	w := s.way(src)
 	if w == untried || w == cloned {
-		if cloneRange(dst, dstOff, src, srcOff, n) == nil {
+		if filesystem.CloneRange(dst, dstOff, src, srcOff, n) == nil {
 			s.found(src, cloned)
 			return n
 		}
 		w = written
-		if copiesRemotely(dst) {
+		if filesystem.CopiesRemotely(dst) {
 			w = copied
 		}
 		s.found(src, w)
@@ -109,7 +110,7 @@ func (s *sharer) try(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) 
 	if w == written {
 		return 0
 	}
-	done := copyRange(dst, dstOff, src, srcOff, n)
+	done := filesystem.CopyRange(dst, dstOff, src, srcOff, n)
 	if done < n {
 		s.found(src, written)
 	}

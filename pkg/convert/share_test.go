@@ -3,7 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -220,7 +220,7 @@ func TestShareFallback(t *testing.T) {
 func copyRangeFails(t *testing.T) bool {
 	t.Helper()
 	a, b := filePair(t, make([]byte, 4096))
-	return copyRange(b, 0, a, 0, 4096) != 4096
+	return filesystem.CopyRange(b, 0, a, 0, 4096) != 4096
 }
 
 // filePair is a file with these contents, to be read, and an empty one.
@@ -242,37 +242,13 @@ func filePair(t *testing.T, contents []byte) (a, b *os.File) {
 	return a, b
 }
 
-// TestShareSalvage: a source of which parts may not be readable is read, although
-// all of it is wanted.
-func TestShareSalvage(t *testing.T) {
-	dir := t.TempDir()
-	shareSource(t, filepath.Join(dir, "source"))
-	f, err := os.Open(filepath.Join(dir, "source"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	src := &unreadable{Disk: raw.Open(f, shareSize)}
-	lost := int64(0)
-	o := Options{Allocate: true, Salvage: func(_, n int64, _ error) { lost += n }}
-	copyShared(t, filepath.Join(dir, "target"), "raw", src, o, false, nil)
-	if lost == 0 {
-		t.Error("nothing was said to be unreadable")
-	}
-}
-
-// unreadable is a disk whose contents cannot be read.
-type unreadable struct{ disk.Disk }
-
-func (*unreadable) ReadAt([]byte, int64) (int, error) { return 0, errors.New("unreadable") }
-
 // TestCopyRangeShort: what the source does not have is not said to be copied.
 func TestCopyRangeShort(t *testing.T) {
 	if copyRangeFails(t) {
 		t.Skip("the system does not copy from file to file")
 	}
 	a, b := filePair(t, bytes.Repeat([]byte("x"), 10000))
-	if n := copyRange(b, 4096, a, 8192, 4096); n != 10000-8192 {
+	if n := filesystem.CopyRange(b, 4096, a, 8192, 4096); n != 10000-8192 {
 		t.Errorf("%d bytes, want %d", n, 10000-8192)
 	}
 }

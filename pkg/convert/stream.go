@@ -224,8 +224,12 @@ func WriteTo(ctx context.Context, w io.Writer, src disk.Disk, o *Options) error 
 }
 
 // CopyStream passes r on to w, but for a footer at its end that trailer, if
-// set, recognises as in [ReadFrom]. It returns how many bytes were passed on.
-func CopyStream(ctx context.Context, w io.Writer, r io.Reader, trailer func(b []byte, before int64) bool) (int64, error) {
+// set, recognises as in [ReadFrom]. It returns how many bytes were passed on. Of the
+// options only Progress counts.
+func CopyStream(ctx context.Context, w io.Writer, r io.Reader, trailer func(b []byte, before int64) bool, o *Options) (int64, error) {
+	if o == nil {
+		o = &Options{}
+	}
 	if trailer != nil {
 		r = &trailerReader{r: r, isFooter: trailer}
 	}
@@ -239,6 +243,9 @@ func CopyStream(ctx context.Context, w io.Writer, r io.Reader, trailer func(b []
 			return n, &OpError{"writing", n, err}
 		}
 		n += int64(k)
+		if o.Progress != nil {
+			o.Progress(n, 0)
+		}
 		if errors.Is(rerr, io.EOF) {
 			return n, nil
 		}

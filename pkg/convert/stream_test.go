@@ -236,7 +236,7 @@ func TestTrailer(t *testing.T) {
 						t.Errorf("asked %d times, want %d", asked, want)
 					}
 					var out bytes.Buffer
-					got, err = convert.CopyStream(context.Background(), &out, reader(bytes.NewReader(stream)), trailer)
+					got, err = convert.CopyStream(context.Background(), &out, reader(bytes.NewReader(stream)), trailer, nil)
 					if err != nil || got != int64(n) || !bytes.Equal(out.Bytes(), data) {
 						t.Errorf("CopyStream: %d bytes, %v; want the %d", got, err, n)
 					}
@@ -269,7 +269,7 @@ func TestStreamErrors(t *testing.T) {
 					dst := &growing{target: target{zeroed: true}}
 					_, err := convert.ReadFrom(context.Background(), dst, stream(), trailer, nil)
 					check("ReadFrom", err)
-					_, err = convert.CopyStream(context.Background(), io.Discard, stream(), trailer)
+					_, err = convert.CopyStream(context.Background(), io.Discard, stream(), trailer, nil)
 					check("CopyStream", err)
 				})
 			}
@@ -299,7 +299,7 @@ func TestStreamWriteErrors(t *testing.T) {
 	check("ReadFrom", err)
 	_, err = convert.ReadFrom(context.Background(), &growing{resizeErr: func(size int64) error { return failing(0, size) }}, bytes.NewReader(all), nil, nil)
 	check("ReadFrom that cannot grow", err)
-	_, err = convert.CopyStream(context.Background(), &limited{3 * mib, broken}, bytes.NewReader(all), nil)
+	_, err = convert.CopyStream(context.Background(), &limited{3 * mib, broken}, bytes.NewReader(all), nil, nil)
 	check("CopyStream", err)
 	err = convert.WriteTo(context.Background(), &limited{3 * mib, broken}, plain(5*mib), nil)
 	check("WriteTo", err)
@@ -346,7 +346,7 @@ func TestStreamCancel(t *testing.T) {
 	if _, err := convert.ReadFrom(ctx, &growing{}, r, nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting: got %v, want %v", err, context.Canceled)
 	}
-	if _, err := convert.CopyStream(ctx, io.Discard, bytes.NewReader(mark), nil); !errors.Is(err, context.Canceled) {
+	if _, err := convert.CopyStream(ctx, io.Discard, bytes.NewReader(mark), nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("CopyStream: got %v, want %v", err, context.Canceled)
 	}
 	if err := convert.WriteTo(ctx, io.Discard, plain(mib), nil); !errors.Is(err, context.Canceled) {
@@ -386,25 +386,5 @@ func TestWriteTo(t *testing.T) {
 	}
 	if err := convert.WriteTo(context.Background(), io.Discard, &untold{memory: plain(4 * mib), err: broken}, nil); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
-	}
-	// With Salvage, what cannot be read becomes zeros.
-	told := int64(0)
-	out.Reset()
-	src.readErr = func(off, n int64) error {
-		if off < 2*mib+512 && off+n > 2*mib {
-			return broken
-		}
-		return nil
-	}
-	o := &convert.Options{Salvage: func(off, n int64, err error) {
-		told += n
-		if off != 2*mib || !errors.Is(err, broken) {
-			t.Errorf("told of %d bytes at %d: %v", n, off, err)
-		}
-	}}
-	want := bytes.Clone(src.b)
-	clear(want[2*mib : 2*mib+512])
-	if err := convert.WriteTo(context.Background(), &out, src, o); err != nil || told != 512 || !bytes.Equal(out.Bytes(), want) {
-		t.Errorf("%v, told of %d bytes; want the disk with 512 zeros", err, told)
 	}
 }

@@ -8,10 +8,15 @@ import (
 
 // UsedBlocks returns the blocks of blockSize bytes, a power of two, that Copy
 // would allocate for the disk: those with anything but zeros. Of each block it
-// reads only as far as it must.
-func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, error) {
+// reads only as far as it must. progress, if set, counts the bytes of the disk.
+func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64, progress disk.Progress) ([]int64, error) {
 	var used []int64
 	var off int64
+	report := func() {
+		if progress != nil {
+			progress(off, d.Size())
+		}
+	}
 	buf := make([]byte, min(blockSize, 64<<10))
 	for r, err := range zeroRuns(d, nil) {
 		if err != nil {
@@ -20,12 +25,14 @@ func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, err
 		end := min(r.end, d.Size())
 		if r.zero {
 			off = end
+			report()
 			continue
 		}
 		for off < end {
 			block := off / blockSize
 			if n := len(used); n > 0 && used[n-1] == block {
 				off = min(end, (block+1)*blockSize)
+				report()
 				continue
 			}
 			if err := ctx.Err(); err != nil {
@@ -39,6 +46,7 @@ func UsedBlocks(ctx context.Context, d disk.Disk, blockSize int64) ([]int64, err
 				used = append(used, block)
 			}
 			off += int64(len(b))
+			report()
 		}
 	}
 	return used, nil

@@ -30,7 +30,7 @@ func TestUsedBlocks(t *testing.T) {
 			}
 			i++
 		}
-		got, err := convert.UsedBlocks(context.Background(), src, block)
+		got, err := convert.UsedBlocks(context.Background(), src, block, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func (c *counting) ReadAt(p []byte, off int64) (int, error) {
 // read, and of one without data all.
 func TestUsedBlocksReads(t *testing.T) {
 	c := &counting{memory: plain(32 * mib)}
-	if used, err := convert.UsedBlocks(context.Background(), c, 2*mib); err != nil || len(used) != 16 {
+	if used, err := convert.UsedBlocks(context.Background(), c, 2*mib, nil); err != nil || len(used) != 16 {
 		t.Fatalf("%d blocks, %v; want 16", len(used), err)
 	}
 	if n := c.read.Load(); n > 16*mib {
@@ -77,7 +77,7 @@ func TestUsedBlocksReads(t *testing.T) {
 	}
 	clear(c.b)
 	c.b[len(c.b)-1] = 1
-	if used, err := convert.UsedBlocks(context.Background(), c, 2*mib); err != nil || !slices.Equal(used, []int64{15}) {
+	if used, err := convert.UsedBlocks(context.Background(), c, 2*mib, nil); err != nil || !slices.Equal(used, []int64{15}) {
 		t.Errorf("blocks %d, %v; want the last one", used, err)
 	}
 }
@@ -92,20 +92,20 @@ func TestUsedBlocksErrors(t *testing.T) {
 		return nil
 	}
 	var oe *convert.OpError
-	if _, err := convert.UsedBlocks(context.Background(), src, 512<<10); !errors.As(err, &oe) || !errors.Is(err, broken) || oe.Off != 2*mib {
+	if _, err := convert.UsedBlocks(context.Background(), src, 512<<10, nil); !errors.As(err, &oe) || !errors.Is(err, broken) || oe.Off != 2*mib {
 		t.Errorf("got %v, want an OpError at %d", err, 2*mib)
 	}
-	if _, err := convert.UsedBlocks(context.Background(), &untold{memory: plain(4 * mib), err: broken}, 512<<10); !errors.Is(err, broken) {
+	if _, err := convert.UsedBlocks(context.Background(), &untold{memory: plain(4 * mib), err: broken}, 512<<10, nil); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
 	short := &shrunk{memory: plain(4 * mib), at: 3*mib + 700}
 	clear(short.b[3*mib:])
-	if _, err := convert.UsedBlocks(context.Background(), short, 512<<10); !errors.As(err, &oe) || oe.Off != short.at {
+	if _, err := convert.UsedBlocks(context.Background(), short, 512<<10, nil); !errors.As(err, &oe) || oe.Off != short.at {
 		t.Errorf("got %v, want an OpError at %d", err, short.at)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := convert.UsedBlocks(ctx, plain(mib), 4096); !errors.Is(err, context.Canceled) {
+	if _, err := convert.UsedBlocks(ctx, plain(mib), 4096, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
@@ -114,15 +114,15 @@ func TestUsedBlocksErrors(t *testing.T) {
 func TestUsedBlocksZeroDisk(t *testing.T) {
 	src := plain(3*mib + 512)
 	clear(src.b)
-	if used, err := convert.UsedBlocks(context.Background(), src, 2*mib); err != nil || len(used) != 0 {
+	if used, err := convert.UsedBlocks(context.Background(), src, 2*mib, nil); err != nil || len(used) != 0 {
 		t.Errorf("blocks %d, %v; want none", used, err)
 	}
-	if used, err := convert.UsedBlocks(context.Background(), plain(0), 2*mib); err != nil || len(used) != 0 {
+	if used, err := convert.UsedBlocks(context.Background(), plain(0), 2*mib, nil); err != nil || len(used) != 0 {
 		t.Errorf("blocks %d, %v of a disk without size; want none", used, err)
 	}
 	src.b = bytes.Clone(src.b)
 	src.b[3*mib+511] = 1
-	if used, err := convert.UsedBlocks(context.Background(), src, 2*mib); err != nil || !slices.Equal(used, []int64{1}) {
+	if used, err := convert.UsedBlocks(context.Background(), src, 2*mib, nil); err != nil || !slices.Equal(used, []int64{1}) {
 		t.Errorf("blocks %d, %v; want 1, which the disk has only a part of", used, err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -43,7 +43,7 @@ func Open(r io.ReaderAt, size int64) *Disk {
 func OpenWrite(f disk.File, size int64) *Disk {
 	d := Open(f, size)
 	d.f = f
-	d.reserved = sparse.Reserved(f)
+	d.reserved = filesystem.Reserved(f)
 	return d
 }
 
@@ -71,7 +71,7 @@ func Create(f disk.File, size int64) (*Disk, error) {
 		return d, nil
 	}
 	d.zero.Store(true)
-	if err := f.Truncate(d.size); err != nil {
+	if err := filesystem.SetLength(f, d.size); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -151,9 +151,9 @@ func (d *Disk) WriteZeroes(off, n int64) error {
 		return disk.ErrReadOnly
 	}
 	if d.reserved {
-		return sparse.ZeroReserved(d.f, off, n)
+		return filesystem.ZeroReserved(d.f, off, n)
 	}
-	return sparse.Zero(d.f, off, n)
+	return filesystem.Zero(d.f, off, n)
 }
 
 // Extents yields the file's data, and its holes as Unallocated, all with their
@@ -163,7 +163,7 @@ func (d *Disk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	if err != nil {
 		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
 	}
-	return sparse.NewMap(d.r).Extents(0, off, n, disk.Unallocated)
+	return filesystem.NewHoleMap(d.r).Extents(0, off, n, disk.Unallocated)
 }
 
 // Resize sets the length of the file in bytes, aligned as the disk was created. The
@@ -189,7 +189,7 @@ func (d *Disk) Resize(_ context.Context, size int64, _ disk.Progress) error {
 		}
 		return nil
 	}
-	if err := d.f.Truncate(size); err != nil {
+	if err := filesystem.SetLength(d.f, size); err != nil {
 		return err
 	}
 	d.size, d.length = roundUp(size), size

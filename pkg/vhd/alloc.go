@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -342,7 +342,7 @@ func (img *Image) writeNewBlock(x extension, block int64) error {
 		return fmt.Errorf("sector bitmap: %w", err)
 	}
 	if img.trailer.onDevice() {
-		return sparse.Zero(img.f, x.start+img.lay.bitmapSize, img.lay.blockSize)
+		return filesystem.Zero(img.f, x.start+img.lay.bitmapSize, img.lay.blockSize)
 	}
 	return nil
 }
@@ -444,7 +444,7 @@ func (img *Image) trim() error {
 		return nil
 	}
 	undo := func(err error) error { // blocks to come are zero before they are written
-		if zerr := sparse.Zero(img.f, at, footerSize); zerr != nil {
+		if zerr := filesystem.Zero(img.f, at, footerSize); zerr != nil {
 			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, zerr))
 		}
 		return err

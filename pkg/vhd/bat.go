@@ -11,7 +11,7 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // unused is the BAT entry of a block that has no place in the file.
@@ -326,9 +326,9 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
 	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
 	buf := make([]byte, min(n*4, 64<<10))
-	var holes *sparse.Map
+	var holes *filesystem.HoleMap
 	if n*4 >= batHolesFrom {
-		holes = sparse.NewMap(r)
+		holes = filesystem.NewHoleMap(r)
 	}
 	var d batDecoder
 	for k := int64(0); k < batPieces(n); {

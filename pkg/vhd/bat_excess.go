@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // excessPage is the unit in which BAT entries behind the disk's end are looked at,
@@ -26,7 +26,7 @@ type excess struct {
 // entries; zeros says that all of them are 0, and b is nil then for a hole of n bytes.
 func scanExcess(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int64, page func(off, n int64, b []byte, zeros bool) error) (excess, error) {
 	var x excess
-	holes := sparse.NewMap(r)
+	holes := filesystem.NewHoleMap(r)
 	ones := bytes.Repeat([]byte{0xff}, excessPage)
 	zero := make([]byte, excessPage)
 	note := func(off, n int64, b []byte, zeros bool) error {

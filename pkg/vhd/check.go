@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -102,6 +102,9 @@ func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
 // add yields findings, and returns why the check has to end, or nil.
 func (c *Checker) add(fs ...finding) error {
 	for _, f := range fs {
+		if f.Remedy == "" && !f.kept {
+			f.Remedy = remedies[f.ID]
+		}
 		if err := c.report(f.Finding); err != nil {
 			return err
 		}
@@ -111,9 +114,6 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	if f.Remedy == "" {
-		f.Remedy = remedies[f.ID]
-	}
 	for i, r := range f.Disk { // the last block may end after the disk
 		f.Disk[i].N = max(0, min(r.N, c.n.Size-r.Off))
 	}
@@ -138,7 +138,7 @@ func (c *Checker) run() error {
 	if err != nil {
 		return err
 	}
-	if !fs.trailing.marked() && !fs.leading.marked() {
+	if !fs.trailing.marked() && !fs.leading.marked() && !fs.header {
 		return ErrNotVHD
 	}
 	moved, err := fs.unaligned(c.r)
@@ -158,6 +158,11 @@ func (c *Checker) run() error {
 		}
 	}
 	footer, found := c.believed(&fs)
+	if footer == nil && fs.header && !fs.trailing.marked() && !fs.leading.marked() {
+		if footer, found, err = c.proposeFooter(&fs); err != nil {
+			return err
+		}
+	}
 	if err := c.add(found...); err != nil || footer == nil {
 		return err
 	}
@@ -240,6 +245,9 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	}
 	h, found, err := readHeader(c.r, f, limit)
 	if err == nil {
+		err = c.proposeHeader(f, found, &h, limit)
+	}
+	if err == nil {
 		err = c.add(found...)
 	}
 	if err != nil || refusal(found, true) != nil {
@@ -308,7 +316,12 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 			return err
 		}
 	}
+	proposed, err := rebuildBAT(c.ctx, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, int64(h.MaxTableEntries), trailing, batSectors{})
+	if err != nil {
+		return err
+	}
 	t.validate(&lay, func(f finding) bool {
+		proposeEntries(&f, proposed, blockSize)
 		err = c.add(f)
 		return err == nil
 	})
@@ -416,7 +429,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
 	}
 	data := false
-	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
+	err := scanData(c.ctx, c.r, filesystem.NewHoleMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
 		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
 			x := DecodeFooter((*[footerSize]byte)(b))
 			// Footers stay behind where they moved on from.

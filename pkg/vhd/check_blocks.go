@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // checkBlocks looks into the blocks, in the order of the file. Of those with a bit in
@@ -17,7 +17,7 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 		p         = lay.placement()
 		fit       = t.fitting(&p)
 		bits      = make([]byte, lay.bitmapSize)
-		holes     = sparse.NewMap(c.r)
+		holes     = filesystem.NewHoleMap(c.r)
 		mapped    []byte // bits of the batmap
 		unaligned int64
 		first     int64 // byte at which the data of the first of them starts
@@ -100,7 +100,7 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 // hiddenData calls found with the sectors of a block, whose data starts at byte data
 // of the file, that are not zero under a clear bit, until it returns false. What is a
 // hole of the file is not read.
-func hiddenData(ctx context.Context, r io.ReaderAt, holes *sparse.Map, bits []byte, data, blockSize int64, found func(sector int64) bool) error {
+func hiddenData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, bits []byte, data, blockSize int64, found func(sector int64) bool) error {
 	sectors := blockSize / SectorSize
 	for s := int64(0); s < sectors; {
 		end, set := bitmapRun(bits, s, sectors)
@@ -126,7 +126,7 @@ func hiddenData(ctx context.Context, r io.ReaderAt, holes *sparse.Map, bits []by
 
 // scanData calls look with the bytes [off, end) of the file, in whole sectors, but for
 // those in holes, until it returns false.
-func scanData(ctx context.Context, r io.ReaderAt, holes *sparse.Map, off, end int64, look func(b []byte, off int64) bool) error {
+func scanData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, off, end int64, look func(b []byte, off int64) bool) error {
 	var buf []byte
 	for off < end {
 		if err := ctx.Err(); err != nil {

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/internal/undo"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
@@ -66,7 +66,7 @@ func sparseFile(t *testing.T, parts map[int64][]byte) *countedFile {
 		}
 		last = max(last, off)
 	}
-	if _, data, err := sparse.NewMap(f).At(last/2, last); err != nil || data {
+	if _, data, err := filesystem.NewHoleMap(f).At(last/2, last); err != nil || data {
 		t.Skipf("holes of files are not found here: %v", err)
 	}
 	return &countedFile{File: f}

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/atomicfile"
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -22,7 +22,7 @@ func Create(name string, o *CreateOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := CreateIn(out.File, o)
+	img, err := CreateIn(filesystem.NewFile(out.File), o)
 	if err != nil {
 		out.Discard()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -81,7 +81,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	}
 	a.length = a.end + footerSize
 	if !img.trailer.onDevice() {
-		err = f.Truncate(a.length)
+		err = filesystem.SetLength(f, a.length)
 	} else {
 		err = img.startOnDevice()
 	}
@@ -120,7 +120,7 @@ func (img *Image) clearDevice() error {
 	if img.dynamic() {
 		return nil
 	}
-	return sparse.Zero(img.f, 0, img.size)
+	return filesystem.Zero(img.f, 0, img.size)
 }
 
 // growingBATRoom is the space for the BAT of an image of unknown size, or as much
@@ -163,12 +163,12 @@ func (img *Image) resizeNew(size int64) error {
 			img.bat = img.bat.resized(blocks)
 			img.bitmaps.grow(blocks)
 		case img.trailer.onDevice():
-			if err := sparse.Zero(img.f, img.size, end-img.size); err != nil {
+			if err := filesystem.Zero(img.f, img.size, end-img.size); err != nil {
 				return err
 			}
 			a.end = end
 		default:
-			if err := img.f.Truncate(end + footerSize); err != nil {
+			if err := filesystem.SetLength(img.f, end+footerSize); err != nil {
 				return err
 			}
 			a.end, a.length = end, end+footerSize
@@ -213,7 +213,7 @@ func (img *Image) reserveForBAT(n int64) error {
 			return fmt.Errorf("moving block %d: %w", b.block, err)
 		}
 		img.bat.store(b.block, uint32(at/SectorSize))
-		return sparse.Zero(img.f, b.start, stored)
+		return filesystem.Zero(img.f, b.start, stored)
 	}
 	for i, b := range move {
 		x, err := img.extendForBlock(0)
@@ -243,7 +243,7 @@ func (img *Image) lengthenTo(n int64) error {
 	if err != nil || length >= n || img.trailer.onDevice() {
 		return err
 	}
-	return img.f.Truncate(n)
+	return filesystem.SetLength(img.f, n)
 }
 
 // zeroLost zeroes what a new disk loses but its file keeps, so that it does not

@@ -24,6 +24,7 @@ type finding struct {
 	unsupported bool // the image may be correct; this package cannot read it
 	checksum    bool // OpenOptions.IgnoreChecksums ignores it
 	harmless    bool // an error to report, but every byte can be read
+	kept        bool // no repair acts on it, other than on others with this ID
 }
 
 // remedies say what Repair does about findings, by ID.
@@ -33,7 +34,7 @@ var remedies = map[string]string{
 	"leading-footer":    "write the copy anew from the footer",
 	"footers-differ":    "write the copy anew from the footer",
 	"footer-checksum":   "compute it anew, if nothing else is wrong",
-	"header-checksum":   "compute it anew, if nothing else is wrong",
+	"header-checksum":   "correct it, if the rest of the header is consistent",
 	"fixed-data-offset": "write all ones",
 	"data-offset":       "look for the header in the first MiB",
 	"header-cookie":     "look for the header in the first MiB",

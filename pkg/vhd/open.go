@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -25,6 +25,10 @@ type OpenOptions struct {
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
+	// Salvage opens a damaged image as far as it can be read, and as many of its parents
+	// as can be opened. What cannot be read is zeros, and [Image.Lost] lists it. It is an
+	// error together with Write.
+	Salvage bool
 	// Parents says where the parents of a differencing image in an [os.File] may be.
 	// They are opened for reading, all of them unless it says otherwise, and closed with
 	// the image.
@@ -92,6 +96,12 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o == nil {
 		o = &OpenOptions{}
 	}
+	if o.Write && o.Salvage {
+		return nil, errSalvageWrite
+	}
+	if o.Salvage {
+		return openSalvaged(r, size, o)
+	}
 	img := &Image{r: r, closer: o.Closer}
 	if o.Write {
 		f, ok := r.(disk.File)
@@ -135,7 +145,7 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		var found []finding
 		img.size, found = c.virtualSize(o.SizeRule, c.off)
 		img.alloc.length, img.alloc.syncedFooterAt = size, -1
-		img.reserved = o.Write && sparse.Reserved(img.f)
+		img.reserved = o.Write && filesystem.Reserved(img.f)
 		if err := refusal(found, false); err != nil {
 			return nil, err
 		}

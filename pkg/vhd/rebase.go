@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -221,7 +221,7 @@ func (img *Image) fillBlock(block int64, e uint32) error {
 		end, set := bitmapRun(bm.bits, s, sectors)
 		if !set {
 			img.unsynced.Store(true)
-			if err := sparse.Zero(img.f, data+s*SectorSize, (end-s)*SectorSize); err != nil {
+			if err := filesystem.Zero(img.f, data+s*SectorSize, (end-s)*SectorSize); err != nil {
 				return err
 			}
 			img.markWritten(bm, block, s, end)

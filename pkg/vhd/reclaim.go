@@ -8,7 +8,7 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -271,11 +271,11 @@ func (img *Image) switchBAT(table bat, at int64, m *batmap) error {
 // stay holes.
 func (img *Image) copyBlock(to, from int64) error {
 	stored := img.lay.stored()
-	if err := sparse.Zero(img.f, to, stored); err != nil {
+	if err := filesystem.Zero(img.f, to, stored); err != nil {
 		return err
 	}
 	buf := make([]byte, 256<<10)
-	holes := sparse.NewMap(img.r)
+	holes := filesystem.NewHoleMap(img.r)
 	for off := int64(0); off < stored; {
 		end, data, err := holes.At(from+off, from+stored)
 		if err != nil {
@@ -312,7 +312,7 @@ func (img *Image) cutFile() error {
 		return nil
 	}
 	// A packed file of whole pages has its next block where blocks were before.
-	if err := sparse.Zero(img.f, end, at-end); err != nil {
+	if err := filesystem.Zero(img.f, end, at-end); err != nil {
 		return err
 	}
 	footer := img.footer.Encode()

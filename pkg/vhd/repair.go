@@ -128,6 +128,11 @@ func (r *repairer) fileSize() int64 {
 
 // blocks repairs the BAT, and returns leaked space to the file system.
 func (r *repairer) blocks() error {
+	if r.o.All {
+		if _, err := r.rebuildEntries(); err != nil {
+			return err
+		}
+	}
 	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 	if err != nil {
 		if errors.Is(err, ErrSavedState) {
@@ -139,7 +144,7 @@ func (r *repairer) blocks() error {
 		return r.leaks(img)
 	}
 	r.overlapped = img.overlapping()
-	steps := []func(*Image) error{r.separate, r.excess, r.batmap}
+	steps := []func(*Image) error{r.separate, r.rebuildSeparated, r.excess, r.batmap}
 	if r.o.Deep && !img.differencing() {
 		steps = append(steps, r.setBits)
 	}
@@ -147,7 +152,9 @@ func (r *repairer) blocks() error {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		if err := step(img); err != nil {
+		if err := step(img); errors.Is(err, errRebuilt) {
+			return r.blocks()
+		} else if err != nil {
 			return err
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -206,7 +206,7 @@ func (r *repairer) setBits(img *Image) error {
 	if !img.bat.sane(&img.lay) {
 		return nil
 	}
-	holes := sparse.NewMap(r.f)
+	holes := filesystem.NewHoleMap(r.f)
 	r.work += img.bat.count() * img.lay.blockSize
 	for block, e := range img.bat.used() {
 		bm, err := img.bitmap(block, e)
@@ -224,7 +224,7 @@ func (r *repairer) setBits(img *Image) error {
 }
 
 // setBitsOf sets the bits of a block, which starts at byte start of the file.
-func (r *repairer) setBitsOf(block int64, bits []byte, start int64, img *Image, holes *sparse.Map) error {
+func (r *repairer) setBitsOf(block int64, bits []byte, start int64, img *Image, holes *filesystem.HoleMap) error {
 	changed := false
 	err := hiddenData(r.ctx, r.f, holes, bytes.Clone(bits), start+img.lay.bitmapSize, img.lay.blockSize, func(s int64) bool {
 		setBits(bits, s, s+1)

@@ -3,7 +3,7 @@ package vhd
 import (
 	"context"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // leaks returns space that nothing refers to to the file system. While the size of the
@@ -76,7 +76,7 @@ func (img *Image) spaces(yield func(start, end int64) bool) {
 // where it is, or -1.
 func (img *Image) strangeFooter(ctx context.Context) (int64, error) {
 	found := int64(-1)
-	holes := sparse.NewMap(img.r)
+	holes := filesystem.NewHoleMap(img.r)
 	for start, end := range img.spaces {
 		err := scanData(ctx, img.r, holes, start, end, func(b []byte, off int64) bool {
 			for ; len(b) >= footerSize; b, off = b[SectorSize:], off+SectorSize {

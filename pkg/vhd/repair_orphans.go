@@ -6,7 +6,7 @@ import (
 	"hash/maphash"
 	"slices"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
 // orphanSearch looks for data that BAT entries may have referred to before they were
@@ -14,7 +14,7 @@ import (
 type orphanSearch struct {
 	*Image
 	ctx   context.Context
-	holes *sparse.Map
+	holes *filesystem.HoleMap
 
 	over []overlap // before the repair
 	// byData has all blocks by their first sector that is not zero. It is nil until it is
@@ -42,7 +42,7 @@ const maxAlike = 4
 // copies, whole or begun, of blocks: those are what moving blocks leaves when it is
 // interrupted. over are the overlaps before the repair.
 func (img *Image) orphans(ctx context.Context, over []overlap) (bool, error) {
-	x := &orphanSearch{Image: img, ctx: ctx, holes: sparse.NewMap(img.r), over: over, seed: maphash.MakeSeed()}
+	x := &orphanSearch{Image: img, ctx: ctx, holes: filesystem.NewHoleMap(img.r), over: over, seed: maphash.MakeSeed()}
 	for start, end := range img.spaces {
 		if found, err := x.in(start, end); found || err != nil {
 			return found, err

@@ -8,7 +8,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -155,7 +155,7 @@ func (img *Image) resizeFixed(f Footer) error {
 		if part[0] >= part[1] {
 			continue
 		}
-		if err := sparse.Zero(img.f, part[0], part[1]-part[0]); err != nil {
+		if err := filesystem.Zero(img.f, part[0], part[1]-part[0]); err != nil {
 			return err
 		}
 		if err := img.flush(); err != nil {
@@ -202,7 +202,7 @@ func (img *Image) growFixed(f Footer, old, end int64) error {
 	if err := img.flush(); err != nil {
 		return err
 	}
-	if err := sparse.Zero(img.f, old, min(footerSize, end-old)); err != nil {
+	if err := filesystem.Zero(img.f, old, min(footerSize, end-old)); err != nil {
 		return undo(err)
 	}
 	img.footer, img.footerAt, img.size, a.length = f, end, end, end+footerSize
@@ -275,7 +275,7 @@ func (img *Image) zeroHidden(size int64) error {
 	}
 	if e := img.bat.load(block); e != unused {
 		at := int64(e)*SectorSize + img.lay.bitmapSize + hidden%img.lay.blockSize
-		if err := sparse.Zero(img.f, at, end-hidden); err != nil {
+		if err := filesystem.Zero(img.f, at, end-hidden); err != nil {
 			return err
 		}
 		return img.flush()

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vhdtool/vhdtool/internal/sparse"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -162,9 +162,9 @@ func (img *Image) WriteZeroes(off, n int64) error {
 func (img *Image) zero(off, n int64) error {
 	if !img.dynamic() {
 		if img.reserved {
-			return sparse.ZeroReserved(img.f, off, n)
+			return filesystem.ZeroReserved(img.f, off, n)
 		}
-		return sparse.Zero(img.f, off, n)
+		return filesystem.Zero(img.f, off, n)
 	}
 	for n > 0 {
 		block, in := off/img.lay.blockSize, off%img.lay.blockSize
@@ -197,13 +197,13 @@ func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
 	}
 	data := int64(e)*SectorSize + img.lay.bitmapSize
 	if bm == nil {
-		return sparse.Zero(img.f, data+in, n)
+		return filesystem.Zero(img.f, data+in, n)
 	}
 	// A write beside it may be about to write a whole sector back.
 	bm.mu.Lock()
 	defer bm.mu.Unlock()
 	if !img.differencing() {
-		return sparse.Zero(img.f, data+in, n)
+		return filesystem.Zero(img.f, data+in, n)
 	}
 	first, end := roundUp(in, SectorSize), (in+n)/SectorSize*SectorSize
 	if first >= end { // less than a sector, or parts of two
@@ -212,7 +212,7 @@ func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
 	if err := img.writeSectors(bm, make([]byte, first-in), data, block, in); err != nil {
 		return err
 	}
-	if err := sparse.Zero(img.f, data+first, end-first); err != nil {
+	if err := filesystem.Zero(img.f, data+first, end-first); err != nil {
 		return err
 	}
 	img.markWritten(bm, block, first/SectorSize, end/SectorSize)

@@ -32,6 +32,10 @@ type CommitOptions struct {
 	// Progress counts the bytes of the image's disk. It is called by one goroutine at a
 	// time, which waits for it.
 	Progress disk.Progress
+	// ReadThrough, if set, returns the disk through which the image is read while it is
+	// copied, for example to limit the rate. It is the same disk to readers, and its
+	// extents have the depths of the image's. It is not closed.
+	ReadThrough func(image disk.Disk) disk.Disk
 }
 
 // Commit merges the differencing image in the named file into one of its parents: the
@@ -220,7 +224,11 @@ func (c *commit) copy(ctx context.Context, o *CommitOptions) error {
 	if !ok {
 		return c.inInto(fmt.Errorf("%w: writing to a parent of type %T", vhd.ErrUnsupported, c.into))
 	}
-	err := convert.Copy(ctx, target, c.img, &convert.Options{
+	var src disk.Disk = c.img
+	if o.ReadThrough != nil {
+		src = o.ReadThrough(src)
+	}
+	err := convert.Copy(ctx, target, src, &convert.Options{
 		Workers: o.Workers, Progress: o.Progress,
 		Only: func(e disk.Extent) bool { return e.Depth < c.depth },
 	})

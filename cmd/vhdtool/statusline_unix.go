@@ -1,0 +1,6 @@
+//go:build unix
+
+package main
+
+// isDumb reports whether a terminal of that TERM cannot rewrite its line.
+func isDumb(name string) bool { return name == "" || name == "dumb" }

@@ -1,0 +1,14 @@
+//go:build !linux || portable
+
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+)
+
+// createUnnamed returns nil: each file has a name here.
+func createUnnamed(string, fs.FileMode) *os.File { return nil }
+
+func linkUnnamed(*os.File, string) error { return errors.ErrUnsupported }

@@ -1,0 +1,8 @@
+//go:build !linux || portable
+
+package filesystem
+
+import "os"
+
+// isFUSE reports nothing: it is not known here.
+func isFUSE(*os.File) bool { return false }

@@ -1,0 +1,129 @@
+package filesystem
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// SetLength sets the length of a file in bytes; what it gains reads as zeros. Some file
+// systems, such as FAT through FUSE, can only shorten a file: there it writes the zeros.
+func SetLength(f disk.File, n int64) error {
+	err := f.Truncate(n)
+	if !refusesToGrow(err) {
+		return err
+	}
+	size, serr := disk.FileSize(f)
+	if serr != nil || size >= n {
+		return err
+	}
+	return writeZeros(f, size, n-size)
+}
+
+// refusesToGrow reports whether Truncate failed as file systems do that cannot make a file
+// longer.
+func refusesToGrow(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL)
+}
+
+// NewFile returns the storage of an image in f, which is a new empty file. It is f itself,
+// unless the file system cannot make a file longer than what was written to it.
+func NewFile(f *os.File) disk.File {
+	if !isFUSE(f) {
+		return f
+	}
+	if err := f.Truncate(1); refusesToGrow(err) {
+		return &denseFile{f: f}
+	} else if err == nil {
+		_ = f.Truncate(0) // and the image sets its own length
+	}
+	return f
+}
+
+// denseFile is a file that has no gaps: zeros are written between its end and a write after
+// that. It may be used by many goroutines.
+type denseFile struct {
+	f disk.File
+
+	mu     sync.RWMutex // held for writing while the file becomes longer
+	length int64
+}
+
+// ReadAt implements [io.ReaderAt].
+func (d *denseFile) ReadAt(p []byte, off int64) (int, error) {
+	d.mu.RLock()
+	left := d.length - off
+	d.mu.RUnlock()
+	// Not all such file systems end a read at the end of the file.
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	if left < int64(len(p)) {
+		n, err := d.f.ReadAt(p[:left], off)
+		if err == nil {
+			err = io.EOF
+		}
+		return n, err
+	}
+	return d.f.ReadAt(p, off)
+}
+
+// WriteAt implements [io.WriterAt].
+func (d *denseFile) WriteAt(p []byte, off int64) (int, error) {
+	end := off + int64(len(p))
+	d.mu.RLock()
+	if end <= d.length {
+		defer d.mu.RUnlock()
+		return d.f.WriteAt(p, off)
+	}
+	d.mu.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.fill(off); err != nil {
+		return 0, err
+	}
+	n, err := d.f.WriteAt(p, off)
+	d.length = max(d.length, off+int64(n))
+	return n, err
+}
+
+// Truncate sets the length in bytes.
+func (d *denseFile) Truncate(n int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n >= d.length {
+		return d.fill(n)
+	}
+	if err := d.f.Truncate(n); err != nil {
+		return err
+	}
+	d.length = n
+	return nil
+}
+
+// fill makes the file n bytes long if it is shorter.
+func (d *denseFile) fill(n int64) error {
+	if n <= d.length {
+		return nil
+	}
+	if err := writeZeros(d.f, d.length, n-d.length); err != nil {
+		return err
+	}
+	d.length = n
+	return nil
+}
+
+// Sync flushes the file.
+func (d *denseFile) Sync() error { return d.f.Sync() }
+
+// Size is the length in bytes.
+func (d *denseFile) Size() (int64, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.length, nil
+}

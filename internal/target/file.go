@@ -1,0 +1,235 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+
+	"github.com/vhdtool/vhdtool/internal/atomicfile"
+	"github.com/vhdtool/vhdtool/internal/filesystem"
+	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/internal/source"
+	"github.com/vhdtool/vhdtool/pkg/convert"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// File is a disk that a command makes. A regular file appears under its name when Commit
+// is called; a device is written in place.
+type File struct {
+	Disk convert.Target
+	Seek int64 // the source starts at this byte of the disk
+
+	name string
+	file *atomicfile.File // nil for a device
+	dev  *os.File         // nil for a file
+	old  *os.File         // the file that will be replaced, locked; nil if there is none
+
+	links         uint64        // names of the file that will be replaced
+	preallocation Preallocation // of the file when it is complete
+}
+
+// CreateOptions say how to start a new file.
+type CreateOptions struct {
+	// KeepLinks writes into the file that exists, as qemu-img does, where it has other names
+	// or a loop device uses it. Otherwise the first is replaced under this name only, and
+	// the second is an *InUseError.
+	KeepLinks bool
+}
+
+// OpenError says that a file could not be opened or created.
+type OpenError struct{ Err error }
+
+func (e *OpenError) Error() string { return e.Err.Error() }
+
+func (e *OpenError) Unwrap() error { return e.Err }
+
+// LockError says that another process uses the target.
+type LockError struct{ Err error }
+
+func (e *LockError) Error() string { return e.Err.Error() }
+
+func (e *LockError) Unwrap() error { return e.Err }
+
+// InUseError says that a loop device uses the file that would be replaced.
+type InUseError struct{ Device string }
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("the file is in use by %s, which would go on with the old one", e.Device)
+}
+
+// Create starts a new disk in the named file, which create makes in it. The errors of the
+// file are an *OpenError, a *LockError or an *InUseError; the others are those of create.
+func Create(name string, o *CreateOptions, create func(disk.File) (disk.Disk, error)) (*File, error) {
+	t := &File{name: name}
+	var file disk.File
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+		dev, _, err := disk.OpenFile(name, true, imagelock.Lock)
+		if errors.Is(err, imagelock.ErrLocked) {
+			return nil, &LockError{err}
+		}
+		if err != nil {
+			return nil, &OpenError{err}
+		}
+		t.dev, file = dev, dev
+	} else {
+		// A process that has the old file open would go on with a file that has no name.
+		if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
+			if err := imagelock.Lock(old, true); err != nil {
+				old.Close()
+				return nil, &LockError{err}
+			}
+			t.old = old
+		}
+		if err := t.start(st, o); err != nil {
+			t.unlock()
+			return nil, err
+		}
+		file = filesystem.NewFile(t.file.File)
+	}
+	d, err := create(file)
+	if err != nil {
+		t.Discard()
+		return nil, err
+	}
+	t.Disk = d.(convert.Target)
+	return t, nil
+}
+
+// start starts the file; st is what is there now, or nil.
+func (t *File) start(st fs.FileInfo, o *CreateOptions) (err error) {
+	if st != nil {
+		links, loop := atomicfile.Links(st), atomicfile.LoopDevice(st)
+		switch {
+		case o.KeepLinks && (links > 1 || loop != ""):
+			if t.file, err = atomicfile.InPlace(t.name, errors.New("qemu-img writes in place")); err != nil {
+				return &OpenError{err}
+			}
+			return nil
+		case loop != "":
+			return &InUseError{loop}
+		}
+		t.links = links
+	}
+	if t.file, err = atomicfile.Create(t.name); err != nil {
+		return &OpenError{err}
+	}
+	return nil
+}
+
+// Links is how many names the file has that will be replaced; 0 if there is none.
+func (t *File) Links() uint64 { return t.links }
+
+// InPlace is why a file is written in place, and is incomplete until Commit; nil if it is
+// not, or if the target is a device.
+func (t *File) InPlace() error {
+	if t.file == nil {
+		return nil
+	}
+	return t.file.InPlace()
+}
+
+// OSFile is the new regular file; nil for a device.
+func (t *File) OSFile() *os.File {
+	if t.file == nil {
+		return nil
+	}
+	return t.file.File
+}
+
+// Copy implements [Target].
+func (t *File) Copy(ctx context.Context, src *source.Source, o *convert.Options) error {
+	if src.Disk != nil {
+		at, err := disk.NewSection(t.Disk, t.Seek, src.Size())
+		if err != nil {
+			return err
+		}
+		var dst convert.Target = at
+		if t.Seek == 0 { // the disk itself, which can do more than its section
+			dst = t.Disk
+		}
+		return convert.Copy(ctx, dst, src.Disk, o)
+	}
+	dst := t.Disk.(convert.GrowingTarget)
+	if t.Seek > 0 {
+		dst = growing{dst, t.Seek}
+	}
+	_, err := convert.ReadFrom(ctx, dst, src.Stream, src.Trailer, o)
+	return err
+}
+
+// growing is a growing target from byte seek of its disk on.
+type growing struct {
+	convert.GrowingTarget
+	seek int64
+}
+
+func (t growing) ReadAt(p []byte, off int64) (int, error) {
+	return t.GrowingTarget.ReadAt(p, t.seek+off)
+}
+
+func (t growing) WriteAt(p []byte, off int64) (int, error) {
+	return t.GrowingTarget.WriteAt(p, t.seek+off)
+}
+
+func (t growing) Size() int64 { return max(0, t.GrowingTarget.Size()-t.seek) }
+
+// Resize implements [disk.Resizer].
+func (t growing) Resize(ctx context.Context, size int64, progress disk.Progress) error {
+	if size > math.MaxInt64-t.seek {
+		return fmt.Errorf("%d bytes after offset %d are more than a disk can have", size, t.seek)
+	}
+	return t.GrowingTarget.Resize(ctx, t.seek+size, progress)
+}
+
+// ReadsZero implements [disk.KnownZero].
+func (t growing) ReadsZero() bool {
+	z, ok := t.GrowingTarget.(disk.KnownZero)
+	return ok && z.ReadsZero()
+}
+
+// Size implements [Target].
+func (t *File) Size() int64 { return t.Disk.Size() }
+
+// Commit implements [Target].
+func (t *File) Commit(flush bool) error {
+	defer t.unlock()
+	if flush {
+		if err := sync(t.Disk); err != nil {
+			t.Discard()
+			return err
+		}
+	}
+	if err := t.Disk.Close(); err != nil {
+		t.Discard()
+		return err
+	}
+	if t.file == nil {
+		return t.dev.Close()
+	}
+	if err := t.fill(t.preallocation); err != nil {
+		t.Discard()
+		return err
+	}
+	return t.file.Commit(flush)
+}
+
+// Discard implements [Target]. No new file is left.
+func (t *File) Discard() {
+	defer t.unlock()
+	if t.file != nil {
+		t.file.Discard()
+	}
+	if t.dev != nil {
+		t.dev.Close()
+	}
+}
+
+// unlock lets go of the file that was to be replaced.
+func (t *File) unlock() {
+	if t.old != nil {
+		t.old.Close()
+	}
+}
