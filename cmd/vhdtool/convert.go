@@ -357,7 +357,7 @@ func (v *conversion) newTarget(ctx context.Context, in *input) (t target.Target,
 	case v.existing:
 		t, err = v.openExisting(in)
 	default:
-		t, err = v.newFile(in)
+		t, err = v.newFile(ctx, in)
 	}
 	if err != nil {
 		return nil, err // not t: a nil pointer is not a nil Target
@@ -366,7 +366,7 @@ func (v *conversion) newTarget(ctx context.Context, in *input) (t target.Target,
 }
 
 // newFile starts a target in a new file, or in a device.
-func (v *conversion) newFile(in *input) (*target.File, error) {
+func (v *conversion) newFile(ctx context.Context, in *input) (*target.File, error) {
 	if err := checkOptions(v.format, v.given); err != nil {
 		return nil, err
 	}
@@ -377,7 +377,7 @@ func (v *conversion) newFile(in *input) (*target.File, error) {
 	if err != nil {
 		return nil, conversionError(v.target, v.format, err)
 	}
-	if err := applyFileOptions(t, v.given, in.Size() >= 0); err != nil {
+	if err := applyFileOptions(ctx, t, v.given, in.Size() >= 0, nil); err != nil {
 		t.Discard()
 		return nil, conversionError(v.target, v.format, err)
 	}

@@ -63,7 +63,7 @@ children, because they become invalid.`,
 	return cmd
 }
 
-func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
+func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	name := ""
 	if len(o.args) > 0 {
 		name = fileName(o.args[0])
@@ -147,7 +147,9 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(withoutPath(err))
 	}
-	if err := applyFileOptions(out, opts.set, true); err != nil {
+	progress := c.newProgress(false, o.quiet, false, 1)
+	defer progress.finish(true)
+	if err := applyFileOptions(ctx, out, opts.set, true, progress.update); err != nil {
 		out.Discard()
 		return inFile(err)
 	}

@@ -114,6 +114,7 @@ func onLoopDevices(t *testing.T, f func(d *deviceTest, size int64)) {
 }
 
 func TestDeviceFixed(t *testing.T) {
+	t.Parallel()
 	onLoopDevices(t, func(d *deviceTest, size int64) {
 		d.run(0, "create", "-f", "vpc", "-o", "subformat=fixed,force_size", d.dev, "3M")
 		d.setWant(make([]byte, 3<<20))
@@ -138,6 +139,7 @@ func TestDeviceFixed(t *testing.T) {
 }
 
 func TestDeviceDynamic(t *testing.T) {
+	t.Parallel()
 	onLoopDevices(t, func(d *deviceTest, size int64) {
 		d.run(0, "create", "-f", "vpc", "-o", "force_size,block_size=64k", d.dev, "3M")
 		d.setWant(make([]byte, 3<<20))
@@ -203,6 +205,7 @@ func (d *deviceTest) bigRaw() string {
 
 // A dynamic image whose BAT does not fit is refused, and one that just fits opens.
 func TestDeviceTooSmallForTheBAT(t *testing.T) {
+	t.Parallel()
 	const length, entries = 64 << 10, (64<<10 - 2048) / 4
 	d := &deviceTest{T: t, dir: t.TempDir(), want: "want.raw"}
 	d.dev = loopdevice.Attach(t, length, 512)
@@ -230,6 +233,7 @@ func TestDeviceTooSmallForTheBAT(t *testing.T) {
 }
 
 func TestDeviceChild(t *testing.T) {
+	t.Parallel()
 	onLoopDevices(t, func(d *deviceTest, size int64) {
 		disk := make([]byte, 2<<20)
 		_, _ = io.ReadFull(rand.NewChaCha8([32]byte{5}), disk[300<<10:700<<10])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -83,8 +84,8 @@ func parsePreallocation(mode string) (target.Preallocation, error) {
 }
 
 // applyFileOptions applies the options of the file to a new one. If the size of the disk is
-// not known yet, space is reserved when it is complete.
-func applyFileOptions(out *target.File, set disk.Options, sizeKnown bool) error {
+// not known yet, space is reserved when it is complete. progress may be nil.
+func applyFileOptions(ctx context.Context, out *target.File, set disk.Options, sizeKnown bool, progress disk.Progress) error {
 	p, err := parsePreallocation(set["preallocation"])
 	if err != nil {
 		return err
@@ -94,27 +95,30 @@ func applyFileOptions(out *target.File, set disk.Options, sizeKnown bool) error 
 			filesystem.SetNoCOW(f)
 		}
 	}
-	return withoutPath(out.Preallocate(p, sizeKnown))
+	return withoutPath(out.Preallocate(ctx, p, sizeKnown, progress))
 }
 
+// resizeFunc is [disk.Resizer.Resize].
+type resizeFunc = func(ctx context.Context, size int64, progress disk.Progress) error
+
 // growReserved resizes a raw or fixed disk in the named file, and gives what it gains storage.
-// If there is no space for that, the disk gets its old size back.
-func growReserved(d disk.Disk, name string, p target.Preallocation, resize func(size int64) error, size int64) error {
+// If there is no space for that, or ctx is cancelled, the disk gets its old size back.
+func growReserved(ctx context.Context, d disk.Disk, name string, p target.Preallocation, resize resizeFunc, size int64, progress disk.Progress) error {
 	old := d.Size()
-	if err := resize(size); err != nil || p == target.PreallocateOff {
+	if err := resize(ctx, size, progress); err != nil || p == target.PreallocateOff {
 		return err
 	}
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err == nil {
 		if st, serr := f.Stat(); serr == nil && st.Mode().IsRegular() {
-			err = p.Fill(f, old, d.Size()-old)
+			err = p.Fill(ctx, f, old, d.Size()-old, progress)
 		}
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
 	}
 	if err != nil {
-		return errors.Join(withoutPath(err), resize(old))
+		return errors.Join(withoutPath(err), resize(context.WithoutCancel(ctx), old, nil))
 	}
 	return nil
 }

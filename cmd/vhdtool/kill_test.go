@@ -36,6 +36,7 @@ const (
 // image opens, check -r all mends what is left of the command, and the disk
 // holds all that was there. VHDTOOL_TORTURE is the number of rounds.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	k := newTorture(t)
 	k.do("create", "-q", "-o", "force_size,block_size=64k", k.image, strconv.Itoa(len(k.want)))
 	k.rounds(func() (string, bool) {
@@ -52,6 +53,7 @@ func TestKill(t *testing.T) {
 // TestKillChain kills commands that change a differencing image and its parents.
 // Whatever of them was done, its disk is the same.
 func TestKillChain(t *testing.T) {
+	t.Parallel()
 	k := newTorture(t)
 	dir := filepath.Dir(k.image)
 	parents := []string{filepath.Join(dir, "a.vhd"), filepath.Join(dir, "b.vhd")}

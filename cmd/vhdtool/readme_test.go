@@ -35,6 +35,7 @@ func readmeBlocks(t *testing.T, language string) []string {
 // TestREADMECommands runs the shell commands of the README, in their order and
 // in one empty folder, as a reader would.
 func TestREADMECommands(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("the README's commands are for a Unix shell")
 	}
@@ -81,6 +82,7 @@ func comparePicture(t *testing.T, made, shown string) {
 
 // TestREADMELibrary builds and runs the README's Go program.
 func TestREADMELibrary(t *testing.T) {
+	t.Parallel()
 	for _, program := range readmeBlocks(t, "go") {
 		// The folder must be in the module for the import to be found.
 		dir, err := os.MkdirTemp("../../testdata", "readme-*")

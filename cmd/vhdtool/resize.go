@@ -203,8 +203,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	backup, hasGPT := gpt.BackupLBA(d)
 	progress := c.newProgress(false, o.quiet, false, 1)
 	defer func() { progress.finish(err == nil) }()
-	resize := func(size int64) error { return resizeTo(ctx, size, progress.update) }
-	if err := growReserved(d, ref.name, mode, resize, size); err != nil {
+	if err := growReserved(ctx, d, ref.name, mode, resizeTo, size, progress.update); err != nil {
 		return fmt.Errorf("%s: %w", ref.name, creationError(f, withoutPath(err)))
 	}
 	if o.quiet {

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                "../../testdata/script",
 		Condition:          scriptCondition,
@@ -386,6 +387,7 @@ func linkCmd(ts *testscript.TestScript, neg bool, args []string) {
 // TestSameAsQEMU runs command lines with qemu-img and under its name, and
 // compares what is printed, line for line, and the exit status.
 func TestSameAsQEMU(t *testing.T) {
+	t.Parallel()
 	oracle.Need(t, "qemu-img")
 	if !qemu7() {
 		t.Skip("other releases than qemu 7 print other lines")
@@ -554,6 +556,7 @@ func TestSameAsQEMU(t *testing.T) {
 // TestInterrupt stops a conversion that is under way: no file may be left, and
 // the old target must be as it was.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot be sent an interrupt here")
 	}

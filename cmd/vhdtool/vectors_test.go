@@ -10,6 +10,7 @@ import (
 // TestMeasureVectors: measure knows the lengths of fixed images by the vectors of geometry,
 // and those of dynamic ones by the vectors of layout.
 func TestMeasureVectors(t *testing.T) {
+	t.Parallel()
 	for _, g := range samples.Geometries(t) {
 		for n := g.First; n <= g.Last; n++ {
 			args := []string{"measure", "-O", "vpc", "-o", "subformat=fixed", "--size", fmt.Sprint(n * 512)}

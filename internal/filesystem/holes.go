@@ -7,6 +7,7 @@
 package filesystem
 
 import (
+	"context"
 	"errors"
 	"io"
 	"iter"
@@ -106,11 +107,15 @@ func ZeroReserved(f disk.File, off, n int64) error { return zero(f, off, n, zero
 func Reserved(f disk.File) bool { return reserved(f) }
 
 // Fill gives [off, off+n) of the file storage. With written, it writes zeros into its holes;
-// else it only reserves space, if the system can. Data stays as it is.
-func Fill(f *os.File, off, n int64, written bool) error {
+// else it only reserves space, if the system can. Data stays as it is. progress may be nil;
+// it counts the bytes. A cancelled ctx ends it with the context's error.
+func Fill(ctx context.Context, f *os.File, off, n int64, written bool, progress disk.Progress) error {
 	holes := NewHoleMap(f)
-	for n > 0 {
-		end, data, err := holes.At(off, off+n)
+	for start, limit := off, off+n; off < limit; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		end, data, err := holes.At(off, limit)
 		if err != nil {
 			return err
 		}
@@ -120,16 +125,23 @@ func Fill(f *os.File, off, n int64, written bool) error {
 				err = reserve(f, off, end-off)
 			}
 			if errors.Is(err, errors.ErrUnsupported) {
+				end = min(end, off+fillPiece)
 				err = writeZeros(f, off, end-off)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		off, n = end, n-(end-off)
+		off = end
+		if progress != nil {
+			progress(off-start, n)
+		}
 	}
 	return nil
 }
+
+// fillPiece is how much Fill writes before it looks at its context.
+const fillPiece = 8 << 20
 
 // zero zeroes the data in [off, off+n) of the file by the method, or by writing zeros
 // where that cannot be had.

@@ -2,6 +2,7 @@ package filesystem
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -229,5 +230,37 @@ func TestZeroPastEnd(t *testing.T) {
 		if st, err := f.Stat(); err != nil || st.Size() != int64(len(want)) {
 			t.Errorf("punched=%v: the file has %d bytes (%v), want %d", punched, st.Size(), err, len(want))
 		}
+	}
+}
+
+// TestFillCancelled: Fill stops where its context is done, and has reported what it wrote.
+func TestFillCancelled(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 3 * fillPiece
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var reported []int64
+	err = Fill(ctx, f, 0, size, true, func(done, total int64) {
+		if total != size {
+			t.Errorf("total %d, want %d", total, size)
+		}
+		reported = append(reported, done)
+		cancel()
+	})
+	if !errors.Is(err, context.Canceled) || len(reported) != 1 {
+		t.Errorf("%v after %v, want the context's error after one report", err, reported)
+	}
+	reported = nil
+	if err := Fill(t.Context(), f, 0, size, true, func(done, _ int64) { reported = append(reported, done) }); err != nil {
+		t.Error(err)
+	}
+	if n := len(reported); n == 0 || reported[n-1] != size {
+		t.Errorf("reported %v, want %d last", reported, size)
 	}
 }

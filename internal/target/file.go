@@ -27,8 +27,8 @@ type File struct {
 	dev  *os.File         // nil for a file
 	old  *os.File         // the file that will be replaced, locked; nil if there is none
 
-	links         uint64        // names of the file that will be replaced
-	preallocation Preallocation // of the file when it is complete
+	links uint64       // names of the file that will be replaced
+	fill  func() error // gives the file storage when it is complete; nil: nothing does
 }
 
 // CreateOptions say how to start a new file.
@@ -209,9 +209,11 @@ func (t *File) Commit(flush bool) error {
 	if t.file == nil {
 		return t.dev.Close()
 	}
-	if err := t.fill(t.preallocation); err != nil {
-		t.Discard()
-		return err
+	if t.fill != nil {
+		if err := t.fill(); err != nil {
+			t.Discard()
+			return err
+		}
 	}
 	return t.file.Commit(flush)
 }

@@ -127,7 +127,7 @@ func (r *repairer) excess(img *Image) error {
 	if err != nil || found.used == 0 {
 		return err
 	}
-	if !r.o.Saved && !r.o.DiscardOrphans {
+	if !r.o.Saved && !r.o.DiscardOrphans || !img.bat.sane(&img.lay) {
 		if own, err := r.excessOwnsBlocks(img); err != nil || own {
 			return err
 		}

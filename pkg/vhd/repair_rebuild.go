@@ -220,7 +220,7 @@ func (r *repairer) rebuildEntries() (changed bool, err error) {
 			changed = true
 			i += n
 		}
-		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v: rebuilt from the order of the blocks in the file, in which %d blocks were unreferenced", &x, len(x.entries))
+		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v rebuilt from the order of the blocks in the file", &x)
 	}
 	return changed, nil
 }
