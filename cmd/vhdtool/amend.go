@@ -75,7 +75,7 @@ func (c *cli) runAmend(_ context.Context, o *amendOptions) error {
 		return qemuErrorf("Expecting one image file name")
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return qemuErrorf("Invalid cache option: %s", o.cache)
+		return cacheError("cache", o.cache)
 	}
 	if err := o.source.check(); err != nil {
 		return err

@@ -60,7 +60,7 @@ before that, run it again.`,
 
 func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	if _, ok := cacheMode(o.cache); !ok {
-		return qemuErrorf("Invalid cache option: %s", o.cache)
+		return cacheError("cache", o.cache)
 	}
 	rate, err := parseRate(o.rate)
 	if err != nil {

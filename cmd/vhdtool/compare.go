@@ -72,7 +72,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 		return usagef("Expecting two image file names")
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return &statusError{compareOpenFailed, qemuErrorf("Invalid source cache option: %s", o.cache)}
+		return &statusError{compareOpenFailed, cacheError("source cache", o.cache)}
 	}
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {
 		return &statusError{compareOpenFailed, qemuErrorf("--image-opts and --format are mutually exclusive")}

@@ -140,8 +140,8 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 		return co, false, sizeError("buffer size for sparse output", o.sparse, err)
 	}
 	if n%disk.SectorSize != 0 || n > maxSparseSize {
-		return co, false, qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
-			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize)
+		return co, false, &hintError{qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
+			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize), fmt.Sprintf("found '%s'", o.sparse)}
 	}
 	co.SparseSize, co.Allocate = n, n == 0
 	if o.workers != "" {
@@ -153,10 +153,10 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	}
 	flush, ok := cacheMode(o.cache)
 	if !ok {
-		return co, false, qemuErrorf("Invalid cache option: %s", o.cache)
+		return co, false, cacheError("cache", o.cache)
 	}
 	if _, ok := cacheMode(o.sourceCache); !ok {
-		return co, false, qemuErrorf("Invalid source cache option: %s", o.sourceCache)
+		return co, false, cacheError("source cache", o.sourceCache)
 	}
 	if o.targetIsZero && !o.noCreate {
 		return co, false, qemuErrorf("--target-is-zero requires use of -n flag")
@@ -242,7 +242,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return nil
 	}
 	if len(o.args) < 2 {
-		return qemuErrorf("Must specify image file name")
+		return &hintError{qemuErrorf("Must specify image file name"), "convert needs a source and a target: 'convert SOURCE TARGET'"}
 	}
 	if err == nil {
 		err = o.target.apply(f, opts.set)

@@ -131,7 +131,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 		if isSize(name) {
 			return &hintError{inFile(err), fmt.Sprintf("the file comes before the size: 'create disk.vhd %s'", name)}
 		}
-		return inFile(err)
+		return &hintError{inFile(err), "'create disk.vhd 10G' makes a disk of 10 GiB"}
 	}
 	if err := o.target.promise(f, size, opts.set); err != nil {
 		return inFile(err)

@@ -106,7 +106,7 @@ func (c *cli) runInfo(ctx context.Context, o *infoOptions) (err error) {
 		return err
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return qemuErrorf("Invalid cache option: %s", o.cache)
+		return cacheError("cache", o.cache)
 	}
 	if err := o.salvage.check(); err != nil {
 		return err

@@ -87,7 +87,7 @@ func notANumber(what, arg string, v qemuVersion) string {
 // numberError is what qemu-img says about the argument of an option that is not a number in
 // [least, most]; old is what it said before 10.0.
 func numberError(what, arg, old string, isNumber bool, least, most int64) error {
-	return &versionedError{lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{old}
@@ -95,12 +95,12 @@ func numberError(what, arg, old string, isNumber bool, least, most int64) error 
 			return []string{fmt.Sprintf("Invalid %s specified. Must be between %d and %d.", what, least, most)}
 		}
 		return []string{notANumber(what, arg, v)}
-	}}
+	}}, fmt.Sprintf("found '%s', want a number from %d to %d", arg, least, most)}
 }
 
 // outputError is what qemu-img says about an unknown --output.
 func outputError(value string) error {
-	return &versionedError{usage: true, lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{usage: true, lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{"--output must be used with human or json as argument."}
@@ -108,7 +108,7 @@ func outputError(value string) error {
 			return []string{fmt.Sprintf("--output expects 'human' or 'json' not '%s'", value)}
 		}
 		return []string{fmt.Sprintf("--output expects 'human' or 'json', not '%s'", value)}
-	}}
+	}}, fmt.Sprintf("found '%s'", value)}
 }
 
 // printUsageHint prints where to read on after a wrong command line.

@@ -79,6 +79,16 @@ func formatHint(typed string) string {
 	return "the formats are " + joinWords(names, "and")
 }
 
+// cacheError is the error about a cache mode that qemu does not have.
+func cacheError(what, mode string) error {
+	modes := []string{"none", "writeback", "unsafe", "directsync", "writethrough"}
+	hint := "the modes are " + joinWords(modes, "and")
+	if near := nearest(mode, modes); len(near) > 0 {
+		hint = "did you mean " + joinWords(quoteAll(near), "or") + "?"
+	}
+	return &hintError{qemuErrorf("Invalid %s option: %s", what, mode), hint}
+}
+
 // A size with the unit spelt out, and one with a blank or comma in it.
 var (
 	unitSize  = regexp.MustCompile(`^\s*([0-9.]+)\s*([kKmMgGtTpPeE])([iI]?)[bB]$`)
