@@ -258,7 +258,7 @@ const damagePrefix = "damage: "
 // one of its parents.
 func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) string {
 	f, err := formatByName(info.Format)
-	if err != nil || f.Check == nil {
+	if err != nil || f.Check == nil || ref.share { // another process may be writing
 		return ""
 	}
 	file, size, err := disk.OpenFile(info.Filename, false, nil)
