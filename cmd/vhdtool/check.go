@@ -125,7 +125,8 @@ explain them. A raw disk breaks the rule about the footer.
 
 Exit status: 0 no errors (there may be warnings), 1 the check failed to run, 2
 errors or a broken rule of the product, 3 leaks but no errors, 63 the format has
-nothing to check (raw). After a repair, the status describes what is left.`,
+nothing to check (raw), 74 standard output could not be written. After a repair,
+the status describes what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore

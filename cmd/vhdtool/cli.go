@@ -116,7 +116,14 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 		Short: "Make, convert, check and repair VHD images",
 		Long: `vhdtool works on images in the VHD format (Virtual Hard Disk, which qemu calls vpc)
 and on raw disks. Its command lines are those of qemu-img. A link to it that is named
-qemu-img prints what qemu-img prints.`,
+qemu-img prints what qemu-img prints.
+
+Exit status: 0 success, 1 failure, 74 standard output could not be written. check
+and compare have more.
+
+Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
+that signal. A second signal ends it at once. SIGUSR1 prints the progress of a long
+command to standard error.`,
 		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
 			"  vhdtool info disk.vhd\n" +
 			"  vhdtool check disk.vhd",

@@ -43,7 +43,8 @@ is larger, the rest of it must be zeros. With -s, sizes and allocation
 must be equal, too.
 
 Exit status: 0 identical, 1 different, 2 an image could not be opened, 3 the
-allocation of an image could not be determined, 4 an image could not be read.
+allocation of an image could not be determined, 4 an image could not be read, 74
+standard output could not be written.
 
 With --salvage, damaged images are read as far as possible. Lost ranges of either
 disk are listed, and differences inside them do not count. The exit status is 5

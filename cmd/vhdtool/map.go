@@ -116,7 +116,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
 }
 
 // reportingDisk calls progress with how much of n bytes from start its extents have passed.

@@ -65,7 +65,7 @@ func TestFooterLocation(t *testing.T) {
 		{"dynamic, trailing cut off", dyn[:end], vhd.Dynamic, contents, nil},
 		{"dynamic, half of trailing cut off", dyn[:end+100], vhd.Dynamic, contents, nil},
 		{"dynamic, leading spoilt", spoil(dyn, 0, 512), vhd.Dynamic, contents, nil},
-		{"dynamic, both spoilt", spoil(spoil(dyn, 0, 512), end, 512), 0, nil, vhd.ErrNotVHD},
+		{"dynamic, both spoilt", spoil(spoil(dyn, 0, 512), end, 512), 0, nil, vhd.ErrFootersLost},
 		{"dynamic, both with a wrong checksum", spoil(spoil(dyn, 64, 4), end+64, 4), 0, nil, vhd.ErrCorrupt},
 		{"dynamic, leading of another size", other(dyn, 0), vhd.Dynamic, contents, nil},
 		{"dynamic, trailing of another size", other(dyn, end), vhd.Dynamic, contents[:4*kib], nil},

@@ -36,7 +36,7 @@ func (r *repairer) leaks(img *Image) error {
 		return nil // what is in use is not certain
 	}
 	size := r.fileSize()
-	if err := img.reclaim(r.ctx, nil); err != nil {
+	if err := img.reclaim(r.ctx, r.o.Progress); err != nil {
 		return err
 	}
 	_, after, err := r.check()
