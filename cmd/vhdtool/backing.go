@@ -22,8 +22,8 @@ type backingFlags struct {
 }
 
 func (b *backingFlags) add(cmd *cobra.Command, short string) {
-	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD whose parent is this image")
-	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "format of the parent; raw must be said")
+	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD with the parent `FILE`")
+	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "`FORMAT` of the parent (required if it is raw)")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
 }
 

@@ -41,10 +41,12 @@ func (c *cli) newBenchCmd() *cobra.Command {
 		Use:    "bench [-c COUNT] [-d DEPTH] [-o OFFSET] [-s SIZE] [-S STEP] [-w] FILE",
 		Short:  "Measure how fast an image is read or written",
 		Hidden: true, // it is there for scripts
-		Long: `Send COUNT requests of SIZE bytes (75000 of 4k) to the disk in FILE, DEPTH (64) at a
-time, and print how long they took. Each starts STEP bytes after the one before.
+		Long: `bench sends COUNT requests (default 75000) of SIZE bytes (default 4k) to
+the disk in FILE, DEPTH (default 64) at a time, and prints how long they
+took. Each request starts STEP bytes after the one before.
 
-With -w the requests write zeros, or the byte --pattern, over what the disk holds.`,
+With -w the requests overwrite the disk with zeros, or with the byte of
+--pattern.`,
 		Example: "  vhdtool bench -c 1000 -s 64k disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -54,19 +56,20 @@ With -w the requests write zeros, or the byte --pattern, over what the disk hold
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.count, "count", "c", "75000", "number of requests")
-	fl.StringVarP(&o.depth, "depth", "d", "64", "requests at a time")
-	fl.StringVarP(&o.offset, "offset", "o", "0", "offset of the first request")
-	fl.StringVarP(&o.size, "buffer-size", "s", "4k", "bytes of each request")
-	fl.StringVarP(&o.step, "step-size", "S", "", "bytes from one request to the next (default: the size)")
+	fl.StringVarP(&o.count, "count", "c", "75000", "send `COUNT` requests")
+	fl.StringVarP(&o.depth, "depth", "d", "64", "keep `DEPTH` requests in flight")
+	fl.StringVarP(&o.offset, "offset", "o", "0", "`OFFSET` of the first request")
+	fl.StringVarP(&o.size, "buffer-size", "s", "4k", "`SIZE` of each request")
+	fl.StringVarP(&o.step, "step-size", "S", "", "`STEP` from one request to the next (default: the size)")
 	fl.BoolVarP(&o.write, "write", "w", false, "write instead of reading")
-	fl.StringVar(&o.pattern, "pattern", "0", "with -w: the byte to write")
-	fl.StringVar(&o.flush, "flush-interval", "", "with -w: flush after this number of requests")
-	fl.BoolVar(&o.noDrain, "no-drain", false, "accepted for compatibility: a flush waits for the requests before it")
-	fl.StringVarP(&o.aio, "aio", "i", "", "accepted for compatibility")
+	fl.StringVar(&o.pattern, "pattern", "0", "with -w: the `BYTE` to write")
+	fl.StringVar(&o.flush, "flush-interval", "", "with -w: flush after every `N` requests")
+	fl.BoolVar(&o.noDrain, "no-drain", false, "accepted for compatibility: a flush waits for earlier requests")
+	fl.StringVarP(&o.aio, "aio", "i", "", "`MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.native, "native", "n", false, "accepted for compatibility")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "accepted for compatibility")
+	markIgnored(cmd, "no-drain", "aio", "native", "cache", "quiet")
 	return cmd
 }
 

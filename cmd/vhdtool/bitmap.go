@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math/bits"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,10 +26,10 @@ func (c *cli) newBitmapCmd() *cobra.Command {
 	var o bitmapOptions
 	cmd := &cobra.Command{
 		Use:    "bitmap {--add | --remove | --clear | --enable | --disable | --merge SOURCE}... FILE BITMAP",
-		Short:  "Change the dirty bitmaps in an image",
+		Short:  "Change the dirty bitmaps of an image",
 		Hidden: true, // it is there to be refused
-		Long: `Raw disks and VHDs have no dirty bitmaps, as in qemu-img: nothing can be added, and
-nothing is there to be removed.`,
+		Long: `bitmap exists for scripts of qemu-img, and fails as qemu-img does: raw
+disks and VHDs have no dirty bitmaps.`,
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -43,12 +44,12 @@ nothing is there to be removed.`,
 	o.source.add(cmd, "format")
 	fl := cmd.Flags()
 	for _, name := range bitmapActions[:len(bitmapActions)-1] {
-		fl.Bool(name, false, name+" the bitmap")
+		fl.Bool(name, false, strings.Replace(name+" the bitmap", "-all the bitmap", " all bitmaps", 1))
 	}
-	fl.String("merge", "", "merge this bitmap into the other one")
-	fl.StringVarP(&o.granularity, "granularity", "g", "", "granularity of a new bitmap")
-	fl.StringVarP(&o.sourceFile, "source-file", "b", "", "file of the bitmap to merge")
-	fl.StringVarP(&o.sourceFormat, "source-format", "F", "", "format of that file")
+	fl.String("merge", "", "merge the bitmap `SOURCE` into BITMAP")
+	fl.StringVarP(&o.granularity, "granularity", "g", "", "granularity of a new bitmap, as a `SIZE`")
+	fl.StringVarP(&o.sourceFile, "source-file", "b", "", "`FILE` that holds the bitmap to merge")
+	fl.StringVarP(&o.sourceFormat, "source-format", "F", "", "`FORMAT` of that file")
 	return cmd
 }
 

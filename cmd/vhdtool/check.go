@@ -104,28 +104,29 @@ func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
 	cmd := &cobra.Command{
 		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
-		Short: "Examine an image for damage, and repair it",
-		Long: `Examine an image, say what happened to it, and list what is wrong. Nothing is
-changed without -r, and the check works on damaged images too. The first three
-findings of a kind are printed, and all of them with --all or in JSON.
+		Short: "Check an image for damage, and repair it",
+		Long: `check examines an image, reports what happened to it and lists the
+damage. Nothing is changed without -r. The first three findings of each
+kind are printed; --all and JSON have all of them.
 
-The parents of a differencing image are checked as well, each as an image of its
-own. Errors in them count; leaked space in them is told, but is theirs to give
-back. -r never changes them.
+The parents of a differencing image are checked as well. Their errors count.
+Leaks in parents are reported; run check on the parent to reclaim them. -r never
+changes parents.
 
--r leaks returns space that nothing refers to to the file system. -r all also
-repairs footers, header and BAT, as far as that loses no data. Unreferenced space
-that holds data may be lost blocks: it stays in the file unless --backup saves it
-or --discard-orphans gives it up. --dry-run shows what would be done.
+-r leaks returns unreferenced space to the file system. -r all also repairs
+footers, header and BAT without losing guest data. Unreferenced space that holds
+data may belong to lost blocks. It stays in the file unless --backup saves it or
+--discard-orphans discards it. --dry-run shows what would be done.
 
---backup saves everything that is overwritten or cut off in a new file. --restore
-undoes the repair with that file. It refuses any other image, and the repaired
-image once it was used again.
+--backup saves everything that is overwritten or cut off in a new file, and
+--restore undoes the repair with it. --restore refuses any other image, and the
+repaired image after it was used again.
 
---for also checks the rules of a product, which are no damage: each has a name, such
-as azure-size-multiple. vhdtool-products(7) lists them with their reasons. Raw disks break the rule about the footer.
+--for also checks the rules of a product. A broken rule is not damage. Each rule
+has a name, such as azure-size-multiple; vhdtool-products(7) explains them. A raw
+disk breaks the rule about the footer.
 
-After a repair the exit status is that of what is left.`,
+After a repair, the exit status describes what is left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore
@@ -136,21 +137,22 @@ After a repair the exit status is that of what is left.`,
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
-	addProductFlag(cmd, &o.product, "also check that this product accepts the image")
+	addProductFlag(cmd, &o.product, "also check that `PRODUCT` accepts the image")
 	fl := cmd.Flags()
-	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
+	fl.BoolVar(&o.deep, "deep", false, "also check the contents of blocks for data that no reader sees")
 	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
-	fl.BoolVar(&o.alone, "no-parents", false, "do not look at the image's parents")
-	fl.StringVarP(&o.repair, "repair", "r", "", "repair leaks, or all")
-	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
-	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
-	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
+	fl.BoolVar(&o.alone, "no-parents", false, "do not check the parents of the image")
+	fl.StringVarP(&o.repair, "repair", "r", "", "repair `WHAT`: leaks, or all")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be done")
+	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in the new `FILE`")
+	fl.StringVar(&o.restore, "restore", "", "undo a repair with the `FILE` of --backup")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
-	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: return unreferenced space even if it holds data")
+	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: discard unreferenced space even if it holds data")
 	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
-	fl.StringP("cache", "T", "", "accepted for compatibility")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.StringP("cache", "T", "", "cache `MODE`, accepted for compatibility")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
+	markIgnored(cmd, "cache")
 	return cmd
 }
 

@@ -114,13 +114,17 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	var version bool
 	root := &cobra.Command{
 		Use:   c.name + " COMMAND",
-		Short: "Make, convert, examine and check VHD images",
-		Long: `vhdtool makes, converts, examines and checks images in the VHD format
-(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.
+		Short: "Make, convert, check and repair VHD images",
+		Long: `vhdtool works on images in the VHD format (Virtual Hard Disk, which qemu calls vpc)
+and on raw disks. Its command lines are those of qemu-img. A link to it that is named
+qemu-img prints what qemu-img prints.
 
 Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
-that signal; a second one ends it at once. SIGUSR1 prints the progress of a long
+that signal. A second signal ends it at once. SIGUSR1 prints the progress of a long
 command to standard error.`,
+		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
+			"  vhdtool info disk.vhd\n" +
+			"  vhdtool check disk.vhd",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -139,7 +143,7 @@ command to standard error.`,
 			case len(args) == 0:
 				return usagef("Not enough arguments")
 			}
-			return usagef("Command not found: %s", args[0])
+			return unknownCommand(args[0])
 		},
 		// The commands "help" and "completion" come with the others.
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: len(subcommands) < len(commands)},
@@ -147,13 +151,19 @@ command to standard error.`,
 	root.Flags().BoolVarP(&version, "version", "V", false, "print the version and exit")
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(c.flagError)
+	root.SetHelpFunc(c.printHelp)
+	root.SetHelpCommand(c.newHelpCmd())
+	root.DisableFlagsInUseLine = true
 	for _, name := range subcommands {
 		cmd := commands[name](c)
 		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
 		addObjectFlag(cmd)
+		addHelpFlag(cmd)
 		root.AddCommand(cmd)
 	}
+	addHelpFlag(root)
+	groupCommands(root)
 	return root
 }
 
@@ -308,22 +318,23 @@ func (c *cli) report(err error) {
 			c.message("%s", err)
 		}
 	}
+	if !c.likeQEMU {
+		hint := valueHint(err)
+		if h := (*hintError)(nil); errors.As(err, &h) {
+			hint = h.hint
+		}
+		if hint != "" {
+			printTo(c.stderr, "hint: %s", hint)
+		}
+	}
 	if isUsage {
 		c.printUsageHint()
-	}
-	var hint *hintError
-	if errors.As(err, &hint) && !c.likeQEMU {
-		fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
 	}
 }
 
 // message prints a line for people.
 func (c *cli) message(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if !c.likeQEMU {
-		text = escapeControls(text, "\n\t")
-	}
-	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, text)
+	printTo(c.stderr, "%s: %s", c.name, fmt.Sprintf(format, args...))
 }
 
 // openError says why an image could not be opened.

@@ -38,11 +38,12 @@ func (c *cli) newCompareCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare [-f FORMAT] [-F FORMAT] [-s] FILE1 FILE2",
 		Short: "Compare the disks in two images",
-		Long: `Compare the contents of two disks. Where one is larger, the rest of it must be
-zeros; with -s sizes and what is allocated must be the same, too.
+		Long: `compare reads two disks and stops at the first difference. If one disk
+is larger, the rest of it must be zeros. With -s, sizes and allocation
+must be equal, too.
 
-With --salvage damaged images are read as far as possible. Lost ranges of either disk are
-listed, and differences inside them do not count.`,
+With --salvage, damaged images are read as far as possible. Lost ranges of either
+disk are listed, and differences inside them do not count.`,
 		Example: "  vhdtool compare disk.raw disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -52,12 +53,13 @@ listed, and differences inside them do not count.`,
 	o.source.add(cmd, "a-format")
 	o.salvage.add(cmd, "leave out what cannot be read instead of failing")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.second, "b-format", "F", "", "format of the second image")
-	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache mode, accepted for compatibility")
-	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be the same, too")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image")
+	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
+	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be equal, too")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	_ = cmd.RegisterFlagCompletionFunc("b-format", completeFormats)
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
@@ -66,7 +68,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 		return usagef("Expecting two image file names")
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return &statusError{compareOpenFailed, qemuErrorf("Invalid source cache option: %s", o.cache)}
+		return &statusError{compareOpenFailed, cacheError("source cache", o.cache)}
 	}
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {
 		return &statusError{compareOpenFailed, qemuErrorf("--image-opts and --format are mutually exclusive")}

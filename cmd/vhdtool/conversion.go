@@ -159,7 +159,7 @@ func (v *conversion) warnGPT(name string, backup, size, now int64) {
 		return
 	}
 	v.message("warning: %s: the disk ends %s after the backup of its GPT, which belongs in the last sector", name, humanSize(now-end))
-	fmt.Fprintln(v.stderr, "hint: in the running system, or on the raw disk made as large before, 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there")
+	fmt.Fprintln(v.stderr, "hint: "+v.gptRemedy())
 }
 
 // conversionError is an error of making the target.

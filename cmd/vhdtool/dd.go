@@ -30,20 +30,22 @@ func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
 		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [status=LEVEL] [if=FILE] [of=FILE]",
-		Short: "Copy a part of a disk",
-		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
-what they mean to dd(1), in bytes of the disks, not of the files: count blocks
-of bs bytes (512) are copied, after skipping skip blocks of the input and seek
-blocks of the output.
+		Short: "Copy part of a disk",
+		Long: `dd copies blocks from the disk in the image if= to the disk in the image
+of=. It copies count blocks of bs bytes (default 512), starting skip
+blocks into the input, to seek blocks into the output. The operands are
+those of dd(1), but they count bytes of the disks, not of the files.
 
-With conv=notrunc an existing output is written in place and keeps the rest of
-its contents; otherwise of= is a new image, as large as what is copied needs. Without
-if= or of= it reads standard input or writes standard output.
+of= becomes a new image that is as large as the copied data needs. With
+conv=notrunc, an existing output is written in place and keeps the rest of its
+contents.
 
-The last line on standard error says how much was copied, and how fast. With
-status=progress, a line before it shows the progress, even if standard error is no
-terminal. With status=noxfer the last line is left out, and with status=none the
-progress bar of a terminal as well.` + salvageHelp,
+Without if=, dd reads standard input. Without of=, it writes standard output.
+
+The last line on standard error reports the amount copied and the rate. With
+status=progress, a line before it shows the progress, even if standard error is
+no terminal. status=noxfer omits the last line, and status=none the progress bar
+on a terminal, too.` + salvageHelp,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,8 +55,8 @@ progress bar of a terminal as well.` + salvageHelp,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
-	o.salvage.add(cmd, "replace what cannot be read with zeros instead of failing")
-	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "format of the output")
+	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
+	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "`FORMAT` of the output: vpc (or vhd), or raw")
 	_ = cmd.RegisterFlagCompletionFunc("output-format", completeFormats)
 	return cmd
 }

@@ -80,7 +80,7 @@ func parsePreallocation(mode string) (target.Preallocation, error) {
 	case "metadata":
 		return 0, qemuErrorf("Unsupported preallocation mode: %s", mode)
 	}
-	return 0, qemuErrorf("invalid parameter value: %s", mode)
+	return 0, &hintError{qemuErrorf("invalid parameter value: %s", mode), allowedHint("preallocation", mode)}
 }
 
 // applyFileOptions applies the options of the file to a new one. If the size of the disk is

@@ -233,39 +233,56 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 }
 
 // lines implements description.
-func (v *vpcDetails) lines() []string {
-	out := []string{
-		"subformat: " + v.Subformat,
-		fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
-		fmt.Sprintf("created: %s (%s)", v.Created, humanize.Time(v.created)),
-		fmt.Sprintf("geometry: %s, %s", v.Geometry, humanSize(v.GeometrySize)),
-		"uuid: " + v.UUID,
+func (v *vpcDetails) lines(o *infoLines) []string {
+	out := []string{"subformat: " + v.Subformat, "uuid: " + v.UUID}
+	if v.SavedState {
+		out = append(out, "saved state: a suspended virtual machine depends on this image")
 	}
-	if uint64(v.GeometrySize) != v.CurrentSize {
-		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+	if v.Hidden {
+		out = append(out, "hidden: XenServer does not attach this image")
+	}
+	if o.verbose {
+		out = append(
+			out,
+			fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
+			fmt.Sprintf("created: %s (%s)", v.Created, humanize.Time(v.created)),
+			fmt.Sprintf("geometry: %s, %s", v.Geometry, humanSize(v.GeometrySize)),
+		)
+		if uint64(v.GeometrySize) != v.CurrentSize {
+			out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+		}
 	}
 	if v.BeyondGeometry > 0 {
-		out = append(out, fmt.Sprintf("beyond the geometry: the last %d bytes of the current size, which qemu and Virtual PC do not see", v.BeyondGeometry))
+		out = append(out, fmt.Sprintf("beyond the geometry: qemu and Virtual PC do not see the last %s", humanSize(v.BeyondGeometry)))
 	}
 	if v.Blocks != nil {
 		out = append(out, fmt.Sprintf("blocks in use: %s of %s", humanize.Comma(*v.BlocksInUse), humanize.Comma(*v.Blocks)))
 	}
-	if p := v.Parent; p != nil {
-		out = append(out, fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk")))
-		for _, l := range p.Locators {
-			out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
-		}
-		if p.Changed != "" {
-			out = append(out, fmt.Sprintf("parent last changed: %s (%s)", p.Changed, humanize.Time(p.changed)))
-		}
+	if v.Parent != nil && (o.verbose || !o.parentFollows) {
+		out = append(out, v.Parent.lines(o.verbose)...)
 	}
-	if v.Hidden {
-		out = append(out, "hidden: not to be attached")
+	if o.isParent && !o.verbose {
+		return out
 	}
-	if v.SavedState {
-		out = append(out, "saved state: a suspended virtual machine depends on this image")
+	if o.damaged {
+		return append(out, "ready for: no product while it is damaged")
 	}
 	return append(out, productLine(v.Products))
+}
+
+// lines returns the recorded parent in lines for people.
+func (p *vpcParent) lines(verbose bool) []string {
+	out := []string{fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk"))}
+	if !verbose {
+		return out
+	}
+	for _, l := range p.Locators {
+		out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
+	}
+	if p.Changed != "" {
+		out = append(out, fmt.Sprintf("parent last changed: %s (%s)", p.Changed, humanize.Time(p.changed)))
+	}
+	return out
 }
 
 // partKind is how pictures show a use of a file's parts.

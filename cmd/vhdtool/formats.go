@@ -108,6 +108,9 @@ func formatByName(name string) (*format, error) {
 // outputFormat is the format of a new file: the one named, else what the file's
 // suffix says, which qemu-img does not look at, else raw.
 func (c *cli) outputFormat(name, file string) (*format, error) {
+	if err := c.refuseCompressedName(file); err != nil {
+		return nil, err
+	}
 	if name == "" && !c.likeQEMU {
 		if f := formats.BySuffix(file); f != nil {
 			return formatOf(f), formatOf(f).refusal()
@@ -118,7 +121,7 @@ func (c *cli) outputFormat(name, file string) (*format, error) {
 	}
 	f, err := formatByName(name)
 	if err != nil {
-		return nil, qemuErrorf("Unknown file format '%s'", name)
+		return nil, &hintError{qemuErrorf("Unknown file format '%s'", name), formatHint(name)}
 	}
 	return f, f.refusal()
 }

@@ -116,7 +116,7 @@ func (c *cli) openSource(ctx context.Context, flags *sourceFlags, arg string) (*
 // sourceOptions say how to open what a command line names.
 func (c *cli) sourceOptions(ref imageRef) *source.OpenOptions {
 	return &source.OpenOptions{
-		Formats: formats, Image: ref.options, Compressed: !c.likeQEMU,
+		Formats: formats, Image: ref.options, Compressed: !c.likeQEMU, Refuse: c.refuseNoDisk(),
 		OpenFIFO: func(ctx context.Context, name string) (*os.File, error) { return openFIFO(ctx, name, os.O_RDONLY) },
 		Interruptible: func(ctx context.Context, r io.Reader) io.Reader {
 			return newInterruptible(ctx, r)

@@ -30,16 +30,18 @@ func (c *cli) newMapCmd() *cobra.Command {
 	var o mapOptions
 	cmd := &cobra.Command{
 		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] [--draw] [--plot PICTURE] FILE",
-		Short: "Tell where a disk's contents stand in the file",
-		Long: `List what is allocated of a disk, and where in the file it stands. For people it
-lists data only; as JSON also zeros and what is not allocated.
+		Short: "Show which parts of a disk are allocated, and where",
+		Long: `map lists the extents of a disk that hold data, with their offsets in
+the file. JSON also lists zeros and unallocated extents.
 
-On a terminal, and with --draw or --plot, two strips are drawn instead (--output
-gives the list there, too): the disk from its start to its end, and
-the file, with metadata, data, padding, and leaks, which is space that nothing
-refers to. Data has the colour, or in letters the tenth, of its place on the disk:
-a file in which they run as on the disk is not fragmented.` + salvageHelp,
-		Example:     "  vhdtool map --output=json disk.vhd\n  vhdtool map --draw disk.vhd\n  vhdtool map --plot disk.svg disk.vhd",
+On a terminal, and with --draw or --plot, map draws two strips instead: the
+disk, and the file with its metadata, data, padding and leaks. Leaks are space
+that nothing refers to. Data is coloured by its position on the disk, and --draw
+uses the digits 0 to 9 for colours. In an unfragmented file both strips show the
+same gradient. With --output, -s or -l, map prints the list on a terminal, too.` + salvageHelp,
+		Example: "  vhdtool map disk.vhd\n" +
+			"  vhdtool map --output=json disk.vhd\n" +
+			"  vhdtool map --plot disk.svg disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -51,10 +53,10 @@ a file in which they run as on the disk is not fragmented.` + salvageHelp,
 	o.source.add(cmd, "format")
 	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
-	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
-	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
-	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters")
-	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into a picture, .svg or .png")
+	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "start at `OFFSET` of the disk")
+	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "stop after `LENGTH` bytes")
+	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters, as wide as the terminal")
+	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into `PICTURE`, .svg or .png")
 	_ = cmd.MarkFlagFilename("plot", "svg", "png")
 	return cmd
 }
@@ -264,7 +266,7 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		return c.openError(ref, err)
 	}
 	if o.draw {
-		if err := p.Text(c.stdout); err != nil {
+		if err := p.Text(c.stdout, columnsOf(c.stdout)); err != nil {
 			return err
 		}
 	}

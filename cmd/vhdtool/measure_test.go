@@ -81,13 +81,22 @@ func TestMeasureConvert(t *testing.T) {
 				t.Parallel()
 				dir := t.TempDir()
 				made, full := filepath.Join(dir, "made"), filepath.Join(dir, "full")
-				line := func(args ...string) []string { return append(args, options...) }
+				line := func(args ...string) []string {
+					if what == "empty" { // refused without a format
+						args = append(args, "-f", "raw")
+					}
+					return append(args, options...)
+				}
 				command(t, 0, append(line("convert", "-q"), source, made)...)
 				from := made                                               // which has the final size, but is no image if that is 0
 				if what == "empty" && !slices.Contains(options, "--for") { // products have least sizes
 					from = source
 				}
-				command(t, 0, append(line("convert", "-q", "-S", "0"), from, full)...)
+				again := append([]string{"convert", "-q", "-S", "0", from, full}, options...)
+				if from == source && what == "empty" {
+					again = append(again, "-f", "raw")
+				}
+				command(t, 0, again...)
 				want := fmt.Sprintf("required size: %d\nfully allocated size: %d\n", length(t, made), length(t, full))
 				if got, _ := command(t, 0, line("measure", source)...); got != want {
 					t.Errorf("human: %q, want %q", got, want)

@@ -29,7 +29,7 @@ type sourceFlags struct {
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
-	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "format of the image (default: found out by its contents)")
+	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "`FORMAT` of the image (default: detected from the contents)")
 	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "FILE is a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=chs|current_size")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
@@ -39,15 +39,15 @@ func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 // addParents adds the flags that say where the parents of images are.
 func (s *sourceFlags) addParents(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use FILE as the parent, whatever the image records; given again, as the parent of that one")
-	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this directory: by name, and renamed ones by unique id")
-	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow the paths to parents out of the image's folder")
+	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use `FILE` as the parent; repeat for the parent's parent")
+	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also search `DIR` for parents, by name and by unique id")
+	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow recorded paths out of the image's directory")
 	markOwn(cmd, "parent", "parent-dir", "trust-parents")
 }
 
 // addForce adds the flag for images that had better not be written.
 func (s *sourceFlags) addForce(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&s.force, "force", false, "change the image of a suspended virtual machine, too")
+	cmd.Flags().BoolVar(&s.force, "force", false, "also change the image of a suspended virtual machine")
 	markOwn(cmd, "force")
 }
 
@@ -169,6 +169,16 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	if err != nil {
 		return nil, nil, c.openError(ref, knownDriver(err, ref))
 	}
+	if f == rawFormat.Format && o.Format == "" && !c.likeQEMU {
+		head, err := headOf(d)
+		if err == nil && (len(head) > 0 || !write) { // an empty raw disk may grow
+			err = refuseNoDisk(head, ref.name)
+		}
+		if err != nil {
+			d.Close()
+			return nil, nil, c.openError(ref, err)
+		}
+	}
 	if f == rawFormat.Format && o.Format == "" {
 		if err := c.doubtRaw(ref); err != nil {
 			d.Close()
@@ -189,7 +199,7 @@ func (ref *imageRef) lock(write bool) disk.LockFunc {
 // knownDriver says in qemu's words that the format of an image is not known.
 func knownDriver(err error, ref imageRef) error {
 	if errors.Is(err, disk.ErrUnknownFormat) {
-		return qemuErrorf("Unknown driver '%s'", ref.options.Format)
+		return &hintError{qemuErrorf("Unknown driver '%s'", ref.options.Format), formatHint(ref.options.Format)}
 	}
 	return err
 }

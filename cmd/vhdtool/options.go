@@ -53,12 +53,12 @@ func (t *targetFlags) add(cmd *cobra.Command, formatFlag string) {
 	_ = cmd.RegisterFlagCompletionFunc("options", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return completeOptions(cmd.Flag(formatFlag).Value.String(), typed)
 	})
-	t.addSize(cmd, "make a VHD that this product accepts")
+	t.addSize(cmd, "make a VHD that `PRODUCT` accepts")
 }
 
 // addSize adds those that decide on the size of the disk.
 func (t *targetFlags) addSize(cmd *cobra.Command, forHelp string) {
-	cmd.Flags().StringVar(&t.align, "align", "", "round the size of the disk up to a multiple of this, such as 1M")
+	cmd.Flags().StringVar(&t.align, "align", "", "round the disk size up to a multiple of `SIZE`, such as 1M")
 	addProductFlag(cmd, &t.product, forHelp)
 }
 
@@ -196,7 +196,7 @@ func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 		_, ok = c.findOption(f, key)
 	}
 	if !ok {
-		return qemuErrorf("Invalid parameter '%s'", key)
+		return &hintError{qemuErrorf("Invalid parameter '%s'", key), optionHint(f, key)}
 	}
 	set[key] = value
 	return nil

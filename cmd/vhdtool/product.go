@@ -48,14 +48,13 @@ func productLine(results []productResult) string {
 			names = append(names, r.Name)
 		}
 	}
-	line := "products: none"
-	if len(names) > 0 {
-		line = "products: " + strings.Join(names, ", ")
+	switch len(names) {
+	case 0:
+		return "ready for: no product ('check --for NAME' says why)"
+	case len(results):
+		return "ready for: " + strings.Join(names, ", ")
 	}
-	if len(names) < len(results) {
-		line += " ('check --for NAME' says why no other)"
-	}
-	return line
+	return "ready for: " + strings.Join(names, ", ") + " ('check --for NAME' says why no other)"
 }
 
 // examineRequest is an image to examine for a product.

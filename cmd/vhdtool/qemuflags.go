@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -86,7 +85,7 @@ type snapshotFlag struct {
 }
 
 func (s *snapshotFlag) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "accepted to be refused: no format here has snapshots")
+	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "refused: no format here has snapshots")
 	_ = cmd.Flags().MarkHidden("snapshot")
 }
 
@@ -121,6 +120,6 @@ func (s *snapshotFlag) load(format string) error {
 // warnRaw is qemu-img's warning about a raw disk that is written and was not named as one.
 func (c *cli) warnRaw(ref imageRef, f *format) {
 	if f == &rawFormat && ref.options.Format == "" {
-		fmt.Fprintf(c.stderr, rawWarning, ref.name)
+		printTo(c.stderr, strings.TrimSuffix(rawWarning, "\n"), ref.name)
 	}
 }

@@ -57,7 +57,11 @@ func (e *versionedError) Error() string { return strings.Join(e.lines(qemu72), "
 
 // sizeError is what qemu-img says about the argument of an option that is not a size.
 func sizeError(what, arg string, err error) error {
-	return &versionedError{lines: func(v qemuVersion) []string {
+	hint := sizeHint(arg)
+	if errors.Is(err, sizearg.ErrRange) {
+		hint = fmt.Sprintf("found '%s', want at most 7E", arg)
+	}
+	return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 		switch {
 		case errors.Is(err, sizearg.ErrRange):
 			return []string{fmt.Sprintf("Invalid %s specified. Must be between 0 and 9223372036854775807.", what)}
@@ -68,7 +72,7 @@ func sizeError(what, arg string, err error) error {
 			fmt.Sprintf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what),
 			"kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
 		}
-	}}
+	}}, hint}
 }
 
 // notANumber is what qemu-img says about numbers from 10.0 on.
@@ -83,7 +87,7 @@ func notANumber(what, arg string, v qemuVersion) string {
 // numberError is what qemu-img says about the argument of an option that is not a number in
 // [least, most]; old is what it said before 10.0.
 func numberError(what, arg, old string, isNumber bool, least, most int64) error {
-	return &versionedError{lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{old}
@@ -91,12 +95,12 @@ func numberError(what, arg, old string, isNumber bool, least, most int64) error 
 			return []string{fmt.Sprintf("Invalid %s specified. Must be between %d and %d.", what, least, most)}
 		}
 		return []string{notANumber(what, arg, v)}
-	}}
+	}}, fmt.Sprintf("found '%s', want a number from %d to %d", arg, least, most)}
 }
 
 // outputError is what qemu-img says about an unknown --output.
 func outputError(value string) error {
-	return &versionedError{usage: true, lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{usage: true, lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{"--output must be used with human or json as argument."}
@@ -104,19 +108,17 @@ func outputError(value string) error {
 			return []string{fmt.Sprintf("--output expects 'human' or 'json' not '%s'", value)}
 		}
 		return []string{fmt.Sprintf("--output expects 'human' or 'json', not '%s'", value)}
-	}}
+	}}, fmt.Sprintf("found '%s'", value)}
 }
 
 // printUsageHint prints where to read on after a wrong command line.
 func (c *cli) printUsageHint() {
 	command, more := "", "information"
-	if c.qemu >= qemuNewWords {
-		if c.command != "" {
-			command = " " + c.command
-		}
-		if c.qemu < qemuNewerTalk {
-			more = "info"
-		}
+	if c.command != "" && (!c.likeQEMU || c.qemu >= qemuNewWords) {
+		command = " " + c.command
+	}
+	if c.qemu >= qemuNewWords && c.qemu < qemuNewerTalk {
+		more = "info"
 	}
 	fmt.Fprintf(c.stderr, "Try '%s%s --help' for more %s\n", c.name, command, more)
 }

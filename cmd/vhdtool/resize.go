@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -28,17 +29,23 @@ func (c *cli) newResizeCmd() *cobra.Command {
 	var o resizeOptions
 	cmd := &cobra.Command{
 		Use:   "resize [-f FORMAT] [--shrink] [--align SIZE] [--for PRODUCT] FILE [[+|-]SIZE]",
-		Short: "Change the size of a disk, in place",
-		Long: `Make the disk in an image larger or smaller, to SIZE bytes or by SIZE bytes more
-(+) or less (-). What is gained reads as zeros; to lose something takes --shrink.
+		Short: "Change the size of a disk in place",
+		Long: `resize sets the size of the disk in FILE to SIZE, or changes it by +SIZE
+or -SIZE. New space reads as zeros. Making a disk smaller needs
+--shrink, and the data beyond the new end is lost. Partitions and file
+systems keep their sizes; resize them in the guest.
 
 Each step is safe against crashes: afterwards the image has the old size or the
-new one. A VHD that is as large as its geometry (creator qemu or vpc) is rounded
-up to the next geometry, but not with --align or --for.
+new one. If readers compute the size of the VHD from its geometry (creator qemu
+or vpc), the size is rounded up to the next geometry, unless --align or --for is
+given.
 
---align and --for round the size up, or without SIZE that of the disk. --for is
-refused if the image would still break a rule of the product.`,
-		Example: "  vhdtool resize disk.vhd 60G\n  vhdtool resize --shrink disk.vhd -1G\n  vhdtool resize --for azure disk.vhd",
+--align and --for round the size up. Without SIZE they round the present size.
+--for fails if the product would not accept the resized image.`,
+		Example: "  vhdtool resize disk.vhd 60G\n" +
+			"  vhdtool resize disk.vhd +10G\n" +
+			"  vhdtool resize --shrink disk.vhd -1G\n" +
+			"  vhdtool resize --for azure disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runResize(cmd.Context(), &o)
@@ -46,11 +53,11 @@ refused if the image would still break a rule of the product.`,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
-	o.target.addSize(cmd, "round the size up so that this product accepts the VHD")
+	o.target.addSize(cmd, "round the size up so that `PRODUCT` accepts the VHD")
 	fl := cmd.Flags()
-	fl.StringVar(&o.preallocation, "preallocation", "off", "what is gained of a raw or fixed disk: off, falloc (space is reserved) or full (zeros are written)")
+	fl.StringVar(&o.preallocation, "preallocation", "off", "reserve new space of a raw or fixed disk by `MODE`: off, falloc (allocate) or full (write zeros)")
 	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	return cmd
 }
 
@@ -58,7 +65,7 @@ refused if the image would still break a rule of the product.`,
 func resizePreallocation(mode string) (target.Preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
-		return 0, qemuErrorf("Invalid preallocation mode '%s'", mode)
+		return 0, &hintError{qemuErrorf("Invalid preallocation mode '%s'", mode), "the modes are off, falloc and full"}
 	}
 	return p, err
 }
@@ -144,7 +151,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	}
 	size, err := optlist.Size("size", arg)
 	if err != nil {
-		return err
+		return swappedError(err, "resize", o.args)
 	}
 	if err := o.source.check(); err != nil {
 		return err
@@ -192,6 +199,8 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if x, ok := d.(exactResizer); ok && exact {
 		resizeTo = x.ResizeExact
 	}
+	old := d.Size()
+	backup, hasGPT := gpt.BackupLBA(d)
 	progress := c.newProgress(false, o.quiet, false, 1)
 	defer func() { progress.finish(err == nil) }()
 	if err := growReserved(ctx, d, ref.name, mode, resizeTo, size, progress.update); err != nil {
@@ -203,6 +212,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	fmt.Fprintln(c.stdout, "Image resized.")
 	if got := d.Size(); got != size && !c.likeQEMU {
 		fmt.Fprintf(c.stdout, "The disk is now %s, the next size that the image can have.\n", humanSize(got))
+	}
+	if hasGPT {
+		c.warnResizedGPT(ref.name, backup, old, d.Size())
 	}
 	return nil
 }

@@ -29,12 +29,12 @@ type salvageFlags struct {
 // salvageHelp is what the help of a command says of --salvage.
 const salvageHelp = `
 
-With --salvage a damaged image is read as far as possible. What cannot be read becomes
-zeros, each lost range of the disk is listed, and the exit status is 5.`
+With --salvage, a damaged image is read as far as possible. Unreadable data
+becomes zeros, each lost range of the disk is listed, and the exit status is 5.`
 
 func (s *salvageFlags) add(cmd *cobra.Command, does string) {
 	cmd.Flags().BoolVar(&s.on, "salvage", false, does)
-	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: write a map of the lost ranges to this file, as ddrescue does")
+	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: write a map of the lost ranges to `FILE`, as ddrescue does")
 	markOwn(cmd, "salvage-log")
 	if cmd.Name() != "convert" {
 		markOwn(cmd, "salvage")

@@ -32,7 +32,9 @@ func (o *standardOutput) Write(p []byte) (n int, err error) {
 	if o.pipe != nil {
 		n, err = o.pipe.Write(p)
 	} else {
-		n, err = o.line.writeOver(o.f, p)
+		if n, err = o.line.writeOver(o.f, printableOn(o.f, p)); err == nil {
+			n = len(p)
+		}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		o.fail(err)

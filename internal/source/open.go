@@ -25,6 +25,10 @@ type OpenOptions struct {
 	// Compressed detects compressed files, which are streams, and decompresses streams, if
 	// the format is not given. Without it a stream is the bytes of a raw disk.
 	Compressed bool
+	// Refuse returns an error for the first bytes of a raw disk, at most a sector, if no
+	// format is given and the named file is no disk. The file of a pipe is "". Nil: any
+	// bytes are a raw disk.
+	Refuse func(head []byte, file string) error
 	// OpenFIFO opens a named pipe for reading, and waits until it has a writer or the
 	// context is done. Nil: a pipe is refused.
 	OpenFIFO func(ctx context.Context, name string) (*os.File, error)
@@ -59,6 +63,10 @@ func Open(ctx context.Context, name string, o *OpenOptions) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkRaw(d, f, name); err != nil {
+		d.Close()
+		return nil, err
+	}
 	s := newDisk(d, f, name)
 	s.File = name
 	return s, nil
@@ -82,7 +90,23 @@ func Standard(ctx context.Context, f *os.File, name string, o *OpenOptions) (*So
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkRaw(d, format, ""); err != nil {
+		d.Close()
+		return nil, err
+	}
 	return newDisk(d, format, name), nil
+}
+
+// checkRaw calls Refuse for a disk that is raw because no other format was detected.
+func (o *OpenOptions) checkRaw(d disk.Disk, f *disk.Format, file string) error {
+	if o.Refuse == nil || f != &raw.Format || o.Image.Format != "" {
+		return nil
+	}
+	head := make([]byte, min(d.Size(), disk.SectorSize))
+	if _, err := d.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return o.Refuse(head, file)
 }
 
 // newDisk returns a source that is an open disk.
@@ -135,6 +159,11 @@ func stream(ctx context.Context, f *os.File, name, file string, o *OpenOptions) 
 	head, err := r.Peek(disk.SectorSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fail(err)
+	}
+	if o.Refuse != nil {
+		if err := o.Refuse(head, file); err != nil {
+			return fail(err)
+		}
 	}
 	if vhd.IsFooter(head) {
 		return fail(ErrDynamicStream)

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/archive"
+)
+
+// extractors are the commands that write the contents of an archive to a pipe.
+var extractors = map[string]string{
+	"7z":  "7z x -so %s",
+	"rar": "unrar p -inul %s",
+	"tar": "tar -xOf %s",
+	"zip": "unzip -p %s",
+}
+
+// refuseNoDisk returns an error if head, the first bytes of the named file, is empty or starts
+// an archive. It is called where the user named no format. A name of "" is a pipe.
+func refuseNoDisk(head []byte, name string) error {
+	if len(head) == 0 {
+		err := errors.New("the file is empty: there is no disk in it")
+		if name == "" {
+			return &hintError{errors.New("no data came from the pipe"), "the program before the pipe may have failed; -f raw accepts a disk of 0 bytes"}
+		}
+		return &hintError{err, "-f raw accepts a disk of 0 bytes"}
+	}
+	kind := archive.Format(head)
+	if kind == "" {
+		return nil
+	}
+	file := "FILE"
+	if name != "" {
+		file = quoteArg(name)
+	}
+	extract := fmt.Sprintf(extractors[kind], file)
+	return &hintError{
+		fmt.Errorf("this is a %s archive, not a disk", kind),
+		fmt.Sprintf("'%s | vhdtool convert - TARGET' converts the disk in it; -f raw accepts the archive itself", extract),
+	}
+}
+
+// refuseNoDisk returns the function that refuses archives and empty sources, or nil under the
+// name of qemu-img.
+func (c *cli) refuseNoDisk() func(head []byte, name string) error {
+	if c.likeQEMU {
+		return nil
+	}
+	return refuseNoDisk
+}
+
+// headOf returns the first bytes of a file, as many as refuseNoDisk needs.
+func headOf(r io.ReaderAt) ([]byte, error) {
+	b := make([]byte, archive.HeadSize)
+	n, err := r.ReadAt(b, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b[:n], err
+}
+
+// compressors are the programs that compress a pipe, by the suffix of their files.
+var compressors = map[string]string{".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz"}
+
+// refuseCompressedName returns an error if the name of a target promises compressed data. No
+// target is compressed.
+func (c *cli) refuseCompressedName(name string) error {
+	program := compressors[strings.ToLower(filepath.Ext(name))]
+	if program == "" || c.likeQEMU || c.isStream(name) {
+		return nil
+	}
+	format := ""
+	if f := formats.BySuffix(strings.TrimSuffix(name, filepath.Ext(name))); f != nil {
+		format = "-O " + f.Name + " "
+	}
+	return &hintError{
+		fmt.Errorf("a target named '%s' would not be compressed", name),
+		fmt.Sprintf("'vhdtool convert %sSOURCE - | %s >%s' compresses it", format, program, quoteArg(name)),
+	}
+}
