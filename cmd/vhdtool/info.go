@@ -340,6 +340,6 @@ func (i *imageInfo) print(w io.Writer) error {
 	for _, child := range i.Children {
 		s += child.lines()
 	}
-	_, err := io.WriteString(c.stdout, s)
+	_, err := io.WriteString(w, s)
 	return err
 }
