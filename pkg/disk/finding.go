@@ -37,14 +37,17 @@ type Finding struct {
 	Got      string  // what was found
 	Want     string  // what a correct image has there
 	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
-	Remedy   string  // what a repair does about it; "" if nothing
 	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
 	Disk     []Range // bytes of the disk that it affects, as far as that is known
+	Text     string  // the fault in a sentence; "" if Field, Got and Want say it
 	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
 }
 
 // String describes the finding in one line, without its severity and File.
 func (f Finding) String() string {
+	if f.Text != "" {
+		return f.Text
+	}
 	return fmt.Sprintf("%s at offset %d: found %s, wanted %s", f.Field, f.Offset, f.Got, f.Want)
 }
 

@@ -52,7 +52,7 @@ type Format struct {
 	// Repair repairs an image in a file of size bytes as far as that loses no byte
 	// of the disk, and returns what it has done, also with an error. A cancelled
 	// ctx ends it between two steps. Nil: the format cannot be repaired.
-	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
+	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) (RepairReport, error)
 }
 
 // ErrNotThisFormat is what Probe returns for a file of another format.

@@ -54,6 +54,9 @@ type Checker struct {
 	n    Counts
 	d    diagnosis
 
+	batOff  int64
+	orphans *orphanIndex // nil until a BAT entry is wrong
+
 	ctx   context.Context
 	yield func(Finding, error) bool
 }
@@ -111,9 +114,6 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	if f.Remedy == "" {
-		f.Remedy = remedies[f.ID]
-	}
 	for i, r := range f.Disk { // the last block may end after the disk
 		f.Disk[i].N = max(0, min(r.N, c.n.Size-r.Off))
 	}
@@ -271,6 +271,7 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
+	c.batOff = lay.batOff
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
@@ -309,7 +310,12 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	t.validate(&lay, func(f finding) bool {
-		err = c.add(f)
+		if f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata" {
+			f.Note, err = c.candidates(&f)
+		}
+		if err == nil {
+			err = c.add(f)
+		}
 		return err == nil
 	})
 	if err == nil {
@@ -414,6 +420,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	f := Finding{
 		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
+		Text: fmt.Sprintf("%s at offset %d are not referenced by any BAT entry", bytesText(n), off),
 	}
 	data := false
 	err := scanData(c.ctx, c.r, sparse.NewMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
@@ -427,7 +434,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	if data {
 		c.n.Orphaned += n / stored
 		f.Got += "; it holds data, which may be lost blocks"
-		f.Remedy = "keep it, unless --backup or --discard-orphans is given"
+		f.Text += "; they hold data, which may be lost blocks"
 	}
 	if err != nil {
 		return err

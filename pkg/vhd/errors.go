@@ -46,10 +46,14 @@ type FormatError struct {
 	Field  string // such as "dynamic disk header: block size"
 	Got    string // what was found
 	Want   string // what a right image has there
+	Text   string // the fault in a sentence; "" if Field, Got and Want say it
 	Kind   error  // ErrCorrupt or ErrUnsupported
 }
 
 func (e *FormatError) Error() string {
+	if e.Text != "" {
+		return fmt.Sprintf("%v: %s", e.Kind, e.Text)
+	}
 	return fmt.Sprintf("%v: %s at offset %d: found %s, wanted %s", e.Kind, e.Field, e.Offset, e.Got, e.Want)
 }
 

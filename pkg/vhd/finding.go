@@ -26,34 +26,13 @@ type finding struct {
 	harmless    bool // an error to report, but every byte can be read
 }
 
-// remedies say what Repair does about findings, by ID.
-var remedies = map[string]string{
-	"file-length":       "write a footer behind the end that is torn",
-	"trailing-footer":   "write the footer anew from its copy",
-	"leading-footer":    "write the copy anew from the footer",
-	"footers-differ":    "write the copy anew from the footer",
-	"footer-checksum":   "compute it anew, if nothing else is wrong",
-	"header-checksum":   "compute it anew, if nothing else is wrong",
-	"fixed-data-offset": "write all ones",
-	"data-offset":       "look for the header in the first MiB",
-	"header-cookie":     "look for the header in the first MiB",
-	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",
-	"bat-overlap":       "copy one of the blocks to a place of its own",
-	"bat-excess":        "mark the entries as unused",
-	"bitmap-data":       "set the bits, with --deep",
-	"batmap-bit":        "clear the bit",
-	"batmap-bitmap":     "clear the bit",
-	"batmap-checksum":   "compute it anew",
-	"leak":              "move blocks into it, and cut the file",
-}
-
 // err is the error with which Open refuses the image.
 func (f finding) err() error {
 	kind := ErrCorrupt
 	if f.unsupported {
 		kind = ErrUnsupported
 	}
-	return &FormatError{Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
+	return &FormatError{Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Text: f.Text, Kind: kind}
 }
 
 // refusal returns the error for the first finding that keeps an image from

@@ -70,10 +70,10 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions) {
 		want = head(t, before)
 	}
 	m := newMemFile(file)
-	first := repairFile(m, &o)
+	did, first := repaired(context.Background(), m, m.size(), &o)
 	mended := m.bytes()
 	if first != nil && !slices.ContainsFunc([]error{
-		vhd.ErrNotVHD, vhd.ErrBeyondRepair, vhd.ErrSavedState, vhd.ErrOrphans, vhd.ErrTooLarge, vhd.ErrTwoIDs, vhd.ErrShifted,
+		vhd.ErrNotVHD, vhd.ErrBeyondRepair, vhd.ErrSavedState, errOrphans, vhd.ErrTooLarge, vhd.ErrTwoIDs, vhd.ErrShifted,
 	}, func(err error) bool { return errors.Is(first, err) }) {
 		t.Fatalf("Repair: %v", first)
 	}
@@ -102,9 +102,16 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions) {
 		}
 	}
 
+	if leaksNext(did) && (first == nil || errors.Is(first, errOrphans)) { // space is returned by the next repair
+		then := newMemFile(mended)
+		if did, first = repaired(context.Background(), then, then.size(), &o); !onlyLeaks(did) {
+			t.Errorf("the second repair: %v", did)
+		}
+		mended = then.bytes()
+	}
 	again := newMemFile(mended)
-	done, second := vhd.Repair(context.Background(), again, again.size(), &o)
-	if first == nil || errors.Is(first, vhd.ErrOrphans) {
+	done, second := repaired(context.Background(), again, again.size(), &o)
+	if first == nil || errors.Is(first, errOrphans) {
 		if len(done) > 0 {
 			t.Errorf("the second repair: %v", done)
 		}
