@@ -68,6 +68,9 @@ type OpenOptions struct {
 	// Force allows writing to an image that should not be written, such as that of a
 	// suspended virtual machine.
 	Force bool
+	// Salvage opens a damaged image as far as it can be read, and its parents, too. What
+	// cannot be read is zeros: see [Salvaged]. It is an error together with Write.
+	Salvage bool
 	// Lock, if set, locks a file before it is measured and read, and parents before
 	// they are read; see vhd.Lock. Without it nothing is locked.
 	Lock LockFunc

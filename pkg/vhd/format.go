@@ -79,7 +79,7 @@ func ParseOpenOptions(o *disk.OpenOptions) (*OpenOptions, error) {
 	if err := optlist.Only(o.Options, "force_size_calc", "ignore_checksums"); err != nil {
 		return nil, err
 	}
-	vo := &OpenOptions{Write: o.Write, Force: o.Force, Parents: o.Parents, NoLock: o.Lock == nil, Closer: o.Closer}
+	vo := &OpenOptions{Write: o.Write, Force: o.Force, Salvage: o.Salvage, Parents: o.Parents, NoLock: o.Lock == nil, Closer: o.Closer}
 	switch calc, given := o.Options["force_size_calc"]; {
 	case !given:
 	case calc == "chs":
@@ -194,4 +194,5 @@ func fileAlignment(o disk.Options, key string) (int64, error) {
 var _ interface {
 	disk.Child
 	disk.Describer
+	disk.Salvaged
 } = (*Image)(nil)

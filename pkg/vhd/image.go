@@ -47,7 +47,8 @@ type Image struct {
 	lay     layout
 	bat     bat
 	bitmaps bitmaps
-	batmap  *batmap // XenServer's, or nil
+	batmap  *batmap  // XenServer's, or nil
+	salvage *salvage // of an image that was opened with OpenOptions.Salvage, or nil
 
 	// Of differencing images only:
 	parentRecord ParentRecord

@@ -25,6 +25,10 @@ type OpenOptions struct {
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
+	// Salvage opens a damaged image as far as it can be read, and as many of its parents
+	// as can be opened. What cannot be read is zeros, and [Image.Lost] lists it. It is an
+	// error together with Write.
+	Salvage bool
 	// Parents says where the parents of a differencing image in an [os.File] may be.
 	// They are opened for reading, all of them unless it says otherwise, and closed with
 	// the image.
@@ -91,6 +95,9 @@ func Open(name string, o *OpenOptions) (*Image, error) {
 func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o == nil {
 		o = &OpenOptions{}
+	}
+	if o.Write && o.Salvage {
+		return nil, errSalvageWrite
 	}
 	img := &Image{r: r, closer: o.Closer}
 	if o.Write {

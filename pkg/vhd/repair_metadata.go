@@ -101,9 +101,6 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 		r.pages = r.pages && (int64(e)*SectorSize+lay.bitmapSize)%dataAlign == 0
 	}
 	if h.Checksum != h.checksumWanted() {
-		if !t.sane(&lay) {
-			return -1, 0, nil, nil // then nothing says that the header is right
-		}
 		b := h.Encode()
 		if err := r.write(b[:SectorSize], int64(footer.DataOffset)); err != nil {
 			return -1, 0, nil, err
