@@ -138,8 +138,9 @@ type Reconnection struct{ Block, Offset int64 }
 // Orphan is space in the file that holds data where a block may be, and that nothing
 // refers to.
 type Orphan struct {
-	Offset int64 // in the file, bytes
-	Length int64 // in the file, bytes
+	Offset int64 // in the file, bytes, of the sector bitmap
+	Bitmap int64 // bytes of the bitmap; the data follows it
+	Length int64 // bytes of the data
 	// Blocks are those that may be stored here, at most a few. If there is one, the
 	// order of the file tells.
 	Blocks []int64

@@ -141,7 +141,7 @@ const maxPlaces = 1 << 16
 
 func (img *Image) yieldPlaces(places []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
 	for i, at := range places {
-		if !yield(disk.Orphan{Offset: at, Length: img.lay.stored(), Blocks: of(i)}, nil) {
+		if !yield(disk.Orphan{Offset: at, Bitmap: img.lay.bitmapSize, Length: img.lay.blockSize, Blocks: of(i)}, nil) {
 			return false
 		}
 	}
