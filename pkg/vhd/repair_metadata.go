@@ -28,8 +28,11 @@ func (r *repairer) metadata() error {
 		return r.fixedFooter(c, &fs)
 	}
 	end, stored, moved, err := r.header(&footer, c)
-	if err != nil || end < 0 {
+	if err != nil {
 		return err
+	}
+	if end < 0 {
+		return r.leadingFooter(&fs)
 	}
 	return r.footers(&footer, &fs, end, stored, moved)
 }
