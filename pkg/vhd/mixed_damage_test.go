@@ -129,10 +129,15 @@ var faults = []fault{
 
 // readable is what of the disk can be read by the structures of the undamaged image: the
 // bytes, and which sectors the file has.
-func (m *mixture) readable(file []byte) (data []byte, has []bool) {
-	data, has = make([]byte, m.size), make([]bool, m.size/sector)
-	if len(file) < 2048 {
-		return data, has
+//
+// whole are the sectors of blocks that are all in the file.
+func (m *mixture) readable(file []byte) (data []byte, has, whole []bool) {
+	data, has, whole = make([]byte, m.size), make([]bool, m.size/sector), make([]bool, m.size/sector)
+	if len(file) < 2048+512 {
+		return data, has, whole
+	}
+	if end := len(file) - 512; vhd.IsFooter(file[end:]) {
+		file = file[:end]
 	}
 	for i := int64(0); i*m.blockSize < m.size; i++ {
 		e := int64(be.Uint32(file[1536+4*i:]))
@@ -145,13 +150,13 @@ func (m *mixture) readable(file []byte) (data []byte, has []bool) {
 			if from+sector > int64(len(file)) || at+sector > m.size {
 				break
 			}
-			has[at/sector] = true
+			has[at/sector], whole[at/sector] = true, start+int64(m.stored) <= int64(len(file))
 			if file[start+s/8]&(0x80>>(s%8)) != 0 {
 				copy(data[at:at+sector], file[from:])
 			}
 		}
 	}
-	return data, has
+	return data, has, whole
 }
 
 // named reports whether a repair names the sector of the disk at off.
@@ -350,16 +355,19 @@ func TestPairsOfFaults(t *testing.T) {
 	}
 }
 
-// unchanged tests that each sector that could be read before a repair is what it was, or
-// is named.
+// unchanged tests that each sector that could be read before a repair is what it was, and
+// that no other sector has got data, unless it is named.
 func (m *mixture) unchanged(t tb, before, after []byte, done []vhd.Repaired) {
 	t.Helper()
-	was, had := m.readable(before)
-	is, has := m.readable(after)
+	was, had, _ := m.readable(before)
+	is, has, whole := m.readable(after)
 	for s := range had {
 		off := int64(s) * sector
 		if had[s] && !named(done, off) && (!has[s] || !bytes.Equal(was[off:off+sector], is[off:off+sector])) {
 			t.Fatalf("sector %d of the disk has changed and is not named; done: %q", s, done)
+		}
+		if !had[s] && whole[s] && !named(done, off) {
+			t.Fatalf("sector %d of the disk could not be read, has data now and is not named; done: %q", s, done)
 		}
 	}
 }

@@ -126,11 +126,12 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
+	p := lay.placement()
 	for i, e := range t.usedOnce() {
 		// A block that begins in the file may have lost its tail. One that begins
-		// behind it tells nothing.
+		// behind it tells nothing, and neither does one over metadata.
 		start := int64(e) * SectorSize
-		if start+lay.bitmapSize > r.size {
+		if start+lay.bitmapSize > r.size || p.over(e) != nil {
 			continue
 		}
 		end = max(end, start+lay.stored())
