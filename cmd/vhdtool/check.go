@@ -529,7 +529,7 @@ func (n *checkCounts) print(w io.Writer) error {
 	if n.Leaks > 0 {
 		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\n", n.Leaks)
 		if n.Orphaned > 0 {
-			s += fmt.Sprintf("%d of them hold data that nothing refers to, which may be lost blocks.\n", n.Orphaned)
+			s += fmt.Sprintf("%d of them are orphaned: they hold data, which may be lost blocks.\n", n.Orphaned)
 		} else {
 			s += "This means waste of disk space, but no harm to data.\n"
 		}

@@ -205,12 +205,21 @@ func (k *checking) repairFile(ctx context.Context, f disk.File, size int64) (dis
 		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
 		DiscardOrphans: k.o.discard, DiscardLost: k.o.lost, Reconnect: k.o.reconnect,
 	}
-	if k.o.backup == "" || k.o.dryRun {
+	if k.o.backup == "" {
 		return k.format.Repair(ctx, f, size, o)
 	}
 	id, err := vhd.Identify(f, size)
-	if err != nil {
-		return disk.RepairReport{}, fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
+	if err != nil { // nothing tells which image the undo file would belong to
+		view := overlay.New(f, size)
+		defer view.Close()
+		report, rerr := k.format.Repair(ctx, view, size, o)
+		if rerr == nil {
+			rerr = fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
+		}
+		return disk.RepairReport{Left: report.Left}, rerr
+	}
+	if k.o.dryRun {
+		return k.format.Repair(ctx, f, size, o)
 	}
 	saved, err := undo.Create(k.o.backup, f, size, id.UniqueID)
 	if err != nil {

@@ -41,7 +41,8 @@ func TestOrphans(t *testing.T) {
 	for i := range 3 {
 		aligned.blocks = append(aligned.blocks, block{i, int64(7 + 16*i), nil, pattern(bs, byte(i))})
 	}
-	leaked := aligned
+	twoWild, leaked := aligned, aligned
+	twoWild.bat = map[int]uint32{1: wild, 3: wild}
 	leaked.bat = map[int]uint32{1: unused}
 	for name, x := range map[string]struct {
 		file []byte
@@ -55,6 +56,7 @@ func TestOrphans(t *testing.T) {
 		"two wild entries, one block":  {s.with(func(s *sample) { s.bat = map[int]uint32{0: wild, 7: wild} }).bytes(), []disk.Orphan{orphan(1, 0, 7)}},
 		"unallocated, by order":        {leaked.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
 		"unallocated at the start":     {leakedFirst, []disk.Orphan{orphan(0), orphan(1)}},
+		"one of two wild entries":      {twoWild.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
 		"aligned blocks":               {aligned.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
 	} {
 		if diff := cmp.Diff(x.want, orphansOf(t, x.file)); diff != "" {

@@ -19,7 +19,7 @@ func (r *repairer) leaks(img *Image) error {
 	if err != nil || before.counts.Leaked == 0 {
 		return err
 	}
-	if err := r.keepLeaks(img); err != nil {
+	if err := r.keepLeaks(img, before.counts); err != nil {
 		return err
 	}
 	if _, kept := r.left["leak"]; kept {
@@ -43,8 +43,9 @@ func (r *repairer) leaks(img *Image) error {
 	return err
 }
 
-// keepLeaks notes each reason for which unreferenced space stays in the file.
-func (r *repairer) keepLeaks(img *Image) error {
+// keepLeaks notes each reason for which unreferenced space stays in the file. n is what a
+// check counts.
+func (r *repairer) keepLeaks(img *Image, n Counts) error {
 	keep := func(next disk.NextStep, reason string) { r.leave("leak", next, reason) }
 	if !img.bat.sane(&img.lay) {
 		keep(disk.NextNone, "while a BAT entry is wrong, the space may be that of its block")
@@ -75,7 +76,14 @@ func (r *repairer) keepLeaks(img *Image) error {
 		}
 	}
 	if r.changedEntries {
-		keep(disk.NextRepairLeaks, "BAT entries were changed: nothing is returned in the same run")
+		next := disk.NextRepairLeaks
+		switch {
+		case r.o.DiscardOrphans:
+			next = disk.NextDiscardOrphans
+		case n.Orphaned > 0:
+			next = disk.NextSave
+		}
+		keep(next, "BAT entries were changed: nothing is returned in the same run")
 	}
 	return nil
 }

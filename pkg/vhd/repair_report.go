@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vhdtool/vhdtool/internal/overlay"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -64,6 +65,12 @@ func (r *repairer) unrepaired(reason string, next disk.NextStep) ([]Unrepaired, 
 	if err != nil {
 		return nil, err
 	}
+	var withAll map[string]Unrepaired
+	if !r.o.All && reason == "" && found.counts.Errors > 0 {
+		if withAll, err = r.leftByAll(); err != nil {
+			return nil, err
+		}
+	}
 	var left []Unrepaired
 	for _, f := range found.order {
 		x, noted := r.left[f.ID]
@@ -75,7 +82,10 @@ func (r *repairer) unrepaired(reason string, next disk.NextStep) ([]Unrepaired, 
 			x = Unrepaired{Reason: reason, Next: next}
 		case noted:
 		case !r.o.All && f.Severity == disk.Error:
-			x = Unrepaired{Reason: "only leaked space was to be returned", Next: disk.NextRepairAll}
+			var ok bool
+			if x, ok = withAll[f.ID]; !ok {
+				x = Unrepaired{Reason: "only leaked space was to be returned", Next: disk.NextRepairAll}
+			}
 		default:
 			x.Reason, x.Next = defaultReason(f.ID)
 		}
@@ -86,6 +96,24 @@ func (r *repairer) unrepaired(reason string, next disk.NextStep) ([]Unrepaired, 
 		return left, nil
 	}
 	return left, r.candidates(left)
+}
+
+// leftByAll is what a repair with All would leave, by ID.
+func (r *repairer) leftByAll() (map[string]Unrepaired, error) {
+	o := r.o
+	o.All, o.Reconnect, o.Progress = true, nil, nil
+	size := r.fileSize()
+	view := overlay.New(r.f, size)
+	defer view.Close()
+	report, err := Repair(r.ctx, view, size, &o)
+	if _, _, refused := refusedRepair(err); err != nil && !refused {
+		return nil, err
+	}
+	left := map[string]Unrepaired{}
+	for _, x := range report.Left {
+		left[x.ID] = x
+	}
+	return left, nil
 }
 
 // maxReconnections is how many reconnections a report names.
