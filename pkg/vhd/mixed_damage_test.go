@@ -355,6 +355,12 @@ func TestPairsOfFaults(t *testing.T) {
 	}
 }
 
+// TestCraftedDamages tests what is promised of every repair with each crafted damage.
+func TestCraftedDamages(t *testing.T) {
+	undoName := filepath.Join(t.TempDir(), "undo")
+	forDamages(t, func(t *testing.T, d *damage) { promised(t, d.file, d.o, undoName) })
+}
+
 // unchanged tests that each sector that could be read before a repair is what it was, and
 // that no other sector has got data, unless it is named.
 func (m *mixture) unchanged(t tb, before, after []byte, done []vhd.Repaired) {
