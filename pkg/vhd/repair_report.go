@@ -48,6 +48,8 @@ func defaultReason(id string) (reason string, next disk.NextStep) {
 		return "the structures that the footer leads to must be readable first", disk.NextSalvage
 	case "bat-beyond-end", "bat-over-metadata":
 		return "no block can be where the entry points, and nothing says where the block is", disk.NextDiscardLost
+	case "leak":
+		return "the errors of the image must be repaired first", disk.NextNone
 	case "fixed-length":
 		return "the file has lost these bytes", disk.NextSalvage
 	}
