@@ -34,6 +34,7 @@ type checkFinding struct {
 	Found    string      `json:"found"`
 	Wanted   string      `json:"wanted"`
 	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
+	Repair   string      `json:"repair,omitempty"`      // what -r all does, where that was found out
 	Text     string      `json:"text,omitempty"`        // found and wanted in a sentence
 	File     string      `json:"file,omitempty"`        // the parent that it is about
 	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
@@ -429,7 +430,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
 		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want,
-		Text: f.Text, File: f.File, Note: f.Note, Bytes: f.Bytes,
+		Repair: f.Remedy, Text: f.Text, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {
 		x.Count = f.Count

@@ -39,6 +39,7 @@ type Finding struct {
 	Count    int64   // faults that the finding stands for, such as BAT entries in a row; 0 means 1
 	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
 	Disk     []Range // bytes of the disk that it affects, as far as that is known
+	Remedy   string  // what a repair does about it, where the check has found out; else ""
 	Text     string  // the fault in a sentence; "" if Field, Got and Want say it
 	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
 }

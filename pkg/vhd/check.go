@@ -138,7 +138,7 @@ func (c *Checker) run() error {
 	if err != nil {
 		return err
 	}
-	if !fs.trailing.marked() && !fs.leading.marked() {
+	if !fs.trailing.marked() && !fs.leading.marked() && !fs.header {
 		return ErrNotVHD
 	}
 	moved, err := fs.unaligned(c.r)
@@ -158,6 +158,11 @@ func (c *Checker) run() error {
 		}
 	}
 	footer, found := c.believed(&fs)
+	if footer == nil && fs.header && !fs.trailing.marked() && !fs.leading.marked() {
+		if footer, found, err = c.proposeFooter(&fs); err != nil {
+			return err
+		}
+	}
 	if err := c.add(found...); err != nil || footer == nil {
 		return err
 	}
@@ -240,6 +245,9 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	}
 	h, found, err := readHeader(c.r, f, limit)
 	if err == nil {
+		err = c.proposeHeader(f, found, &h, limit)
+	}
+	if err == nil {
 		err = c.add(found...)
 	}
 	if err != nil || refusal(found, true) != nil {
@@ -309,8 +317,13 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 			return err
 		}
 	}
+	proposed, err := rebuildBAT(c.ctx, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, int64(h.MaxTableEntries), trailing, batSectors{})
+	if err != nil {
+		return err
+	}
 	t.validate(&lay, func(f finding) bool {
-		if f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata" {
+		proposeEntries(&f, proposed, blockSize)
+		if f.Note == "" && (f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata") {
 			f.Note, err = c.candidates(&f)
 		}
 		if err == nil {

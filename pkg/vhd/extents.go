@@ -23,6 +23,9 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	if err != nil {
 		return func(yield func(disk.Extent, error) bool) { yield(disk.Extent{}, err) }
 	}
+	if !img.dynamic() && img.salvage != nil {
+		return img.salvagedFixedExtents(off, n)
+	}
 	if !img.dynamic() {
 		return sparse.NewMap(img.r).Extents(0, off, n, disk.Zero)
 	}
@@ -45,10 +48,18 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 				off = stop
 				continue
 			}
-			bm, err := img.bitmap(block, e)
+			bm, lost, err := img.readableBitmap(block, e)
 			if err != nil {
 				merge.Fail(err)
 				return
+			}
+			if lost {
+				stop = min(end, img.bat.runEnd(block)*img.lay.blockSize)
+				if !merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Zero}) {
+					return
+				}
+				off = stop
+				continue
 			}
 			if !img.blockExtents(&merge, bm, e, block, off, stop, fileEnd) {
 				return
@@ -59,9 +70,27 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
+// salvagedFixedExtents is Extents of a fixed disk whose file may end before it.
+func (img *Image) salvagedFixedExtents(off, n int64) iter.Seq2[disk.Extent, error] {
+	return func(yield func(disk.Extent, error) bool) {
+		stored := max(0, min(n, img.salvage.end-off))
+		for e, err := range sparse.NewMap(img.r).Extents(0, off, stored, disk.Zero) {
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+		if stored < n {
+			yield(disk.Extent{Off: off + stored, Len: n - stored, State: disk.Zero}, nil)
+		}
+	}
+}
+
 // storedEnd is where in the file what is stored of blocks ends: that of a new image where
 // was written last.
 func (img *Image) storedEnd() (int64, error) {
+	if img.salvage != nil {
+		return img.salvage.end, nil
+	}
 	if img.state.phase() != phaseCreating {
 		return math.MaxInt64, nil
 	}
@@ -103,6 +132,9 @@ func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, b
 // missingExtents adds what reads in [off, stop), which is not in this file: what
 // the parent has there, or else nothing, which is of the given state.
 func (img *Image) missingExtents(merge *disk.Merger, off, stop int64, state disk.State) bool {
+	if img.orphaned() {
+		return merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Zero})
+	}
 	if img.differencing() {
 		if img.parent == nil {
 			merge.Fail(ErrNoParent)

@@ -83,6 +83,9 @@ func (img *Image) FileMap(length int64) iter.Seq[FileExtent] {
 // blocksByPlace returns the blocks that have a place in the file in the order of
 // their places: the sector in the upper half, the block in the lower.
 func (img *Image) blocksByPlace() []uint64 {
+	if s := img.salvage; s != nil {
+		return img.bat.sorted(&s.readable, img.bat.fitting(&s.readable))
+	}
 	_, used := img.BlockCounts()
 	blocks := make([]uint64, 0, used)
 	for block, e := range img.bat.used() {

@@ -139,6 +139,10 @@ func (img *Image) closeParents() error {
 // readInherited reads what the image has from its parent. Behind the parent's end
 // there are zeros.
 func (img *Image) readInherited(p []byte, off int64) error {
+	if img.orphaned() {
+		clear(p)
+		return nil
+	}
 	if img.parent == nil {
 		return ErrNoParent
 	}

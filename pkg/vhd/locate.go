@@ -22,6 +22,8 @@ type footerCopy struct {
 type footers struct {
 	trailing footerCopy // at the end, the authoritative one
 	leading  footerCopy // at 0, of dynamic and differencing images
+	// header says that neither is valid, and a dynamic disk header is at byte 512.
+	header bool
 }
 
 // readFooterAt reads the footer at off, of which n bytes are in the file.
@@ -93,6 +95,13 @@ func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 		c.leading = true
 		fs.leading = c
 	}
+	if size >= footerSize+headerSize && !fs.trailing.valid() && !fs.leading.valid() {
+		var b [len(headerCookie)]byte
+		if err := readFull(r, b[:], footerSize); err != nil {
+			return fs, err
+		}
+		fs.header = b == headerCookie
+	}
 	return fs, nil
 }
 
@@ -111,6 +120,9 @@ func (fs *footers) choose() (*footerCopy, error) {
 		return nil, copyOfFixed(t.off).err()
 	case l.found && l.marked():
 		return nil, refusal(l.validate(), false)
+	case fs.header:
+		f := footersLost(t.off)
+		return nil, &FormatError{Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: ErrFootersLost}
 	}
 	return nil, ErrNotVHD
 }
@@ -178,15 +190,15 @@ func IsFixedFooter(b []byte, before int64) bool {
 // Probe returns nil if the file of size bytes is surely a VHD: a footer with
 // cookie, checksum, version and type in order stands at its end, or a copy of
 // one at its start. A damaged copy at the start, where qemu looks, is an error
-// of its own; so a damaged dynamic image is not taken for a raw disk. Every
-// other answer wraps [disk.ErrNotThisFormat].
+// of its own, and so is a dynamic disk header without any footer; so a damaged
+// dynamic image does not pass for a raw disk. Every other answer wraps [disk.ErrNotThisFormat].
 func Probe(r io.ReaderAt, size int64) error {
 	fs, err := locateFooters(r, size)
 	if err != nil {
 		return err
 	}
 	_, err = fs.choose()
-	if err != nil && !fs.leading.marked() {
+	if err != nil && !fs.leading.marked() && !fs.header {
 		return fmt.Errorf("%w: %w", disk.ErrNotThisFormat, err)
 	}
 	return err

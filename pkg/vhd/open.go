@@ -99,6 +99,9 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o.Write && o.Salvage {
 		return nil, errSalvageWrite
 	}
+	if o.Salvage {
+		return openSalvaged(r, size, o)
+	}
 	img := &Image{r: r, closer: o.Closer}
 	if o.Write {
 		f, ok := r.(disk.File)

@@ -56,9 +56,12 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 	}
 	level, name := img, f.Name()
 	for depth := 0; level.footer.Type == Differencing; depth++ {
-		if depth == MaxParents {
+		switch {
+		case depth == MaxParents:
 			err = errTooDeep
-		} else {
+		case level.parentErr != nil: // what it recorded of its parent is lost
+			err = level.parentErr
+		default:
 			err = c.openParent(level, name)
 		}
 		if err != nil {
@@ -227,7 +230,7 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	}
 	o := &OpenOptions{
 		IgnoreChecksums: c.o.IgnoreChecksums, SizeRule: c.o.SizeRule, Parents: disk.ParentSearch{None: true}, tolerateBAT: c.o.tolerateBAT,
-		Closer: f,
+		Closer: f, Salvage: c.o.Salvage,
 	}
 	img, err := NewImage(f, size, o)
 	if err == nil && img.encrypted() {

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,10 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 		p, atEnd = p[:img.size-off], io.EOF
 	}
 	if !img.dynamic() {
+		if img.salvage != nil {
+			err := img.readStored(p, off)
+			return len(p), cmp.Or(err, atEnd)
+		}
 		n, err := img.r.ReadAt(p, off)
 		if n < len(p) {
 			if err == nil || errors.Is(err, io.EOF) {
@@ -54,9 +59,13 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 		return img.readMissing(p, block, in)
 	}
 	data := int64(e)*SectorSize + img.lay.bitmapSize
-	bm, err := img.bitmap(block, e)
+	bm, lost, err := img.readableBitmap(block, e)
 	if err != nil {
 		return err
+	}
+	if lost {
+		clear(p)
+		return nil
 	}
 	if bm == nil {
 		return img.readStored(p, data+in)
@@ -82,9 +91,26 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 	return nil
 }
 
+// readableBitmap returns the bitmap of an allocated block, nil if all its sectors are in
+// the file. lost says that the block reads as zeros, in an image that is salvaged.
+func (img *Image) readableBitmap(block int64, e uint32) (bm *sectorBitmap, lost bool, err error) {
+	if img.salvage != nil {
+		bm, lost = img.salvagedBitmap(block, e)
+		return bm, lost, nil
+	}
+	bm, err = img.bitmap(block, e)
+	return bm, false, err
+}
+
 // readStored reads bytes of an allocated block. The file of a new image ends behind
-// what was written last, and what would follow is zero.
+// what was written last, and what would follow is zero; so it is in an image that is
+// salvaged.
 func (img *Image) readStored(p []byte, off int64) error {
+	if img.salvage != nil {
+		n := max(0, min(int64(len(p)), img.salvage.end-off))
+		clear(p[n:])
+		p = p[:n]
+	}
 	n, err := img.r.ReadAt(p, off)
 	if n == len(p) {
 		return nil

@@ -167,26 +167,39 @@ func (r *repairer) fileSize() int64 {
 
 // blocks repairs the BAT, and returns leaked space to the file system.
 func (r *repairer) blocks() error {
-	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
+	if len(r.o.Reconnect) > 0 {
+		img, err := r.open()
+		if err != nil {
+			if errors.Is(err, ErrSavedState) {
+				return err
+			}
+			return fmt.Errorf("%w: %w", ErrReconnect, err)
+		}
+		if err := r.reconnect(img); err != nil {
+			return err
+		}
+		r.o.Reconnect = nil
+	}
+	if r.o.All {
+		if _, err := r.rebuildEntries(); err != nil {
+			return err
+		}
+	}
+	img, err := r.open()
 	if errors.Is(err, ErrSavedState) {
 		return err
-	}
-	if err != nil && len(r.o.Reconnect) > 0 {
-		return fmt.Errorf("%w: %w", ErrReconnect, err)
 	}
 	if err != nil {
 		return nil // what Open refuses even so is beyond this
 	}
 	var steps []func(*Image) error
-	if len(r.o.Reconnect) > 0 {
-		steps = append(steps, r.reconnect)
-	}
 	if r.o.All {
 		r.overlapped = img.overlapping()
+		steps = append(steps, r.excess, r.separate, r.rebuildSeparated)
 		if r.o.DiscardLost {
 			steps = append(steps, r.discardLost)
 		}
-		steps = append(steps, r.excess, r.separate, r.batmap)
+		steps = append(steps, r.batmap)
 		if r.o.Deep && !img.differencing() {
 			steps = append(steps, r.setBits)
 		}
@@ -195,9 +208,16 @@ func (r *repairer) blocks() error {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		if err := step(img); err != nil {
+		if err := step(img); errors.Is(err, errRebuilt) {
+			return r.blocks()
+		} else if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// open opens the image as far as it can be, to repair its BAT.
+func (r *repairer) open() (*Image, error) {
+	return NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 }

@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -14,8 +13,12 @@ func (r *repairer) metadata() error {
 		return err
 	}
 	c, err := fs.ignoringChecksum()
+	var rebuilt *rebuiltFooter
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBeyondRepair, err)
+		if rebuilt, err = r.rebuiltFooter(&fs, err); err != nil {
+			return err
+		}
+		c = &rebuilt.footerCopy
 	}
 	if c.SavedState != 0 && !r.o.Force {
 		return ErrSavedState
@@ -34,7 +37,12 @@ func (r *repairer) metadata() error {
 	if end < 0 {
 		return r.leadingFooter(&fs)
 	}
-	return r.footers(&footer, &fs, end, stored, moved)
+	n := len(r.done)
+	err = r.footers(&footer, &fs, end, stored, moved)
+	if rebuilt != nil && len(r.done) > n {
+		rebuilt.explain(&r.done[n])
+	}
+	return err
 }
 
 // fixedFooter mends the only footer of a fixed disk, which nothing but itself
@@ -76,7 +84,11 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	}
 	if refusal(found, true) != nil {
 		moved = &found[0]
-		at, err := r.scanForHeader(footer)
+		at, err := scanForHeader(r.ctx, r.f, r.size, footer)
+		if err == nil && at < 0 {
+			moved = nil
+			at, err = r.rebuildHeader(c, &h, found)
+		}
 		if err != nil || at < 0 {
 			return -1, 0, nil, err
 		}
@@ -152,45 +164,6 @@ const maxTorn = 1000
 type tornBlock struct {
 	block, n int64
 	lost     disk.Range
-}
-
-// headerScan is how far from the start of the file a lost header is looked for.
-const headerScan = 1 << 20
-
-// scanForHeader returns where the header must be, or -1 if there is no place, or
-// more than one, that it can be: with a right checksum, and a BAT of which all
-// entries are possible and at least one is used. A header inside a block is the
-// guest's.
-func (r *repairer) scanForHeader(footer *Footer) (int64, error) {
-	found := int64(-1)
-	var b [headerSize]byte
-	for at := int64(footerSize); at <= min(headerScan, r.size-headerSize); at += SectorSize {
-		if err := r.ctx.Err(); err != nil {
-			return -1, err
-		}
-		if err := readFull(r.f, b[:], at); err != nil {
-			return -1, err
-		}
-		h := DecodeHeader(&b)
-		if h.Cookie != headerCookie || refusal(h.validate(at, footer.Type), false) != nil || len(h.validateTable(uint64(at), r.size)) > 0 {
-			continue
-		}
-		moved := *footer
-		moved.DataOffset = uint64(at)
-		lay := layoutOf(&moved, &h, math.MaxInt64)
-		t, err := readBAT(r.f, lay.batOff, blocksHeld(&moved, &h, 0))
-		if err != nil {
-			return -1, err
-		}
-		if t.end(lay.stored()) == 0 || !t.sane(&lay) {
-			continue
-		}
-		if found >= 0 {
-			return -1, nil
-		}
-		found = at
-	}
-	return found, nil
 }
 
 // footers writes the footer to where it belongs and is not: first at the start,

@@ -188,13 +188,15 @@ func dynamicDamages(blockSize int64) []damage {
 		s.bat = map[int]uint32{3: 0}
 	})
 	beyond := over(3, uint32(s.place(40)))
+	twoBeyond := s.with(func(s *sample) { s.bat = map[int]uint32{0: uint32(s.place(40)), 3: uint32(s.place(41))} })
 	reaching := over(3, uint32(s.place(4))-4) // into the footer
 
 	excess := s.with(func(s *sample) {
 		s.entries = 20
 		s.bat = map[int]uint32{12: uint32(s.place(1)), 19: 7}
 	})
-	leaked := s.with(func(s *sample) { s.bat = map[int]uint32{0: unused} }) // block 0 is the second in the file
+	roundedUp := append(slices.Clone(s.contents), s.blocks[3].data[blockSize-3*sector:]...) // to whole blocks
+	leaked := s.with(func(s *sample) { s.bat = map[int]uint32{0: unused} })                 // block 0 is the second in the file
 	leakedDisk := slices.Clone(s.contents)
 	clear(leakedDisk[:blockSize])
 	gap := s.with(func(s *sample) { s.blocks = slices.Delete(s.blocks, 1, 2) })
@@ -278,7 +280,14 @@ func dynamicDamages(blockSize int64) []damage {
 		},
 		{"data offset behind the end", lost, s.contents, all, ids("data-offset"), nil, nil, false, 0, 0},
 		{"data offset into a block", movedLost, s.contents, all, ids("header-cookie"), nil, nil, false, 0, 1024},
-		{"header lost", spoil(good, 512, 1024), nil, all, ids("header-cookie"), ids("header-cookie"), nil, true, 0, 0},
+		{"header lost", spoil(good, 512, 1024), s.contents, all, ids("header-cookie"), nil, nil, false, 0, 512},
+		{"both footers and the header lost", spoil(spoil(spoil(good, 512, 1024), 0, 512), end, 512), nil, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, 0},
+		{"both footers lost", spoil(spoil(good, 0, 512), end, 512), roundedUp, all, ids("leading-footer", "trailing-footer"), nil, nil, false, 0, 0},
+		{"both footers lost, one of them only in its first bytes", patch(spoil(good, end, 512), 0, 1, 2, 3, 4), s.contents, all, ids("leading-footer", "trailing-footer"), nil, nil, false, 0, 0},
+		{
+			"both footers lost, and a block over the BAT", spoil(spoil(overTable.bytes(), 0, 512), end, 512), nil, all,
+			ids("bat-over-metadata", "leading-footer", "trailing-footer"), ids("bat-over-metadata", "leading-footer", "trailing-footer"), vhd.ErrBeyondRepair, true, 0, 0,
+		},
 		{"equal entries", equal.bytes(), equalDisk, all, ids("bat-overlap"), nil, nil, false, 2*s.stored + 2*odd, 0},
 		{"partial overlap", partial.bytes(), partialDisk, all, ids("bat-overlap"), nil, nil, false, s.stored + odd, 0},
 		{overBAT, overTable.bytes(), s.contents, all, ids("bat-over-metadata"), ids("bat-over-metadata"), nil, true, 0, 0},
@@ -321,6 +330,8 @@ func dynamicDamages(blockSize int64) []damage {
 		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), errOrphans, true, 0, 0},
 		{"leak with the footer of another image, given up", nested, leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
 		{"leak, and a block behind the end", over(0, uint32(s.place(40))).bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
+		{"leak, and a block over the BAT", over(0, 3).bytes(), nil, all, ids("bat-over-metadata", "leak"), ids("bat-over-metadata", "leak"), errOrphans, true, 0, 0},
+		{"leak, and two blocks behind the end", twoBeyond.bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
 		{"data under clear bits", hidden.bytes(), s.contents, deep, ids("bitmap-data"), nil, nil, false, 0, 0},
 		{"data under clear bits, not asked for", hidden.bytes(), hiddenDisk, all, nil, nil, nil, true, 0, 0},
 		{"suspended", patch(suspended.bytes(), 64, 0), s.contents, all, ids("leading-footer", "saved-state"), ids("leading-footer", "saved-state"), vhd.ErrSavedState, true, 0, 0},
@@ -559,7 +570,7 @@ func TestRepairLeaksOnly(t *testing.T) {
 			}
 		}
 		if d.header >= 0 && d.contents != nil && len(d.before) > 0 && !slices.Contains(d.before, "bitmap-data") {
-			sameBytes(t, "what the disk holds", d.holding(r.bytes()), d.contents)
+			sameBytes(t, "what the disk holds", d.holding(r.bytes()), d.holding(d.file))
 		}
 	})
 }

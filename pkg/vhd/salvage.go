@@ -3,6 +3,7 @@ package vhd
 import (
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
@@ -10,15 +11,142 @@ import (
 // errSalvageWrite: what is not known of an image must not be written over.
 var errSalvageWrite = errors.New("an image that is salvaged cannot be written")
 
+// The reasons of lost ranges.
+const (
+	lostOverMetadata = "the BAT entry points over metadata"
+	lostBeyondEnd    = "the BAT entry points past the end of the file"
+	lostTorn         = "the file ends inside the block"
+	lostBATSector    = "the BAT entry cannot be read"
+	lostBATEnd       = "the BAT ends before the entry"
+	lostOverlap      = "two BAT entries point at the same part of the file"
+	lostBATRebuilt   = "the BAT entry was rebuilt from the order of the file"
+	lostBitmap       = "the sector bitmap cannot be read"
+	lostParent       = "the parent is missing"
+	lostFileEnd      = "the file ends before the disk does"
+	lostSize         = "the size of the disk is not known exactly"
+	lostShifted      = "bytes are missing or were added inside the file"
+	lostHeader       = "the dynamic disk header was rebuilt without proof"
+	lostTooMany      = "more ranges are lost than can be listed"
+)
+
 // salvage is what is known of the damage of an image that is salvaged.
 type salvage struct {
-	lost []disk.LostRange
+	// readable says which BAT entries lead to a block whose bitmap, at least, is in the file
+	// and not over metadata.
+	readable placement
+	end      int64    // what is stored ends here: the trailing footer, or the end of the file
+	lost     lostList // what the image itself has lost, but for bitmaps
+
+	headerRebuilt bool
+
+	mu         sync.Mutex
+	badBitmaps map[int64]bool // blocks whose bitmap could not be read
 }
 
-// Lost implements [disk.Salvaged].
+// Lost implements [disk.Salvaged]. In a differencing image it reads sector bitmaps: of
+// the blocks over which the parents have lost something. It also lists blocks whose
+// bitmap could not be read by then.
 func (img *Image) Lost() []disk.LostRange {
 	if img.salvage == nil {
 		return nil
 	}
-	return slices.Clone(img.salvage.lost)
+	lost := img.salvage.lost.under(img.inheritedLost())
+	return slices.Clone(img.unreadBitmaps().under(lost))
+}
+
+// unreadBitmaps lists the blocks whose bitmap could not be read. A dynamic image reads
+// as if all bits were set; a differencing one reads zeros, because nothing says which
+// sectors are the parent's.
+func (img *Image) unreadBitmaps() lostList {
+	s := img.salvage
+	s.mu.Lock()
+	blocks := make([]int64, 0, len(s.badBitmaps))
+	for block := range s.badBitmaps {
+		blocks = append(blocks, block)
+	}
+	s.mu.Unlock()
+	slices.Sort(blocks)
+	var list lostList
+	for _, block := range blocks {
+		r := img.lay.diskRange(block, 0, img.size)
+		list.add(r.Off, r.N, !img.differencing(), lostBitmap)
+	}
+	return list
+}
+
+// orphaned reports whether the image reads zeros in place of what a parent that could
+// not be opened has.
+func (img *Image) orphaned() bool {
+	return img.salvage != nil && img.parent == nil && img.parentErr != nil
+}
+
+// inheritedLost lists what the parents have lost of the ranges that the image has from
+// them.
+func (img *Image) inheritedLost() lostList {
+	var parents lostList
+	switch p, ok := img.parent.(disk.Salvaged); {
+	case img.orphaned():
+		parents.add(0, img.size, false, lostParent)
+	case ok:
+		parents = p.Lost()
+	}
+	var list lostList
+	for _, x := range parents {
+		for off, end := x.Off, min(x.Off+x.N, img.size); off < end; {
+			block := off / img.lay.blockSize
+			stop := min(end, (block+1)*img.lay.blockSize)
+			e := img.bat.load(block)
+			if e == unused {
+				stop = min(end, img.bat.nextUsed(block, (end-1)/img.lay.blockSize+1)*img.lay.blockSize)
+				list.add(off, stop-off, x.Doubtful, x.Reason)
+				off = stop
+				continue
+			}
+			bm, lost := img.salvagedBitmap(block, e)
+			if lost {
+				off = img.bat.runEnd(block) * img.lay.blockSize
+				continue
+			}
+			if bm != nil {
+				start := block * img.lay.blockSize
+				for at := off; at < stop; {
+					bit, set := bitmapRun(bm.bits, (at-start)/SectorSize, (stop-start+SectorSize-1)/SectorSize)
+					next := min(stop, start+bit*SectorSize)
+					if !set {
+						list.add(at, next-at, x.Doubtful, x.Reason)
+					}
+					at = next
+				}
+			}
+			off = stop
+		}
+	}
+	return list
+}
+
+// salvagedBitmap is [Image.bitmap] for an image that is salvaged: lost says that the
+// whole block reads as zeros.
+func (img *Image) salvagedBitmap(block int64, e uint32) (bm *sectorBitmap, lost bool) {
+	s := img.salvage
+	if !s.readable.fits(e) {
+		return nil, true
+	}
+	bm, err := img.bitmap(block, e)
+	if err == nil {
+		return bm, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.badBitmaps == nil {
+		s.badBitmaps = map[int64]bool{}
+	}
+	s.badBitmaps[block] = true
+	return nil, img.differencing()
+}
+
+// runEnd is the first block after the given one whose entry is not held once for both.
+// The block is used.
+func (t bat) runEnd(block int64) int64 {
+	n := t.alike(block)
+	return min(t.n, (block/n+1)*n)
 }
