@@ -17,6 +17,7 @@ const (
 	copyIsGood  = "The trailing footer is missing; the copy at the start is good."
 	lostHeader  = "The dynamic disk header is not where the footer points: no block can be found without it."
 	oddHeader   = "The dynamic disk header has fields that no reader accepts."
+	noFooter    = "The trailing footer is missing, and no copy of it is good."
 	lostBlock   = "Space for 1 block in the file holds data that no BAT entry refers to: it may be lost blocks."
 	shiftedRest = ", so nothing after them is where it belongs. Copy the file again from its source, in binary mode."
 )
@@ -48,24 +49,36 @@ func TestDiagnosisOfDamages(t *testing.T) {
 		"last-block-torn.vhd": {
 			"The file was cut: 32.5 KiB (33,280 bytes) are missing; 1 of 112 blocks is affected: bytes 7274496 to 7340031 of the disk.", copyIsGood,
 		},
-		"leading-footer-zeros.vhd": {"The copy of the footer at the start is damaged; the trailing footer is good. qemu and others read only the copy."},
-		"footers-differ.vhd":       {"The copy of the footer at the start differs from the trailing footer. qemu and others read only the copy."},
-		"unique-ids-differ.vhd":    {"The two copies of the footer belong to different images: part of this file was overwritten by another image."},
-		"footer-checksum.vhd":      {"The footer is damaged: its checksum is wrong. A fixed disk has no copy of it."},
-		"header-checksum.vhd":      {"The dynamic disk header is damaged: its checksum is wrong."},
-		"header-cookie.vhd":        {lostHeader},
-		"header-beyond-end.vhd":    {lostHeader},
-		"bat-beyond-end.vhd":       {"The BAT is damaged: 1 of 4 blocks is affected: bytes 0 to 2097151 of the disk.", lostBlock},
-		"bat-overlap.vhd":          {"The BAT is damaged: 2 of 4 blocks are affected: bytes 0 to 4194303 of the disk.", lostBlock},
-		"block-leaked.vhd":         {lostBlock},
-		"fixed-short.vhd":          {"The data of the disk was cut: 6.0 MiB (6,291,456 bytes) are missing before the footer."},
-		"block-size-huge.vhd":      {oddHeader},
-		"block-size-odd.vhd":       {oddHeader},
-		"table-huge.vhd":           {oddHeader},
-		"table-short.vhd":          {oddHeader, "Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks."},
-		"disk-type-unknown.vhd":    {"The footer has fields that no reader accepts."},
-		"geometry-zero.vhd":        nil, // warnings
-		"saved-state.vhd":          nil,
+		"leading-footer-zeros.vhd":   {"The copy of the footer at the start is damaged; the trailing footer is good. qemu and others read only the copy."},
+		"footers-differ.vhd":         {"The copy of the footer at the start differs from the trailing footer. qemu and others read only the copy."},
+		"unique-ids-differ.vhd":      {"The two copies of the footer belong to different images: part of this file was overwritten by another image."},
+		"footer-checksum.vhd":        {"The footer is damaged: its checksum is wrong. A fixed disk has no copy of it."},
+		"header-checksum.vhd":        {"The dynamic disk header is damaged: its checksum is wrong."},
+		"header-cookie.vhd":          {lostHeader},
+		"header-beyond-end.vhd":      {lostHeader},
+		"header-and-footer-lost.vhd": {copyIsGood, lostHeader},
+		"both-footers-zeros.vhd":     {noFooter},
+		"both-footers-torn.vhd":      {"The file was cut: 512 bytes are missing, and no block is affected.", noFooter},
+		"bat-sector-zeros.vhd": {
+			"The BAT is damaged: 112 of 112 blocks are affected: bytes 0 to 7340031 of the disk.",
+			"Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks.",
+		},
+		"bat-sector-garbage.vhd": {
+			"The BAT is damaged: 112 of 112 blocks are affected: bytes 0 to 7340031 of the disk.",
+			"Space for 4 blocks in the file holds data that no BAT entry refers to: it may be lost blocks.",
+		},
+		"bat-entries-zeros.vhd": {"The BAT is damaged: 2 of 4 blocks are affected: bytes 0 to 4194303 of the disk.", lostBlock},
+		"bat-beyond-end.vhd":    {"The BAT is damaged: 1 of 4 blocks is affected: bytes 0 to 2097151 of the disk.", lostBlock},
+		"bat-overlap.vhd":       {"The BAT is damaged: 2 of 4 blocks are affected: bytes 0 to 4194303 of the disk.", lostBlock},
+		"block-leaked.vhd":      {lostBlock},
+		"fixed-short.vhd":       {"The data of the disk was cut: 6.0 MiB (6,291,456 bytes) are missing before the footer."},
+		"block-size-huge.vhd":   {oddHeader},
+		"block-size-odd.vhd":    {oddHeader},
+		"table-huge.vhd":        {oddHeader},
+		"table-short.vhd":       {oddHeader, "Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks."},
+		"disk-type-unknown.vhd": {"The footer has fields that no reader accepts."},
+		"geometry-zero.vhd":     nil, // warnings
+		"saved-state.vhd":       nil,
 	}
 	for _, d := range samples.Damages(t) {
 		w, known := want[d.Name]

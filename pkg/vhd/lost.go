@@ -75,3 +75,14 @@ func doubtfulList(ranges []disk.Range, reason string) lostList {
 	}
 	return out
 }
+
+// with returns the ranges that are doubtful, or those that are not.
+func (l lostList) with(doubtful bool) lostList {
+	var out lostList
+	for _, x := range l {
+		if x.Doubtful == doubtful {
+			out = append(out, x)
+		}
+	}
+	return out
+}

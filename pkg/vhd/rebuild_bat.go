@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -69,8 +70,8 @@ const entriesPerSector = SectorSize / 4
 // a footer since: only entries far beyond the end are certainly wrong. A sector of the
 // table most of whose entries are wrong is garbage, and so are all of them.
 //
-// No proposal is certain if entries of a header that has more of them than the disk has
-// blocks are in use: they may own the blocks.
+// A header may have more entries than the disk has blocks. A block that one of those
+// leads to is not proposed.
 //
 // Of img only file, footer, layout and BAT are used. It takes time and memory in
 // proportion to what the table holds and to the file.
@@ -82,12 +83,16 @@ func rebuildBAT(ctx context.Context, img *Image, entries int64, whole bool, bad 
 		return nil, nil
 	}
 	claimed := t.claimed(&p, suspects)
+	excess, err := excessSectors(ctx, r, l.batOff, t.n, entries)
+	if err != nil {
+		return nil, err
+	}
 	var best []batProposal
 	var bestSlots int64
 	for _, align := range alignments(l, claimed) {
 		own := *l
 		own.align = align
-		s := slotSearch{ctx: ctx, r: r, lay: &own, p: &p, img: img}
+		s := slotSearch{ctx: ctx, r: r, lay: &own, p: &p, img: img, excess: excess}
 		found, err := s.propose(claimed, suspects, t.n)
 		if err != nil {
 			return nil, err
@@ -96,14 +101,22 @@ func rebuildBAT(ctx context.Context, img *Image, entries int64, whole bool, bad 
 			best, bestSlots = found, n
 		}
 	}
-	if len(best) == 0 || len(bad.bad) > 0 { // what cannot be read is doubtful anyway
-		return best, nil
-	}
-	x, err := scanExcess(ctx, r, l.batOff, t.n, entries, nil)
-	for i := range best {
-		best[i].certain = best[i].certain && x.used == 0
-	}
-	return best, err
+	return best, nil
+}
+
+// excessSectors returns the sectors that entries from the given one on lead to.
+func excessSectors(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int64) ([]int64, error) {
+	var all []int64
+	_, err := scanExcess(ctx, r, batOff, blocks, entries, func(_, _ int64, b []byte, zeros bool) error {
+		for ; !zeros && len(b) > 0; b = b[4:] {
+			if e := binary.BigEndian.Uint32(b); e != unused {
+				all = append(all, int64(e))
+			}
+		}
+		return nil
+	})
+	slices.Sort(all)
+	return all, err
 }
 
 func proposed(all []batProposal) int64 {
@@ -201,6 +214,8 @@ type slotSearch struct {
 	lay *layout
 	p   *placement
 	img *Image
+
+	excess []int64 // sectors that entries behind the disk's end lead to, in order
 	// copies finds out whether a block is a copy of another one. It is nil until it is
 	// needed.
 	copies *orphanSearch
@@ -217,7 +232,7 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 	slices.SortFunc(regions, func(a, b region) int { return int(min(max(a.start-b.start, -1), 1)) })
 	var all []batProposal
 	var slots, lone []uint32 // since the last claimed block; and the first one
-	total, clean, apart := int64(0), true, true
+	total, clean, allClean, apart := int64(0), true, true, true
 	gap := func(start, end int64, last bool) error {
 		found, ok, err := s.slots(start, end)
 		if err == nil && last && len(found) == 1 {
@@ -227,7 +242,7 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 		if total += int64(len(found)); total == 1 && len(found) == 1 {
 			lone = found
 		}
-		clean = clean && ok
+		clean, allClean = clean && ok, allClean && ok
 		return err
 	}
 	free := int64(0)
@@ -262,10 +277,10 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 		}
 		slots, clean = slots[:0:0], true
 	}
-	if total == 1 && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 { // in a file of another order
+	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 { // in a file of another order
 		all = []batProposal{{suspects[0].first, lone, false}}
 	}
-	return settled(all, suspects, total, apart), nil
+	return settled(all, suspects, total, apart, allClean), nil
 }
 
 // withoutCopies returns the slots that are no copies of other blocks. An interrupted repair
@@ -330,16 +345,16 @@ func inOrder(claimed []uint64, i int) bool {
 }
 
 // settled returns the proposals without those that contradict each other. apart says
-// that no blocks overlap: then a single wrong entry and a single unreferenced block belong
-// together.
-func settled(all []batProposal, suspects []entryRun, slots int64, apart bool) []batProposal {
+// that no blocks overlap, and clean that nothing else is unreferenced: then a single wrong
+// entry and a single unreferenced block belong together.
+func settled(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
 	slices.SortFunc(all, func(a, b batProposal) int { return int(min(max(a.first-b.first, -1), 1)) })
 	for i := 1; i < len(all); i++ {
 		if all[i-1].first+int64(len(all[i-1].entries)) > all[i].first {
 			return nil
 		}
 	}
-	only := apart && slots == 1 && len(suspects) == 1 && suspects[0].n == 1 && !suspects[0].maybe
+	only := apart && clean && slots == 1 && len(suspects) == 1 && suspects[0].n == 1 && !suspects[0].maybe
 	for i := range all {
 		all[i].certain = apart && (all[i].certain || only)
 	}
@@ -349,6 +364,7 @@ func settled(all []batProposal, suspects []entryRun, slots int64, apart bool) []
 // slots returns the sectors of the unreferenced blocks in [start, end) of the file, one
 // after the other. ok is false if something else is there, too.
 func (s *slotSearch) slots(start, end int64) (found []uint32, ok bool, err error) {
+	ok = true
 	for end-start >= s.p.stored {
 		if err := s.ctx.Err(); err != nil {
 			return nil, false, err
@@ -357,10 +373,21 @@ func (s *slotSearch) slots(start, end int64) (found []uint32, ok bool, err error
 		if err != nil || at < 0 {
 			return found, false, err
 		}
-		found = append(found, uint32(at/SectorSize))
+		if s.free(at / SectorSize) {
+			found = append(found, uint32(at/SectorSize))
+		} else {
+			ok = false
+		}
 		start = at + s.p.stored
 	}
-	return found, true, nil
+	return found, ok, nil
+}
+
+// free reports whether no entry behind the disk's end leads to the block at a sector.
+func (s *slotSearch) free(sector int64) bool {
+	n := s.p.stored / SectorSize
+	i, _ := slices.BinarySearch(s.excess, sector-n+1)
+	return i == len(s.excess) || s.excess[i] >= sector+n
 }
 
 // slotFrom returns the offset of the first block in [start, end) of the file, which

@@ -252,7 +252,7 @@ func (r *repairer) excess(img *Image) error {
 	if err != nil || found.used == 0 {
 		return err
 	}
-	if !r.o.Saved && !r.o.DiscardOrphans {
+	if !r.o.Saved && !r.o.DiscardOrphans || !img.bat.sane(&img.lay) {
 		own, err := r.excessOwnsBlocks(img)
 		if own {
 			r.leave("bat-excess", disk.NextSave, "an entry refers to a block that nothing else refers to: the disk may be larger than its footer says")

@@ -35,7 +35,8 @@ type salvage struct {
 	// and not over metadata.
 	readable placement
 	end      int64    // what is stored ends here: the trailing footer, or the end of the file
-	lost     lostList // what the image itself has lost, but for bitmaps
+	lost     lostList // zeros in the image itself, but for blocks without a bitmap
+	doubtful lostList
 
 	headerRebuilt bool
 
@@ -50,8 +51,9 @@ func (img *Image) Lost() []disk.LostRange {
 	if img.salvage == nil {
 		return nil
 	}
-	lost := img.salvage.lost.under(img.inheritedLost())
-	return slices.Clone(img.unreadBitmaps().under(lost))
+	inherited, unread := img.inheritedLost(), img.unreadBitmaps()
+	lost := img.salvage.lost.under(unread.with(false)).under(inherited.with(false)) // zeros first
+	return slices.Clone(lost.under(unread.with(true)).under(img.salvage.doubtful).under(inherited.with(true)))
 }
 
 // unreadBitmaps lists the blocks whose bitmap could not be read. A dynamic image reads

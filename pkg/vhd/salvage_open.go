@@ -65,11 +65,11 @@ func openSalvaged(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	return img, nil
 }
 
-// doubt lists the disk from a byte on as doubtful, but for what is listed already.
+// doubt lists the disk from a byte on as doubtful.
 func (img *Image) doubt(from int64, reason string) {
 	var l lostList
 	l.add(from, img.size-from, true, reason)
-	img.salvage.lost = img.salvage.lost.under(l)
+	img.salvage.doubtful = img.salvage.doubtful.under(l)
 }
 
 // salvagedFooter chooses the footer to believe, or rebuilds one. It also returns whether
@@ -166,7 +166,7 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 	}
 	img.lay.addLocators(&img.footer, &h.Header, img.bat, size)
 	img.findLost(p, entries)
-	img.salvage.lost = img.salvage.lost.under(doubtfulList(doubtful, lostBATRebuilt))
+	img.salvage.doubtful = img.salvage.doubtful.under(doubtfulList(doubtful, lostBATRebuilt))
 	if len(found) > 0 {
 		img.doubt(0, lostShifted)
 	}
@@ -209,6 +209,7 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 	s.readable.limit += img.lay.blockSize // all of a block but its bitmap may be missing
 	bad := p.badEntries(&img.lay)
 	fit := int64(0)
+	torn, tail := uint32(unused), []disk.Range(nil) // the last entry of a torn block, and what is lost
 	for i, e := range img.bat.usedOnce() {
 		n := img.bat.alike(i)
 		at := int64(e)*SectorSize + img.lay.bitmapSize
@@ -226,17 +227,18 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 		switch {
 		case pl.fits(e):
 			fit += n
-		case !s.readable.fits(e) || at >= s.end:
-			if s.readable.fits(e) {
-				fit += n
-				reason = lostTorn
-			}
+		case !s.readable.fits(e):
 			s.lost.add(first, all, false, reason)
 		default:
 			fit += n
+			if e != torn {
+				tail, torn = img.tornTail(i, e, max(0, s.end-at)), e
+			}
 			for k := i; k < i+n; k++ {
-				r := img.lay.diskRange(k, s.end-at, img.size)
-				s.lost.add(r.Off, r.N, false, lostTorn)
+				for _, r := range tail {
+					off := k*img.lay.blockSize + r.Off
+					s.lost.add(off, min(r.N, img.size-off), false, lostTorn)
+				}
 			}
 		}
 	}
@@ -252,7 +254,26 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 		}
 		before, end = block, sector+img.lay.stored()/SectorSize
 	}
-	s.lost = s.lost.under(doubtfulList(shared, lostOverlap))
+	s.doubtful = doubtfulList(shared, lostOverlap)
+}
+
+// tornTail returns the written sectors of a block from its byte off on, counted from the
+// block's start. What the bitmap says is not written is not lost.
+func (img *Image) tornTail(block int64, e uint32, off int64) []disk.Range {
+	bm, lost := img.salvagedBitmap(block, e)
+	if bm == nil || lost {
+		return []disk.Range{{Off: off, N: img.lay.blockSize - off}}
+	}
+	var tail []disk.Range
+	sectors := img.lay.blockSize / SectorSize
+	for s := off / SectorSize; s < sectors; {
+		end, set := bitmapRun(bm.bits, s, sectors)
+		if from := max(off, s*SectorSize); set {
+			tail = append(tail, disk.Range{Off: from, N: end*SectorSize - from})
+		}
+		s = end
+	}
+	return tail
 }
 
 // salvageParents opens as many parents as there are.
