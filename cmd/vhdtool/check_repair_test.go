@@ -48,7 +48,8 @@ func inConditional(out string) string {
 	return strings.Join(lines, "")
 }
 
-// damagedFile returns a function that makes the damaged image anew, as x.vhd in the current directory.
+// damagedFile returns the damaged image, and a function that writes it to x.vhd in a new
+// current directory.
 func damagedFile(t *testing.T, d *samples.Damage) (content []byte, renew func()) {
 	t.Helper()
 	content, err := os.ReadFile(d.Unpack(t))
@@ -144,7 +145,7 @@ func sameJSON(t *testing.T, out string) string {
 }
 
 // The next commands that a repair names can be run on what it left: they do not fail, and
-// they repair what they are named for.
+// the same command is not named again. --orphans changes nothing in the image.
 func TestNextCommands(t *testing.T) {
 	tried := map[string]bool{}
 	for _, d := range samples.Damages(t) {
@@ -185,14 +186,13 @@ func TestNextCommands(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, y := range after.NotRepaired {
-						if y == x {
+						if y == x && !strings.Contains(x.Next, "--orphans") {
 							t.Errorf("%s: after %q the next command is still the same", x.Check, x.Next)
 						}
 					}
 					tried[strings.Join(args[1:len(args)-1], " ")] = true
-					for _, name := range []string{"x.vhd.undo"} {
-						_ = os.Remove(name)
-					}
+					_ = os.Remove("x.vhd.undo")
+					_ = os.RemoveAll("x.vhd.orphans")
 				}
 			}
 		})
