@@ -199,7 +199,7 @@ func (r *repairer) blocks() error {
 		if r.o.DiscardLost {
 			steps = append(steps, r.discardLost)
 		}
-		steps = append(steps, r.batmap)
+		steps = append(steps, r.excess, r.batmap) // entries that were wrong may have kept the first one
 		if r.o.Deep && !img.differencing() {
 			steps = append(steps, r.setBits)
 		}

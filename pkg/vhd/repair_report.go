@@ -20,8 +20,10 @@ func (r *repairer) leave(id string, next disk.NextStep, reason string) {
 		r.left[id] = Unrepaired{ID: id, Reason: reason, Next: next}
 		return
 	}
-	x.Reason += "; " + reason
-	r.left[id] = x
+	if !strings.Contains(x.Reason, reason) {
+		x.Reason += "; " + reason
+		r.left[id] = x
+	}
 }
 
 // refusedRepair says why nothing at all is repaired, if err is such a reason.
