@@ -169,7 +169,8 @@ func (r *repairer) park(img *Image, wild []int64) error {
 	return nil
 }
 
-// discardLost makes blocks unallocated whose entries point where no block can be.
+// discardLost makes blocks unallocated whose entries point where no block can be. If there
+// are any it returns errRebuilt: what their entries hid, such as a batmap, may be right now.
 func (r *repairer) discardLost(img *Image) error {
 	p := img.lay.placement()
 	reads := "zeros"
@@ -184,6 +185,9 @@ func (r *repairer) discardLost(img *Image) error {
 		for block := i; block < i+img.bat.alike(i); block++ {
 			lost = append(lost, block)
 		}
+	}
+	if len(lost) == 0 {
+		return nil
 	}
 	slices.Sort(lost)
 	for len(lost) > 0 {
@@ -217,7 +221,7 @@ func (r *repairer) discardLost(img *Image) error {
 		r.did(id, img.lay.batOff+first*4, int64(run)*4, "%s made unallocated and lost; %s of the disk read as %s", blocks, rangeText(x), reads)
 		r.done[len(r.done)-1].Doubtful = []disk.Range{x}
 	}
-	return nil
+	return errRebuilt
 }
 
 // moveBlock copies a block to the end of the file, at offset from or later, and then has

@@ -168,8 +168,8 @@ func proposeEntries(f *finding, all []batProposal, blockSize int64) {
 	}
 }
 
-// errRebuilt: BAT entries were rebuilt, and the image must be opened again.
-var errRebuilt = errors.New("BAT entries were rebuilt")
+// errRebuilt: BAT entries were rebuilt or discarded, and the image must be opened again.
+var errRebuilt = errors.New("BAT entries have changed")
 
 // rebuildSeparated rebuilds the entries whose blocks could not be told while others
 // overlapped.
