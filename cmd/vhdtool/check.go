@@ -35,7 +35,8 @@ type checkFinding struct {
 	Found    string      `json:"found"`
 	Wanted   string      `json:"wanted"`
 	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
-	Repair   string      `json:"repair,omitempty"`      // what -r would do
+	Repair   string      `json:"repair,omitempty"`      // what -r all does, where that was found out
+	Text     string      `json:"text,omitempty"`        // found and wanted in a sentence
 	File     string      `json:"file,omitempty"`        // the parent that it is about
 	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
 	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
@@ -74,9 +75,12 @@ type checkCounts struct {
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Diagnosis   []string       `json:"diagnosis,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
+	DryRun      bool           `json:"dry-run,omitempty"` // the file is as it was
 	Repairs     []string       `json:"repairs,omitempty"`
 	Doubtful    []doubtful     `json:"doubtful,omitempty"`
+	NotRepaired []unrepaired   `json:"not-repaired,omitempty"`
 	Orphaned    int64          `json:"orphaned,omitempty"` // of the leaks, those with data
+	Orphans     []orphan       `json:"orphans,omitempty"`  // with --orphans
 
 	warnings  int64
 	blockSize int64
@@ -91,14 +95,22 @@ type checkCmdOptions struct {
 	alone   bool
 	force   bool
 	discard bool // orphans
+	lost    bool // discard lost blocks
 	all     bool // findings
 	repair  string
 	dryRun  bool
+	connect []string // reconnections, BLOCK=OFFSET
+	orphans string   // directory to write orphans to
 	backup  string
 	restore string
 	product string // to check the image for
 	args    []string
+
+	reconnect []disk.Reconnection // parsed
 }
+
+// changes reports whether the image is changed, or is to be shown as if it were.
+func (o *checkCmdOptions) changes() bool { return o.repair != "" || len(o.connect) > 0 }
 
 func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
@@ -116,7 +128,18 @@ changes parents.
 -r leaks returns unreferenced space to the file system. -r all also repairs
 footers, header and BAT without losing guest data. Unreferenced space that holds
 data may belong to lost blocks. It stays in the file unless --backup saves it or
---discard-orphans discards it. --dry-run shows what would be done.
+--discard-orphans discards it. A run that changes BAT entries returns no space;
+the next run does.
+
+After a repair, check prints what is left, with the reason and the next command.
+--dry-run repairs a copy of the changes in memory. Its output and exit status are
+those of the repair.
+
+The block of a BAT entry that points to an impossible place may still be in the
+file. Its finding names unreferenced data that may be the block. --orphans writes
+unreferenced data to files. --reconnect BLOCK=OFFSET stores a block of the disk
+at an offset in the file. --discard-lost makes such blocks unallocated: they read
+as zeros, or as the parent's.
 
 --backup saves everything that is overwritten or cut off in a new file, and
 --restore undoes the repair with it. --restore refuses any other image, and the
@@ -126,7 +149,8 @@ repaired image after it was used again.
 has a name, such as azure-size-multiple; vhdtool-products(7) explains them. A raw
 disk breaks the rule about the footer.
 
-After a repair, the exit status describes what is left.`,
+After a repair, the exit status describes what is left, and after a dry run what
+would be left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
 			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
 		Annotations: onlyReads, // but for -r and --restore
@@ -143,12 +167,15 @@ After a repair, the exit status describes what is left.`,
 	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
 	fl.BoolVar(&o.alone, "no-parents", false, "do not check the parents of the image")
 	fl.StringVarP(&o.repair, "repair", "r", "", "repair `WHAT`: leaks, or all")
-	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be done")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be repaired and left; change nothing")
 	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in the new `FILE`")
 	fl.StringVar(&o.restore, "restore", "", "undo a repair with the `FILE` of --backup")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
 	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: discard unreferenced space even if it holds data")
-	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
+	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with impossible BAT entries unallocated")
+	fl.StringArrayVar(&o.connect, "reconnect", nil, "store block `BLOCK=OFFSET` of the disk at the offset in the file, where unreferenced data is")
+	fl.StringVar(&o.orphans, "orphans", "", "write unreferenced data to the directory `DIR`, as block-at-OFFSET.raw")
+	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "discard-lost", "reconnect", "orphans", "no-parents")
 	fl.StringP("cache", "T", "", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
@@ -162,16 +189,28 @@ func (o *checkCmdOptions) valid() error {
 		return err
 	}
 	switch o.repair {
-	case "":
-		if o.dryRun || o.backup != "" || o.force || o.discard {
-			return usagef("--dry-run, --backup, --force and --discard-orphans go with -r")
-		}
-	case "leaks", "all":
+	case "", "leaks", "all":
 	default:
 		return usagef("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
 	}
-	if o.restore != "" && o.repair != "" {
-		return usagef("--restore goes without -r")
+	if !o.changes() && (o.dryRun || o.backup != "" || o.force || o.discard) {
+		return usagef("--dry-run, --backup, --force and --discard-orphans need -r or --reconnect")
+	}
+	if o.lost && o.repair != "all" {
+		return usagef("--discard-lost needs -r all")
+	}
+	if o.restore != "" && (o.changes() || o.orphans != "") {
+		return usagef("--restore cannot be combined with -r, --reconnect or --orphans")
+	}
+	if o.orphans != "" && o.changes() {
+		return usagef("--orphans cannot be combined with -r or --reconnect")
+	}
+	for _, arg := range o.connect {
+		c, err := parseReconnection(arg)
+		if err != nil {
+			return err
+		}
+		o.reconnect = append(o.reconnect, c)
 	}
 	if len(o.args) != 1 {
 		return usagef("Expecting one image file name")
@@ -197,7 +236,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 			return c.openError(ref, err)
 		}
 	}
-	write := o.repair != "" && !o.dryRun || o.restore != ""
+	write := o.changes() && !o.dryRun || o.restore != ""
 	if write { // a signal ends a repair between two steps; putting back goes on to its end
 		ctx = c.untilSignal(ctx)
 	}
@@ -217,7 +256,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	k.file, k.format = file, f
+	k.file, k.view, k.format = file, file, f
 	if f.Check == nil {
 		if k.product == nil {
 			return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
@@ -231,8 +270,13 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	if write && f.Repair != nil {
+	if o.changes() && f.Repair != nil {
 		if counts, err = k.repair(ctx, counts, size); err != nil {
+			return err
+		}
+	}
+	if o.orphans != "" {
+		if err := k.writeOrphans(ctx, &counts, size); err != nil {
 			return err
 		}
 	}
@@ -268,6 +312,7 @@ type checking struct {
 	ref     imageRef
 	product *product.Product // that the image is to be for, or nil
 	file    *os.File
+	view    io.ReaderAt // the file, or what it would be after a dry run
 	format  *format
 
 	progress progress
@@ -298,7 +343,7 @@ func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) 
 // pass checks once, and prints for people what happened and what it found.
 func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p := findingPrinter{checking: k, kinds: map[findingKind]*kindOfFindings{}}
-	checker, err := k.format.Check(k.file, size, &disk.CheckOptions{
+	checker, err := k.format.Check(k.view, size, &disk.CheckOptions{
 		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
 		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share, Progress: k.progress.update,
 	})
@@ -320,7 +365,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p.print(checker.Diagnosis())
 	if k.product != nil && k.format.examine != nil {
 		broken, err := k.format.examine(&examineRequest{
-			r: k.file, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
+			r: k.view, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
 		})
 		if err != nil {
 			return counts, k.openError(k.ref, err)
@@ -380,12 +425,9 @@ func (p *findingPrinter) add(f disk.Finding) {
 	if f.File != "" {
 		file = p.printedName(f.File) + ": "
 	}
-	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	line := fmt.Sprintf("%v: %s%s: %v\n", f.Severity, file, f.ID, f)
 	if f.Note != "" {
 		line += fmt.Sprintf("  %s\n", f.Note)
-	}
-	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
-		line += fmt.Sprintf("  would %s\n", f.Remedy)
 	}
 	kind.lines = append(kind.lines, line)
 }
@@ -394,7 +436,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
 		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want, Number: f.Number,
-		Repair: f.Remedy, File: f.File, Note: f.Note, Bytes: f.Bytes,
+		Repair: f.Remedy, Text: f.Text, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {
 		x.Count = f.Count
@@ -426,103 +468,6 @@ func (p *findingPrinter) print(diagnosis []string) {
 		}
 	}
 }
-
-// repair repairs what it can, and checks again if that was anything.
-func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
-	done, err := k.repairFile(ctx, size)
-	var texts []string
-	var doubt []doubtful
-	for _, x := range done {
-		texts = append(texts, x.Text)
-		for _, lost := range x.Doubtful {
-			if lost.N > 0 {
-				doubt = append(doubt, doubtful{lost.Off, lost.N, x.ID})
-			}
-		}
-		if k.talks() {
-			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
-		}
-	}
-	var backup *backupError
-	switch err = withoutPath(err); {
-	case errors.As(err, &backup):
-		return before, err
-	case errors.Is(err, vhd.ErrSavedState):
-		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "resume and shut down the machine first, or use --force; the machine cannot be resumed after that"}
-	case errors.Is(err, vhd.ErrOrphans):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
-	case errors.Is(err, vhd.ErrTwoIDs):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
-	case errors.Is(err, vhd.ErrShifted):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
-	case errors.Is(err, vhd.ErrBeyondRepair), errors.Is(err, vhd.ErrTwoImages):
-		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
-	case err != nil:
-		return before, fmt.Errorf("%s: %w", k.ref.name, err)
-	}
-	if len(done) == 0 {
-		return before, nil
-	}
-	if size, err = k.file.Seek(0, io.SeekEnd); err != nil {
-		return before, err
-	}
-	if k.o.output == "human" && !k.o.quiet {
-		fmt.Fprint(k.stdout, "Double checking the fixed image now...\n")
-	}
-	after, err := k.pass(ctx, size)
-	after.LeaksFixed, after.Fixed = max(0, before.Leaks-after.Leaks), max(0, before.Corruptions-after.Corruptions)
-	if after.LeaksFixed+after.Fixed > 0 && k.o.output == "human" && !k.o.quiet {
-		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
-	}
-	if !k.likeQEMU {
-		after.Repairs, after.Doubtful = texts, doubt
-	}
-	return after, err
-}
-
-// repairFile repairs the image, and saves what is overwritten if that was asked for.
-func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
-	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard, Progress: k.progress.update}
-	if k.o.backup == "" {
-		return k.format.Repair(ctx, k.file, size, o)
-	}
-	id, err := vhd.Identify(k.file, size)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
-	}
-	saved, err := undo.Create(k.o.backup, k.file, size, id.UniqueID)
-	if err != nil {
-		return nil, &backupError{k.o.backup, withoutPath(err)}
-	}
-	done, err := k.format.Repair(ctx, saved, size, o)
-	if cerr := closeUndo(saved); cerr != nil && err == nil {
-		err = &backupError{k.o.backup, withoutPath(cerr)}
-	}
-	return done, err
-}
-
-// closeUndo completes an undo file with what identifies the repaired image.
-func closeUndo(saved *undo.File) error {
-	var identify []undo.Span
-	size, err := saved.Size()
-	if err == nil {
-		var id vhd.Identity
-		id, err = vhd.Identify(saved, size)
-		for _, x := range id.Metadata {
-			identify = append(identify, undo.Span{Start: x[0], End: x[1]})
-		}
-	}
-	return errors.Join(err, saved.Close(identify...))
-}
-
-// backupError is an error about the undo file, and not about the image.
-type backupError struct {
-	name string
-	err  error
-}
-
-func (e *backupError) Error() string { return fmt.Sprintf("%s: %v", e.name, e.err) }
-func (e *backupError) Unwrap() error { return e.err }
 
 // report prints the summary, and gives the exit status.
 func (k *checking) report(counts checkCounts) error {
@@ -591,7 +536,7 @@ func (n *checkCounts) print(w io.Writer) error {
 	if n.Leaks > 0 {
 		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\n", n.Leaks)
 		if n.Orphaned > 0 {
-			s += fmt.Sprintf("%d of them hold data that nothing refers to, which may be lost blocks.\n", n.Orphaned)
+			s += fmt.Sprintf("%d of them are orphaned: they hold data, which may be lost blocks.\n", n.Orphaned)
 		} else {
 			s += "This means waste of disk space, but no harm to data.\n"
 		}

@@ -33,7 +33,7 @@ func TestGoldenSamples(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := unpack(t)
 			t.Chdir(filepath.Dir(image)) // the outputs have the names as they were given
-			compareGolden(t, filepath.Join(dir, filepath.FromSlash(name)+".txtar"), filepath.Base(image))
+			compareGolden(t, filepath.Join(dir, filepath.FromSlash(name)+".txtar"), filepath.Base(image), strings.HasPrefix(name, "damage/"))
 		})
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
@@ -42,9 +42,11 @@ func TestGoldenSamples(t *testing.T) {
 	}
 }
 
-// compareGolden runs the commands that print JSON on an image in the current directory, and
-// compares what they print with the file golden.
-func compareGolden(t *testing.T, golden, image string) {
+// compareGolden runs the commands that print JSON on an image in the current directory,
+// and compares what they print with the file golden. Of a damaged image it also has what a
+// dry run and a repair print: what happened, the repairs, the ranges of the disk that are
+// lost or in doubt, and what is left.
+func compareGolden(t *testing.T, golden, image string, damaged bool) {
 	t.Helper()
 	var made txtar.Archive
 	run := func(args ...string) (out string, ok bool) {
@@ -65,6 +67,11 @@ func compareGolden(t *testing.T, golden, image string) {
 	// That of plain disks depends on where the file system has holes.
 	if ok && strings.Contains(out, `"blocks"`) && !strings.Contains(out, `"format": "raw"`) {
 		run("map", "--output=json", image)
+	}
+	if damaged {
+		run("check", "-r", "all", "--dry-run", image)
+		run("check", "-r", "all", "--dry-run", "--output=json", image)
+		run("check", "-r", "all", image)
 	}
 	got := txtar.Format(&made)
 	if *updateGolden {

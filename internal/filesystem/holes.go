@@ -27,7 +27,9 @@ type HoleMap struct {
 
 // NewHoleMap returns a HoleMap of the file. If holes cannot be found in such a file,
 // all of it counts as data. A file that only passes on what another one holds has a
-// method Holds() io.ReaderAt, which returns that one: its holes are mapped.
+// method Holds() io.ReaderAt, which returns that one: its holes are mapped. A file that
+// knows its holes has a method NextData, which is called with an offset and returns the
+// first run of data that ends after it; ok false says that all may be data.
 func NewHoleMap(file io.ReaderAt) *HoleMap {
 	for {
 		w, ok := file.(interface{ Holds() io.ReaderAt })
@@ -54,7 +56,13 @@ func (m *HoleMap) At(off, limit int64) (end int64, data bool, err error) {
 
 // find learns the run that holds off.
 func (m *HoleMap) find(off, limit int64) error {
-	start, end, ok, err := nextData(m.file, off)
+	next := func(off int64) (start, end int64, ok bool, err error) { return nextData(m.file, off) }
+	if f, ok := m.file.(interface {
+		NextData(off int64) (start, end int64, ok bool, err error)
+	}); ok {
+		next = f.NextData
+	}
+	start, end, ok, err := next(off)
 	switch {
 	case err != nil:
 		return err

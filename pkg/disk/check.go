@@ -66,6 +66,11 @@ type RepairOptions struct {
 	Saved bool
 	// DiscardOrphans frees unreferenced space that contains data without saving it.
 	DiscardOrphans bool
+	// DiscardLost makes each block with an impossible BAT entry unallocated. It needs All.
+	DiscardLost bool
+	// Reconnect points BAT entries of blocks to unreferenced data in the file. It is validated
+	// before anything is written, and done with or without All.
+	Reconnect []Reconnection
 	// Force repairs an image that should not be written, such as that of a suspended virtual
 	// machine.
 	Force bool
@@ -83,6 +88,57 @@ type Repaired struct {
 	// Doubtful are ranges of the disk that the repair could not restore. They hold zeros, or
 	// the contents of another block.
 	Doubtful []Range
+}
+
+// RepairReport says what a repair has done, in order, and what it has left.
+type RepairReport struct {
+	Done []Repaired
+	Left []Unrepaired
+}
+
+// Unrepaired is the findings of one kind that a repair has left.
+type Unrepaired struct {
+	ID     string
+	Count  int64  // faults
+	Reason string // why they were left
+	Next   NextStep
+	// Reconnect are the blocks whose data the order of the file finds, for
+	// NextReconnect; at most a few.
+	Reconnect []Reconnection
+}
+
+// NextStep is what a caller can do about findings that a repair has left.
+type NextStep uint8
+
+// The next steps.
+const (
+	NextNone           NextStep = iota // there is none, or another finding must be repaired first
+	NextRepairAll                      // repair with All
+	NextRepairLeaks                    // repair again, to return leaked space
+	NextSave                           // repair and save what is overwritten or cut off: Saved
+	NextDiscardOrphans                 // give the data up: DiscardOrphans
+	NextReconnect                      // connect blocks with data: Reconnect
+	NextExtractOrphans                 // examine the data that nothing refers to
+	NextDiscardLost                    // give the blocks up: DiscardLost
+	NextForce                          // repair although the image should not be written: Force
+	NextNewID                          // give the image a new unique id
+	NextCopyAgain                      // copy the file again from its source
+	NextSalvage                        // read what can be read into another image
+)
+
+// Reconnection is a block of the disk and the offset in the file, bytes, at which the
+// block is stored.
+type Reconnection struct{ Block, Offset int64 }
+
+// Orphan is space in the file that holds data where a block may be, and that nothing
+// refers to.
+type Orphan struct {
+	Offset int64 // in the file, bytes, of the sector bitmap
+	Bitmap int64 // bytes of the bitmap; the data follows it
+	Length int64 // bytes of the data
+	// Blocks are those that may be stored here, at most a few. If there is one, the
+	// order of the file tells.
+	Blocks []int64
 }
 
 // Range is a range of N bytes of a disk.

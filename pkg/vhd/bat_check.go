@@ -58,15 +58,23 @@ func (f *faultRun) extend(block, n int64, entry uint32, over *region) bool {
 	return true
 }
 
-// batFinding is a finding about n entries from that of block on.
-func (l *layout) batFinding(id string, block, n int64, got, want string) finding {
+// blockRange is the bytes of a block, as if the disk went on to its end.
+func (l *layout) blockRange(block int64) disk.Range {
+	return disk.Range{Off: block * l.blockSize, N: l.blockSize}
+}
+
+// batFinding is a finding about n entries from that of block on. What is wrong with them
+// is fault.
+func (l *layout) batFinding(id string, block, n int64, got, want, fault string) finding {
 	field := fmt.Sprintf("BAT entry %d", block)
 	if n > 1 {
 		field = fmt.Sprintf("BAT entries %d to %d", block, block+n-1)
 	}
+	affected := disk.Range{Off: block * l.blockSize, N: n * l.blockSize}
+	text := fmt.Sprintf("%s %s: %s of the disk", field, fault, rangeText(affected))
 	return finding{Finding: Finding{
-		ID: id, Severity: Error, Offset: l.batOff + block*4, Field: field, Got: got, Want: want, Count: n,
-		Disk: []disk.Range{{Off: block * l.blockSize, N: n * l.blockSize}},
+		ID: id, Severity: Error, Offset: l.batOff + block*4, Field: field, Got: got, Want: want, Text: text, Count: n,
+		Disk: []disk.Range{affected},
 	}}
 }
 
@@ -77,18 +85,27 @@ func (f *faultRun) finding(l *layout, p *placement) finding {
 		sectors = fmt.Sprintf("sectors %d to %d", f.least, f.most)
 	}
 	one := f.n == 1
+	points := "points"
+	if !one {
+		points = "point"
+	}
 	if over := f.region; over != nil {
 		got, want := "%s, a block over the %s", "a block that ends before byte %d or starts at byte %d or later"
 		if !one {
 			got, want = "%s, blocks over the %s", "blocks that end before byte %d or start at byte %d or later"
 		}
-		return l.batFinding("bat-over-metadata", f.first, f.n, fmt.Sprintf(got, sectors, over.name), fmt.Sprintf(want, over.start, over.end))
+		return l.batFinding("bat-over-metadata", f.first, f.n, fmt.Sprintf(got, sectors, over.name), fmt.Sprintf(want, over.start, over.end),
+			fmt.Sprintf("%s at %s, where a block overlaps the %s", points, sectors, over.name))
 	}
 	got, want := "%s, a block that ends at byte %d", "a block that ends at byte %d or before"
 	if !one {
 		got, want = "%s, blocks that end at byte %d or later", "blocks that end at byte %d or before"
 	}
-	return l.batFinding("bat-beyond-end", f.first, f.n, fmt.Sprintf(got, sectors, p.end(f.least)), fmt.Sprintf(want, p.limit))
+	fault := fmt.Sprintf("%s at %s, beyond the end of the file", points, sectors)
+	if int64(f.least)*SectorSize < p.limit {
+		fault = fmt.Sprintf("%s at %s, where a block ends after byte %d, the end of the space for blocks", points, sectors, p.limit)
+	}
+	return l.batFinding("bat-beyond-end", f.first, f.n, fmt.Sprintf(got, sectors, p.end(f.least)), fmt.Sprintf(want, p.limit), fault)
 }
 
 // validate lists the entries that are impossible: blocks over metadata, behind
@@ -149,16 +166,24 @@ func (t bat) validateOverlaps(l *layout, p *placement, fit int64, found func(fin
 		if n == 0 {
 			return true
 		}
-		sector, at := t.load(first), t.load(kept)
+		sector, last, at := t.load(first), t.load(first+n-1), t.load(kept)
 		got, want := fmt.Sprintf("sector %d, a block over that of entry %d at sector %d", sector, kept, at), "a place of its own"
+		fault := fmt.Sprintf("points at sector %d, and the block overlaps that of entry %d at sector %d", sector, kept, at)
 		if n > 1 {
 			got, want = fmt.Sprintf("sector %d, blocks over that of entry %d at sector %d", sector, kept, at), "places of their own"
-			if last := t.load(first + n - 1); last != sector {
+			fault = fmt.Sprintf("point at sectors from %d on, and the blocks overlap that of entry %d at sector %d", sector, kept, at)
+			if last != sector {
 				got = fmt.Sprintf("sectors %d to %d, blocks over that of entry %d at sector %d", sector, last, kept, at)
 			}
 		}
-		f := l.batFinding("bat-overlap", first, n, got, want)
-		f.Disk = append(f.Disk, disk.Range{Off: kept * l.blockSize, N: l.blockSize}) // one of them is wrong
+		f := l.batFinding("bat-overlap", first, n, got, want, fault)
+		other := l.blockRange(kept)
+		f.Text += fmt.Sprintf(", or %s; one of them is wrong", rangeText(other))
+		if n == 1 && sector == at {
+			f.Text = fmt.Sprintf("BAT entries %d and %d both point at sector %d: %s and %s of the disk; one of them is wrong",
+				min(kept, first), max(kept, first), at, rangeText(l.blockRange(min(kept, first))), rangeText(l.blockRange(max(kept, first))))
+		}
+		f.Disk = append(f.Disk, other)
 		return found(f)
 	}
 	ended := false

@@ -54,6 +54,9 @@ type Checker struct {
 	n    Counts
 	d    diagnosis
 
+	batOff  int64
+	orphans *orphanIndex // nil until a BAT entry is wrong
+
 	ctx   context.Context
 	yield func(Finding, error) bool
 }
@@ -102,9 +105,6 @@ func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
 // add yields findings, and returns why the check has to end, or nil.
 func (c *Checker) add(fs ...finding) error {
 	for _, f := range fs {
-		if f.Remedy == "" && !f.kept {
-			f.Remedy = remedies[f.ID]
-		}
 		if err := c.report(f.Finding); err != nil {
 			return err
 		}
@@ -287,6 +287,7 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
+	c.batOff = lay.batOff
 	t, err := readBAT(c.r, lay.batOff, blocks)
 	if err != nil {
 		return err
@@ -339,7 +340,12 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	}
 	t.validate(&lay, func(f finding) bool {
 		proposeEntries(&f, proposed, blockSize)
-		err = c.add(f)
+		if f.Note == "" && (f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata") {
+			f.Note, err = c.candidates(&f)
+		}
+		if err == nil {
+			err = c.add(f)
+		}
 		return err == nil
 	})
 	if err == nil {
@@ -445,6 +451,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	f := Finding{
 		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
 		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
+		Text: fmt.Sprintf("%s at offset %d are not referenced by any BAT entry", bytesText(n), off),
 	}
 	data := false
 	err := scanData(c.ctx, c.r, filesystem.NewHoleMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
@@ -458,7 +465,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	if data {
 		c.n.Orphaned += n / stored
 		f.Got += "; it holds data, which may be lost blocks"
-		f.Remedy = "keep it, unless --backup or --discard-orphans is given"
+		f.Text += "; they hold data, which may be lost blocks"
 	}
 	if err != nil {
 		return err

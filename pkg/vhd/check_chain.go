@@ -23,7 +23,7 @@ func (c *Checker) checkParents() error {
 		return nil // why was told
 	}
 	o.Parents.None = false
-	f, ok := c.r.(*os.File)
+	f, ok := imageFile(c.r)
 	if !ok {
 		return errors.New("the parents of an image that is not in a file cannot be checked")
 	}
@@ -87,7 +87,7 @@ func checkLink(img *Image, child string) []finding {
 	var fs []finding
 	name := img.parentPath
 	image := "IMAGE"
-	if f, ok := img.r.(*os.File); ok {
+	if f, ok := imageFile(img.r); ok {
 		image = printable(f.Name())
 	}
 	if p, ok := img.parent.(*Image); ok && p.footer.UniqueID != img.header.ParentID {

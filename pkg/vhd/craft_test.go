@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -326,9 +327,24 @@ func checkImage(r io.ReaderAt, size int64, o *vhd.CheckOptions, found func(vhd.F
 	return c.Counts(), nil
 }
 
+// errOrphans: a repair leaves space that nothing refers to, because it holds data.
+var errOrphans = errors.New("unreferenced space holds data")
+
+// repaired repairs the image in f, and returns what was done. The error is errOrphans if
+// the repair succeeds and leaves orphans.
+func repaired(ctx context.Context, f disk.File, size int64, o *vhd.RepairOptions) ([]vhd.Repaired, error) {
+	report, err := vhd.Repair(ctx, f, size, o)
+	for _, x := range report.Left {
+		if err == nil && x.ID == "leak" && strings.Contains(x.Reason, "the space holds data") {
+			err = errOrphans
+		}
+	}
+	return report.Done, err
+}
+
 // repairFile repairs the image in a file.
 func repairFile(m *memFile, o *vhd.RepairOptions) error {
-	_, err := vhd.Repair(context.Background(), m, m.size(), o)
+	_, err := repaired(context.Background(), m, m.size(), o)
 	return err
 }
 

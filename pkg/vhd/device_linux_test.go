@@ -337,7 +337,7 @@ func TestDeviceRepair(t *testing.T) {
 			must(d, err)
 			_, err = f.WriteAt(make([]byte, sector), at)
 			must(d, err)
-			_, err = vhd.Repair(context.Background(), f, size, &vhd.RepairOptions{All: true})
+			_, err = repaired(context.Background(), f, size, &vhd.RepairOptions{All: true})
 			must(d, err)
 			must(d, f.Close())
 			d.holds("with its " + name + " repaired")

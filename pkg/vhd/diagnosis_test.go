@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vhdtool/vhdtool/internal/samples"
-	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -121,49 +120,6 @@ func TestDiagnosis(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, diagnose(t, c.file)); diff != "" {
 				t.Errorf("diagnosis (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-// TestForetoldRepairs compares the repairs that the findings of each damaged image
-// announce with what Repair then does. What depends on more than one finding is listed.
-func TestForetoldRepairs(t *testing.T) {
-	notDone := map[string][]string{
-		"trailing-footer-torn.vhd": {"file-length"},            // trailing-footer answers it
-		"bat-beyond-end.vhd":       {"leak"},                   // it is the block
-		"bat-sector-garbage.vhd":   {"bat-beyond-end", "leak"}, // no part of the blocks is in the file
-		"bat-sector-zeros.vhd":     {"leak"},
-		"bat-entries-zeros.vhd":    {"leak"},
-		"bat-overlap.vhd":          {"leak"}, // it holds data
-		"block-leaked.vhd":         {"leak"},
-		"table-short.vhd":          {"leak"},
-	}
-	for _, d := range samples.Damages(t) {
-		t.Run(d.Name, func(t *testing.T) {
-			file := fileBytes(t, d.Unpack(t))
-			fs, _ := findings(t, file)
-			var foretold []string
-			for _, f := range fs {
-				if f.Remedy != "" {
-					foretold = append(foretold, f.ID)
-				}
-			}
-			r := record(file)
-			done, _ := vhd.Repair(context.Background(), r, r.size(), &disk.RepairOptions{All: true})
-			var missing []string
-			for _, x := range done {
-				if !slices.Contains(foretold, x.ID) {
-					t.Errorf("%s was repaired (%s), and not foretold: %q", x.ID, x.Text, foretold)
-				}
-			}
-			for _, id := range foretold {
-				if !slices.ContainsFunc(done, func(x disk.Repaired) bool { return x.ID == id }) {
-					missing = append(missing, id)
-				}
-			}
-			if diff := cmp.Diff(notDone[d.Name], missing); diff != "" {
-				t.Errorf("foretold and not done (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -48,10 +48,14 @@ type FormatError struct {
 	Got    string // what was found
 	Want   string // what a right image has there
 	Note   string // see Finding.Note
+	Text   string // the fault in a sentence; "" if Field, Got and Want say it
 	Kind   error  // ErrCorrupt or ErrUnsupported
 }
 
 func (e *FormatError) Error() string {
+	if e.Text != "" {
+		return fmt.Sprintf("%v: %s", e.Kind, e.Text)
+	}
 	return fmt.Sprintf("%v: %s at offset %d: found %s, wanted %s", e.Kind, e.Field, e.Offset, e.Got, e.Want)
 }
 

@@ -304,12 +304,12 @@ func ExampleChecker() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Remedy)
+		fmt.Printf("%v: %s: %s\n", f.Severity, f.ID, f.Field)
 	}
 	n := c.Counts()
 	fmt.Printf("%d errors, %d of %d blocks in use\n", n.Errors, n.Allocated, n.Blocks)
 	// Output:
-	// error: trailing-footer: footer at the end of the file; repair: write the footer anew from its copy
+	// error: trailing-footer: footer at the end of the file
 	// 1 errors, 1 of 5 blocks in use
 }
 

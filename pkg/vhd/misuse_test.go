@@ -73,7 +73,7 @@ func TestNilOptions(t *testing.T) {
 			return nil
 		}, nil},
 		"Repair": {func(*testing.T) error {
-			_, err := vhd.Repair(ctx, newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil)
+			_, err := repaired(ctx, newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil)
 			return err
 		}, nil},
 		"disk.Open": {func(t *testing.T) error {

@@ -3,6 +3,7 @@ package vhd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,7 +46,7 @@ func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, err
 // With an error it returns the image whose parent could not be opened; the parents before
 // that one stay open.
 func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
-	f, ok := img.r.(*os.File)
+	f, ok := imageFile(img.r)
 	if !ok {
 		return img, &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
 	}
@@ -324,4 +325,14 @@ func openRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64,
 		return nil, 0, err
 	}
 	return f, size, nil
+}
+
+// imageFile is the file that an image is in, by which its parents are found. A reader
+// that shows a file with changes has a method Below() io.ReaderAt, which returns the file.
+func imageFile(r io.ReaderAt) (*os.File, bool) {
+	if x, ok := r.(interface{ Below() io.ReaderAt }); ok {
+		r = x.Below()
+	}
+	f, ok := r.(*os.File)
+	return f, ok
 }

@@ -66,10 +66,16 @@ func TestRebuildBAT(t *testing.T) {
 				if unusedLost { // nothing says which entries had no block
 					return
 				}
-				r, done := repair(t, file, vhd.RepairOptions{All: true}, nil)
 				if len(lost) > 0 {
 					t.Errorf("salvage loses %+v", lost)
 				}
+				if name == "one entry beyond the end" { // it may be another block
+					if r, done := repair(t, file, vhd.RepairOptions{All: true}, errOrphans); r.writes() > 0 {
+						t.Errorf("a single entry is repaired: %q", done)
+					}
+					return
+				}
+				r, done := repair(t, file, vhd.RepairOptions{All: true}, nil)
 				fs, _ := findings(t, file)
 				noted := slices.ContainsFunc(fs, func(f vhd.Finding) bool {
 					return strings.Contains(f.Note, "can be rebuilt: ") && strings.HasPrefix(f.Remedy, "rebuild")
@@ -147,7 +153,7 @@ func TestRebuildNeedsProof(t *testing.T) {
 				t.Error("nothing is lost, or doubtful")
 			}
 			m := newMemFile(file)
-			if err := repairFile(m, &vhd.RepairOptions{All: true}); err != nil && !errors.Is(err, vhd.ErrOrphans) {
+			if err := repairFile(m, &vhd.RepairOptions{All: true}); err != nil && !errors.Is(err, errOrphans) {
 				t.Fatal(err)
 			}
 			sameBytes(t, "the file after a repair", m.bytes(), file)
@@ -162,8 +168,8 @@ func TestRebuildKeepsCutEntries(t *testing.T) {
 	c.bat = map[int]uint32{3: unused, 15: uint32(c.blocks[14].sector + 9)} // block 3 is unreferenced
 	file := c.bytes()
 	m := newMemFile(file)
-	if err := repairFile(m, &vhd.RepairOptions{All: true}); !errors.Is(err, vhd.ErrOrphans) {
-		t.Fatalf("Repair: %v", err)
+	if err := repairFile(m, &vhd.RepairOptions{All: true}); err != nil && !errors.Is(err, errOrphans) {
+		t.Fatal(err)
 	}
 	sameBytes(t, "the file after a repair", m.bytes(), file)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -51,7 +52,8 @@ func rangeText(r disk.Range) string {
 }
 
 // separate copies blocks that overlap others to the end of the file, one after the
-// other in the order of overlapping. Each keeps what was read of it until then.
+// other in the order of overlapping. Each keeps what was read of it until then. No copy
+// is where another entry points.
 func (r *repairer) separate(img *Image) error {
 	move := r.overlapped
 	if len(move) == 0 {
@@ -59,10 +61,12 @@ func (r *repairer) separate(img *Image) error {
 	}
 	stored := img.lay.stored()
 	if int64(len(move)) > max(r.size/stored, 1) {
-		return nil // copies for all would be more than all that the file holds
-	}
-	if img.wouldReach(int64(len(move))) {
+		r.leave("bat-overlap", disk.NextSalvage, "copies of all blocks that overlap others would be larger than the file")
 		return nil
+	}
+	from, ok, err := r.clearWay(img, int64(len(move)))
+	if err != nil || !ok {
+		return err
 	}
 	r.work += int64(len(move)) * stored
 	for _, o := range move {
@@ -70,14 +74,22 @@ func (r *repairer) separate(img *Image) error {
 			return err
 		}
 		block, doubt := o.block, img.doubtful(o)
-		to, err := img.moveBlock(block)
+		to, err := img.moveBlock(block, from)
+		if errors.Is(err, errNoRoom) {
+			r.leave("bat-overlap", disk.NextSalvage, "the device has no space for a copy of the block")
+			break
+		}
 		if err != nil {
 			return fmt.Errorf("moving block %d: %w", block, err)
 		}
-		r.did("bat-overlap", to, stored, "block %d was copied away from block %d, over which it was; one of them is wrong: %s or %s of the disk",
-			block, o.kept, rangeText(doubt[0]), rangeText(doubt[1]))
+		r.changedEntries = true
+		r.did("bat-overlap", to, stored, "block %d was copied to offset %d, because it overlaps block %d; one of them is wrong: %s or %s of the disk",
+			block, to, o.kept, rangeText(doubt[0]), rangeText(doubt[1]))
 		r.done[len(r.done)-1].Doubtful = doubt
 		r.progress(stored)
+	}
+	if !r.changedEntries {
+		return nil
 	}
 	if err := img.retireSyncedFooter(); err != nil {
 		return err
@@ -86,23 +98,140 @@ func (r *repairer) separate(img *Image) error {
 	return img.flush()
 }
 
-// wouldReach reports whether n copies at the end of the file would come under a block
-// that an entry has beyond the end: such an entry, which is wrong, would seem right.
-func (img *Image) wouldReach(n int64) bool {
+// parkedEntry is a BAT entry that points beyond the end of every file that a BAT can
+// describe.
+const parkedEntry = unused - 1
+
+// maxParked is how many wild entries are made parkedEntry.
+const maxParked = 1 << 16
+
+// clearWay finds space for n copies of blocks at the end of the file, from offset from
+// on, that no entry claims. A wild entry that points there is parked: with the copy there
+// it would seem right. Entries behind the disk's end are avoided. ok is false if that
+// cannot be done.
+func (r *repairer) clearWay(img *Image, n int64) (from int64, ok bool, err error) {
 	p := img.lay.placement()
-	end := img.alloc.end + n*(p.stored+dataAlign+footerSize) + footerSize
-	for _, e := range img.bat.usedOnce() {
-		if p.end(e) > p.limit && int64(e)*SectorSize < end {
-			return true
+	from = img.freeFrom()
+	each := p.stored + dataAlign
+	length := n*each + 2*footerSize + dataAlign
+	claims, err := r.excessClaims(img, from)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, start := range claims {
+		if start < from+length && start+p.stored > from {
+			from = start + p.stored
 		}
 	}
-	return false
+	if from > 2*r.fileSize()+length {
+		r.leave("bat-overlap", disk.NextSave, "entries behind the disk's end claim all space near the end of the file")
+		return 0, false, nil
+	}
+	var wild []int64
+	for i, e := range img.bat.usedOnce() {
+		start := int64(e) * SectorSize
+		if p.end(e) <= p.limit || start >= from+length {
+			continue
+		}
+		if start < p.limit {
+			r.leave("bat-overlap", disk.NextSalvage, fmt.Sprintf("block %d begins in the file and ends after it: a copy would be read as its end", i))
+			return 0, false, nil
+		}
+		if int64(len(wild))+img.bat.alike(i) > maxParked || p.end(parkedEntry) <= from+length {
+			r.leave("bat-overlap", disk.NextSalvage, "too many entries point at the space near the end of the file")
+			return 0, false, nil
+		}
+		for block := i; block < i+img.bat.alike(i); block++ {
+			wild = append(wild, block)
+		}
+	}
+	return from, true, r.park(img, wild)
 }
 
-// moveBlock copies a block to the end of the file, and then has its entry point to the
-// copy, durably. It returns where that is.
-func (img *Image) moveBlock(block int64) (int64, error) {
-	x, err := img.extendForBlock(0)
+// park has wild entries point beyond the end of any file.
+func (r *repairer) park(img *Image, wild []int64) error {
+	if len(wild) == 0 {
+		return nil
+	}
+	entries := make([]uint32, len(wild))
+	before := make([]uint32, len(wild))
+	for i, block := range wild {
+		entries[i], before[i] = parkedEntry, img.bat.load(block)
+	}
+	if err := img.switchBlocks(slices.Clone(wild), entries); err != nil {
+		return err
+	}
+	r.changedEntries = true
+	for i, block := range wild {
+		r.did("bat-beyond-end", img.lay.batOff+block*4, 4,
+			"BAT entry %d was set to sector %d, because it points at sector %d, beyond the end of the file, where a copy goes", block, uint32(parkedEntry), before[i])
+	}
+	return nil
+}
+
+// discardLost makes blocks unallocated whose entries point where no block can be. If there
+// are any it returns errRebuilt: what their entries hid, such as a batmap, may be right now.
+func (r *repairer) discardLost(img *Image) error {
+	p := img.lay.placement()
+	reads := "zeros"
+	if img.differencing() {
+		reads = "the parent's"
+	}
+	var lost []int64
+	for i, e := range img.bat.usedOnce() {
+		if p.fits(e) {
+			continue
+		}
+		for block := i; block < i+img.bat.alike(i); block++ {
+			lost = append(lost, block)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	slices.Sort(lost)
+	for len(lost) > 0 {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		over := func(block int64) bool { return p.over(img.bat.load(block)) != nil }
+		id, run := "bat-beyond-end", 1
+		if over(lost[0]) {
+			id = "bat-over-metadata"
+		}
+		for run < len(lost) && lost[run] == lost[0]+int64(run) && over(lost[run]) == over(lost[0]) {
+			run++
+		}
+		entries := make([]uint32, run)
+		for i := range entries {
+			entries[i] = unused
+		}
+		first := lost[0]
+		if err := img.switchBlocks(lost[:run], entries); err != nil {
+			return err
+		}
+		lost = lost[run:]
+		r.changedEntries = true
+		x := img.lay.diskRange(first, 0, img.size)
+		x.N = min((first+int64(run))*img.lay.blockSize, img.size) - x.Off
+		blocks := fmt.Sprintf("block %d was", first)
+		if run > 1 {
+			blocks = fmt.Sprintf("blocks %d to %d were", first, first+int64(run)-1)
+		}
+		r.did(id, img.lay.batOff+first*4, int64(run)*4, "%s made unallocated and lost; %s of the disk read as %s", blocks, rangeText(x), reads)
+		r.done[len(r.done)-1].Doubtful = []disk.Range{x}
+	}
+	return errRebuilt
+}
+
+// moveBlock copies a block to the end of the file, at offset from or later, and then has
+// its entry point to the copy, durably. It returns where that is.
+func (img *Image) moveBlock(block, from int64) (int64, error) {
+	at := img.lay.nextBlockOffset(max(from, img.freeFrom()))
+	if at/SectorSize >= parkedEntry {
+		return 0, fmt.Errorf("%w: the copy would be at sector %d, and a BAT entry holds at most %d", ErrTooLarge, at/SectorSize, uint32(unused-1))
+	}
+	x, err := img.extend(at, img.lay.stored())
 	if err != nil {
 		return 0, err
 	}
@@ -128,7 +257,11 @@ func (r *repairer) excess(img *Image) error {
 		return err
 	}
 	if !r.o.Saved && !r.o.DiscardOrphans || !img.bat.sane(&img.lay) {
-		if own, err := r.excessOwnsBlocks(img); err != nil || own {
+		own, err := r.excessOwnsBlocks(img)
+		if own {
+			r.leave("bat-excess", disk.NextSave, "an entry refers to a block that nothing else refers to: the disk may be larger than its footer says")
+		}
+		if err != nil || own {
 			return err
 		}
 	}
@@ -152,6 +285,7 @@ func (r *repairer) excess(img *Image) error {
 		return nil
 	})
 	if first < 0 {
+		r.leave("bat-excess", disk.NextNone, "the entries are zeros, in a hole of the file that would be filled, and nothing reads them")
 		return err
 	}
 	if serr := r.f.Sync(); err == nil {
@@ -163,6 +297,10 @@ func (r *repairer) excess(img *Image) error {
 	if !zerosToo {
 		found.used -= found.zeros
 	}
+	if found.zeros > 0 && !zerosToo {
+		r.leave("bat-excess", disk.NextNone, "the entries are zeros, in a hole of the file that would be filled, and nothing reads them")
+	}
+	r.changedEntries = true
 	r.did("bat-excess", first, end-first, "%d BAT entries behind the disk's end were marked as unused", found.used)
 	return nil
 }
@@ -182,6 +320,24 @@ func (r *repairer) excessOwnsBlocks(img *Image) (bool, error) {
 		return nil
 	})
 	return own, err
+}
+
+// excessClaims returns the offsets from from on at which entries behind the disk's end
+// have blocks, in order, at most maxParked of them.
+func (r *repairer) excessClaims(img *Image, from int64) ([]int64, error) {
+	var claims []int64
+	off, blocks, entries := img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries)
+	_, err := scanExcess(r.ctx, r.f, off, blocks, entries, func(_, _ int64, b []byte, zeros bool) error {
+		for ; !zeros && len(b) > 0 && len(claims) < maxParked; b = b[4:] {
+			e := binary.BigEndian.Uint32(b)
+			if start := int64(e) * SectorSize; e != unused && start+img.lay.stored() > from {
+				claims = append(claims, start)
+			}
+		}
+		return nil
+	})
+	slices.Sort(claims)
+	return slices.Compact(claims), err
 }
 
 // batmap clears bits of XenServer's map that must not be set.

@@ -2,25 +2,68 @@ package vhd
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/dustin/go-humanize/english"
 
 	"github.com/vhdtool/vhdtool/internal/filesystem"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// leaks returns space that nothing refers to to the file system. While the size of the
-// disk is in doubt nothing is returned: entries behind the disk's end may refer to it.
-// Space that holds data is returned only if the caller saves it or gives it up.
+// leaks returns space that nothing refers to to the file system. It does not in a call
+// that changed BAT entries, while an entry is impossible, or while the size of the disk is
+// in doubt: what is in use is not certain then. Space that holds data is returned only if
+// the caller saves it or gives it up.
 func (r *repairer) leaks(img *Image) error {
-	typ, before, err := r.check()
-	if err != nil || before.Leaked == 0 || typ == Fixed {
+	before, err := r.check()
+	if err != nil || before.counts.Leaked == 0 {
 		return err
 	}
-	if doubt, err := r.sizeInDoubt(img); err != nil || doubt {
+	if err := r.keepLeaks(img, before.counts); err != nil {
 		return err
+	}
+	if _, kept := r.left["leak"]; kept {
+		return nil
+	}
+	size := r.fileSize()
+	if err := img.reclaim(r.ctx, r.o.Progress); err != nil {
+		return err
+	}
+	after, err := r.check()
+	if n := before.counts.Leaked - after.counts.Leaked; err == nil && n > 0 {
+		end := r.fileSize()
+		r.did("leak", end, size-end, "space for %s that nothing referred to was returned to the file system", english.Plural(int(n), "block", ""))
+	}
+	if err == nil && after.counts.Leaked > 0 {
+		r.leave("leak", disk.NextNone, "the file system has no space to move blocks")
+		if img.trailer.onDevice() {
+			r.left["leak"] = Unrepaired{Reason: "a device keeps its length"}
+		}
+	}
+	return err
+}
+
+// keepLeaks notes each reason for which unreferenced space stays in the file. n is what a
+// check counts.
+func (r *repairer) keepLeaks(img *Image, n Counts) error {
+	keep := func(next disk.NextStep, reason string) { r.leave("leak", next, reason) }
+	if !img.bat.sane(&img.lay) {
+		keep(disk.NextNone, "while a BAT entry is wrong, the space may be that of its block")
+	}
+	reason, err := r.sizeInDoubt(img)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		keep(disk.NextNone, reason)
 	}
 	if !r.o.DiscardOrphans {
 		at, err := img.strangeFooter(r.ctx)
-		if err != nil || at >= 0 {
+		if err != nil {
 			return err
+		}
+		if at >= 0 {
+			keep(disk.NextDiscardOrphans, fmt.Sprintf("a footer of another image is at offset %d", at))
 		}
 	}
 	if !r.o.DiscardOrphans && !r.o.Saved {
@@ -29,36 +72,36 @@ func (r *repairer) leaks(img *Image) error {
 			return err
 		}
 		if orphans {
-			return ErrOrphans
+			keep(disk.NextSave, "the space holds data, which may be lost blocks")
 		}
 	}
-	if !img.bat.sane(&img.lay) {
-		return nil // what is in use is not certain
+	if r.changedEntries {
+		next := disk.NextRepairLeaks
+		switch {
+		case r.o.DiscardOrphans:
+			next = disk.NextDiscardOrphans
+		case n.Orphaned > 0:
+			next = disk.NextSave
+		}
+		keep(next, "BAT entries were changed: nothing is returned in the same run")
 	}
-	size := r.fileSize()
-	if err := img.reclaim(r.ctx, r.o.Progress); err != nil {
-		return err
-	}
-	_, after, err := r.check()
-	if n := before.Leaked - after.Leaked; err == nil && n > 0 {
-		end := r.fileSize()
-		r.did("leak", end, size-end, "space for %d blocks that nothing referred to was given back", n)
-	}
-	return err
+	return nil
 }
 
-// sizeInDoubt reports whether the disk may be larger than its footer says: BAT entries
-// behind its end are in use, or the copies of the footer have different sizes.
-func (r *repairer) sizeInDoubt(img *Image) (bool, error) {
+// sizeInDoubt says why the disk may be larger than its footer says, or "".
+func (r *repairer) sizeInDoubt(img *Image) (string, error) {
 	fs, err := locateFooters(r.f, r.fileSize())
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	if fs.leading.valid() && fs.trailing.valid() && fs.leading.CurrentSize != fs.trailing.CurrentSize {
-		return true, nil
+		return "the copies of the footer have different sizes", nil
 	}
 	x, err := scanExcess(r.ctx, r.f, img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries), nil)
-	return x.used > 0, err
+	if err == nil && x.used > 0 {
+		return "entries behind the disk's end are in use (bat-excess): the space may be theirs", nil
+	}
+	return "", err
 }
 
 // spaces yields the spaces [start, end) of the file that nothing refers to, as large

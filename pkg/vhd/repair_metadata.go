@@ -38,8 +38,11 @@ func (r *repairer) metadata() error {
 		return r.fixedFooter(c, &fs)
 	}
 	end, stored, moved, err := r.header(&footer, c)
-	if err != nil || end < 0 {
+	if err != nil {
 		return err
+	}
+	if end < 0 {
+		return r.leadingFooter(&fs)
 	}
 	n := len(r.done)
 	err = r.footers(&footer, &fs, end, stored, moved)
@@ -114,11 +117,12 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
+	p := lay.placement()
 	for i, e := range t.usedOnce() {
 		// A block that begins in the file may have lost its tail. One that begins
-		// behind it tells nothing.
+		// behind it tells nothing, and neither does one over metadata.
 		start := int64(e) * SectorSize
-		if start+lay.bitmapSize > r.size {
+		if start+lay.bitmapSize > r.size || p.over(e) != nil {
 			continue
 		}
 		end = max(end, start+lay.stored())

@@ -13,12 +13,10 @@ import (
 // proposeFooter makes a footer for a file without any, and the findings that say so.
 func (c *Checker) proposeFooter(fs *footers) (*footerCopy, []finding, error) {
 	f := footersLost(fs.trailing.off)
-	f.kept = true
 	f.Note = "the dynamic disk header is damaged, too"
 	x, err := rebuildFooter(c.ctx, c.r, c.size, fs)
 	if err != nil || x == nil {
 		copied := lostCopy()
-		copied.kept = true
 		return nil, []finding{f, copied}, err
 	}
 	f.Note = x.note()
@@ -26,7 +24,7 @@ func (c *Checker) proposeFooter(fs *footers) (*footerCopy, []finding, error) {
 		f.Remedy = "rebuild it from the dynamic disk header"
 	}
 	copied := lostCopy()
-	copied.Remedy, copied.kept = f.Remedy, true
+	copied.Remedy = f.Remedy
 	return &x.footerCopy, []finding{f, copied}, nil
 }
 
@@ -97,7 +95,6 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 		if found[i].Severity != Error || found[i].checksum {
 			continue
 		}
-		found[i].kept = true
 		if x == nil {
 			return nil
 		}
@@ -154,13 +151,17 @@ func (r *repairer) rebuildHeader(c *footerCopy, h *Header, found []finding) (int
 	return x.at, nil
 }
 
+// minRebuilt is how many BAT entries are rebuilt at least. The place of a single block
+// proves little: if one entry is wrong and another was lost, it may be the other's.
+const minRebuilt = 2
+
 // proposeEntries notes in a finding about BAT entries which of them can be rebuilt.
-func proposeEntries(f *finding, proposed []batProposal, blockSize int64) {
-	if len(f.Disk) == 0 || f.ID != "bat-beyond-end" && f.ID != "bat-over-metadata" {
+func proposeEntries(f *finding, all []batProposal, blockSize int64) {
+	if proposed(all) < minRebuilt || len(f.Disk) == 0 || f.ID != "bat-beyond-end" && f.ID != "bat-over-metadata" {
 		return
 	}
 	first := f.Disk[0].Off / blockSize
-	for _, x := range proposed {
+	for _, x := range all {
 		if x.first < first+f.Faults() && first < x.first+int64(len(x.entries)) {
 			f.Note = x.note()
 			if x.certain {
@@ -171,8 +172,8 @@ func proposeEntries(f *finding, proposed []batProposal, blockSize int64) {
 	}
 }
 
-// errRebuilt: BAT entries were rebuilt, and the image must be opened again.
-var errRebuilt = errors.New("BAT entries were rebuilt")
+// errRebuilt: BAT entries were rebuilt or discarded, and the image must be opened again.
+var errRebuilt = errors.New("BAT entries have changed")
 
 // rebuildSeparated rebuilds the entries whose blocks could not be told while others
 // overlapped.
@@ -195,12 +196,12 @@ func (r *repairer) rebuildEntries() (changed bool, err error) {
 	if err != nil || !img.dynamic() || img.footer.SavedState != 0 && !r.o.Force {
 		return false, nil // what Open refuses even so is beyond this
 	}
-	proposed, err := rebuildBAT(r.ctx, img, int64(img.header.MaxTableEntries), img.trailer.present(), batSectors{})
-	if err != nil {
+	all, err := rebuildBAT(r.ctx, img, int64(img.header.MaxTableEntries), img.trailer.present(), batSectors{})
+	if err != nil || proposed(all) < minRebuilt {
 		return false, err
 	}
 	p := img.lay.placement()
-	for _, x := range proposed {
+	for _, x := range all {
 		if !x.certain {
 			continue
 		}
@@ -221,10 +222,14 @@ func (r *repairer) rebuildEntries() (changed bool, err error) {
 			if err := r.write(b, at); err != nil {
 				return changed, err
 			}
-			changed = true
+			changed, r.changedEntries = true, true
 			i += n
 		}
-		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v rebuilt from the order of the blocks in the file", &x)
+		blocks := img.lay.diskRange(x.first, 0, img.size)
+		blocks.N = min((x.first+int64(len(x.entries)))*img.lay.blockSize, img.size) - blocks.Off
+		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v %s rebuilt from the order of the blocks in the file: %s of the disk",
+			&x, map[bool]string{true: "was", false: "were"}[len(x.entries) == 1], rangeText(blocks))
+		r.done[len(r.done)-1].Doubtful = []disk.Range{blocks}
 	}
 	return changed, nil
 }

@@ -38,8 +38,8 @@ func TestSplitImage(t *testing.T) {
 			_, opened := vhd.NewImage(f, size, nil)
 			probed := vhd.Probe(f, size)
 			_, checked := checkImage(f, size, nil, func(vhd.Finding) {})
-			_, repaired := vhd.Repair(context.Background(), f, size, &vhd.RepairOptions{All: true})
-			for what, err := range map[string]error{"open": opened, "probe": probed, "check": checked, "repair": repaired} {
+			_, mended := repaired(context.Background(), f, size, &vhd.RepairOptions{All: true})
+			for what, err := range map[string]error{"open": opened, "probe": probed, "check": checked, "repair": mended} {
 				refused := errors.Is(err, vhd.ErrUnsupported) && strings.Contains(err.Error(), "split")
 				if refused != c.refused || !refused && err != nil {
 					t.Errorf("%s: %v, want a refusal: %t", what, err, c.refused)

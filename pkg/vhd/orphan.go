@@ -1,0 +1,309 @@
+package vhd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/filesystem"
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// maxCandidates is how many blocks an orphan names.
+const maxCandidates = 8
+
+// Orphans yields, in the order of the file, the places of the image in the first size
+// bytes of r where a block may be that no BAT entry refers to. Such a place holds data.
+// An error is the last that it yields: one of [NewImage], of reading, or ctx.Err(). BAT
+// entries and checksums that are wrong are no error. A fixed disk has no orphans.
+func Orphans(ctx context.Context, r io.ReaderAt, size int64) iter.Seq2[disk.Orphan, error] {
+	return func(yield func(disk.Orphan, error) bool) {
+		img, err := NewImage(r, size, &OpenOptions{IgnoreChecksums: true, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
+		if err != nil {
+			yield(disk.Orphan{}, err)
+			return
+		}
+		if img.dynamic() {
+			img.orphanBlocks(ctx)(yield)
+		}
+	}
+}
+
+// fileSpace is a part of the file that nothing refers to. The blocks before and after it
+// in the file are -1 and the number of blocks if there is none.
+type fileSpace struct {
+	start, end    int64
+	before, after int64
+}
+
+// unreferenced yields the spaces as large as a block or larger that neither metadata nor
+// a block that can be where its entry points uses, in the order of the file.
+func (img *Image) unreferenced(yield func(s fileSpace) bool) {
+	p := img.lay.placement()
+	regions := img.lay.metadata()
+	slices.SortFunc(regions, func(a, b region) int { return int(min(1, max(-1, a.start-b.start))) })
+	end, before := int64(0), int64(-1)
+	more := func(start, stop, block, after int64) bool {
+		start = min(start, img.lay.limit/SectorSize*SectorSize)
+		if start-end >= p.stored && !yield(fileSpace{end, start, before, after}) {
+			return false
+		}
+		end = max(end, stop)
+		if block >= 0 {
+			before = block
+		}
+		return true
+	}
+	for block, e := range img.bat.inFileOrder(&p, img.bat.fitting(&p)) {
+		start := int64(e) * SectorSize
+		for len(regions) > 0 && regions[0].start <= start {
+			if !more(regions[0].start, regions[0].end, -1, block) {
+				return
+			}
+			regions = regions[1:]
+		}
+		if !more(start, start+p.stored, block, block) {
+			return
+		}
+	}
+	for _, g := range regions {
+		if !more(g.start, g.end, -1, img.bat.len()) {
+			return
+		}
+	}
+	more(img.lay.limit, img.lay.limit, -1, img.bat.len())
+}
+
+// blockStep is the alignment of the data of the blocks that are in the file.
+func (img *Image) blockStep() int64 {
+	p := img.lay.placement()
+	n := 0
+	for _, e := range img.bat.usedOnce() {
+		if !p.fits(e) {
+			continue
+		}
+		if (int64(e)*SectorSize+img.lay.bitmapSize)%dataAlign != 0 {
+			return SectorSize
+		}
+		n++
+	}
+	if n == 0 && img.footer.Creator != CreatorWindows && img.footer.Creator != CreatorXenServer {
+		return SectorSize
+	}
+	return dataAlign
+}
+
+// orphanBlocks yields the places of data in the unreferenced spaces.
+func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error] {
+	return func(yield func(disk.Orphan, error) bool) {
+		lay := img.lay
+		lay.align = img.blockStep()
+		step := lay.blockSize + roundUp(lay.bitmapSize, lay.align)
+		holes := filesystem.NewHoleMap(img.r)
+		owners := img.newOwners(ctx, holes, &lay, step)
+		for s := range img.unreferenced {
+			var places []int64
+			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end; at += step {
+				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
+				if err != nil {
+					yield(disk.Orphan{}, err)
+					return
+				}
+				if data {
+					places = append(places, at)
+				}
+				if len(places) == maxPlaces { // owners by order are not known in a space this large
+					if !img.yieldPlaces(places, func(int) []int64 { return nil }, yield) {
+						return
+					}
+					places = places[:0]
+				}
+			}
+			of, err := owners.of(s, len(places))
+			if err != nil {
+				yield(disk.Orphan{}, err)
+				return
+			}
+			if !img.yieldPlaces(places, of, yield) {
+				return
+			}
+		}
+	}
+}
+
+// maxPlaces is how many places of one space are held in memory.
+const maxPlaces = 1 << 16
+
+func (img *Image) yieldPlaces(places []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
+	for i, at := range places {
+		if !yield(disk.Orphan{Offset: at, Bitmap: img.lay.bitmapSize, Length: img.lay.blockSize, Blocks: of(i)}, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// holdsData reports whether [off, end) of the file has a sector that is neither zero
+// nor a footer of this image.
+func (img *Image) holdsData(ctx context.Context, holes *filesystem.HoleMap, off, end int64) (bool, error) {
+	data := false
+	stop := min(off+SectorSize, end) // most blocks begin with a bit that is set
+	look := func(b []byte, _ int64) bool {
+		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
+			s := (*[SectorSize]byte)(b)
+			f := DecodeFooter(s)
+			data = *s != [SectorSize]byte{} && !(f.valid() && f.UniqueID == img.footer.UniqueID)
+		}
+		return !data
+	}
+	err := scanData(ctx, img.r, holes, off, stop, look)
+	if err == nil && !data {
+		err = scanData(ctx, img.r, holes, stop, end, look)
+	}
+	return data, err
+}
+
+// owners are the blocks that have lost their data.
+type owners struct {
+	img  *Image
+	wild []int64 // blocks whose entries point where no block can be; at most maxWild
+	more bool    // there are more
+	all  int     // places of data in all spaces; counted when it is first needed, -1 until then
+	seen int     // of these, those that were asked about
+
+	count func() (int, error)
+}
+
+// maxWild is how many wild entries are kept to find owners.
+const maxWild = 1 << 16
+
+func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay *layout, step int64) *owners {
+	w := &owners{img: img, all: -1}
+	p := img.lay.placement()
+	for i, e := range img.bat.usedOnce() {
+		if p.fits(e) {
+			continue
+		}
+		for block := i; block < i+img.bat.alike(i) && !w.more; block++ {
+			w.more = len(w.wild) == maxWild
+			if !w.more {
+				w.wild = append(w.wild, block)
+			}
+		}
+	}
+	w.count = func() (int, error) {
+		n := 0
+		for s := range img.unreferenced {
+			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end && n <= len(w.wild); at += step {
+				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
+				if err != nil {
+					return 0, err
+				}
+				if data {
+					n++
+				}
+			}
+		}
+		return n, nil
+	}
+	return w
+}
+
+// of returns the function that returns the owners of the n places in a space. Where as
+// many blocks have lost their data between the neighbours of the space as it has places,
+// or in all of the image as there are places at all, each place has one owner.
+func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
+	first := w.seen
+	w.seen += n
+	if n == 0 || w.more {
+		return func(int) []int64 { return nil }, nil
+	}
+	each := func(blocks []int64) func(i int) []int64 {
+		return func(i int) []int64 { return blocks[i : i+1] }
+	}
+	var between []int64
+	if s.before < s.after {
+		from, _ := slices.BinarySearch(w.wild, s.before+1)
+		to, _ := slices.BinarySearch(w.wild, s.after)
+		between = w.wild[from:max(from, to)]
+	}
+	if len(between) == n {
+		return each(between), nil
+	}
+	if len(w.wild) > 0 {
+		if w.all < 0 {
+			all, err := w.count()
+			if err != nil {
+				return nil, err
+			}
+			w.all = all
+		}
+		if w.all == len(w.wild) {
+			return each(w.wild[first:]), nil
+		}
+		some := w.wild
+		if len(between) > 0 {
+			some = between
+		}
+		return func(int) []int64 { return some[:min(len(some), maxCandidates)] }, nil
+	}
+	if gap := s.after - s.before - 1; s.before < s.after && gap == int64(n) {
+		var unallocated []int64
+		for block := s.before + 1; block < s.after; block++ {
+			unallocated = append(unallocated, block)
+		}
+		return each(unallocated), nil
+	}
+	return func(int) []int64 { return nil }, nil
+}
+
+// orphanIndex is the orphans of an image by the block whose they are.
+type orphanIndex struct {
+	byBlock map[int64]int64 // offset in the file
+	blocks  []int64         // those in byBlock, in order
+	some    []int64         // offsets of those that may be one of several blocks; at most namedRanges
+	more    int64           // further ones of these
+}
+
+// candidates says which unreferenced data may be the blocks that a finding is about, or
+// "".
+func (c *Checker) candidates(f *finding) (string, error) {
+	if c.orphans == nil {
+		x := &orphanIndex{byBlock: map[int64]int64{}}
+		for o, err := range Orphans(c.ctx, c.r, c.size) {
+			switch _, format := errors.AsType[*FormatError](err); {
+			case format: // it is another finding
+			case err != nil:
+				return "", err
+			case len(o.Blocks) == 1 && len(x.byBlock) < maxPlaces:
+				x.byBlock[o.Blocks[0]] = o.Offset
+			case len(x.some) < namedRanges:
+				x.some = append(x.some, o.Offset)
+			default:
+				x.more++
+			}
+		}
+		x.blocks = slices.Sorted(maps.Keys(x.byBlock))
+		c.orphans = x
+	}
+	x := c.orphans
+	var notes []string
+	first := (f.Offset - c.batOff) / 4
+	for i, _ := slices.BinarySearch(x.blocks, first); i < len(x.blocks) && x.blocks[i] < first+f.Faults() && len(notes) < namedRanges; i++ {
+		notes = append(notes, fmt.Sprintf("the data at offset %d is referenced by no BAT entry: by its place it is block %d", x.byBlock[x.blocks[i]], x.blocks[i]))
+	}
+	if len(notes) == 0 && len(x.some) > 0 {
+		for _, at := range x.some {
+			notes = append(notes, fmt.Sprintf("the data at offset %d is referenced by no BAT entry: it may be such a block", at))
+		}
+		if x.more > 0 {
+			notes = append(notes, fmt.Sprintf("so may data at %d more offsets", x.more))
+		}
+	}
+	return strings.Join(notes, "; "), nil
+}
