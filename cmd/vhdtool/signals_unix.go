@@ -43,13 +43,13 @@ func (s *signals) endedBy(sig os.Signal) int {
 // isBrokenPipe reports whether nobody reads a pipe any more.
 func isBrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
 
-// keepPipeErrors makes a write to a broken pipe return an error.
-func keepPipeErrors() { signal.Ignore(syscall.SIGPIPE) }
+// keepPipeErrors makes a write to a broken pipe return an error. A signal that is ignored
+// instead would be ignored by child processes, too.
+func keepPipeErrors() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // endedByPipe ends the program as SIGPIPE ends others. Go acts on that signal only after a
 // write to stdout, so stdout becomes a pipe that nobody reads.
 func endedByPipe() int {
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // Reset alone leaves it ignored
 	signal.Reset(syscall.SIGPIPE)
 	if r, w, err := os.Pipe(); err == nil {
 		r.Close()
