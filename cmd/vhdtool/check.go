@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -358,6 +359,7 @@ func (k *checking) talks() bool { return k.o.output == "human" && !k.o.quiet && 
 
 // add notes a finding.
 func (p *findingPrinter) add(f disk.Finding) {
+	f.Note = forFile(f.Note, cmp.Or(f.File, p.ref.name))
 	if p.o.output != "human" && !p.likeQEMU {
 		p.kept = append(p.kept, newCheckFinding(f))
 	}
@@ -376,7 +378,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 	}
 	file := ""
 	if f.File != "" {
-		file = f.File + ": "
+		file = p.printedName(f.File) + ": "
 	}
 	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
 	if f.Note != "" {
@@ -453,7 +455,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
 	case errors.Is(err, vhd.ErrShifted):
 		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
-	case errors.Is(err, vhd.ErrBeyondRepair):
+	case errors.Is(err, vhd.ErrBeyondRepair), errors.Is(err, vhd.ErrTwoImages):
 		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
 	case err != nil:
 		return before, fmt.Errorf("%s: %w", k.ref.name, err)
@@ -560,7 +562,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 			continue
 		}
 		var damaged *vhd.FormatError
-		if err := f.Probe(r, size); err == nil || errors.As(err, &damaged) {
+		if err := f.Probe(r, size); err == nil || errors.As(err, &damaged) && !(c.likeQEMU && noFooter(err)) {
 			return f, nil
 		}
 	}
@@ -568,7 +570,7 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
-	return formatOf(f), nil
+	return formatOf(f), c.doubtRaw(ref)
 }
 
 // leaked says how much space leaks.

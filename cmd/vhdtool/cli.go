@@ -321,7 +321,11 @@ func (c *cli) report(err error) {
 
 // message prints a line for people.
 func (c *cli) message(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if !c.likeQEMU {
+		text = escapeControls(text, "\n\t")
+	}
+	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, text)
 }
 
 // openError says why an image could not be opened.
@@ -347,13 +351,20 @@ func (c *cli) openError(ref imageRef, err error) error {
 		return qemuErrorf("Could not open '%s': Could not open '%s': %s", arg, ref.name, cText(pe.Err))
 	case errors.Is(err, vhd.ErrNotVHD) && isEmpty(ref.name):
 		return qemuErrorf("Could not open '%s': File too small for a VHD header", arg)
-	case errors.Is(err, vhd.ErrNotVHD):
+	case errors.Is(err, vhd.ErrNotVHD), noFooter(err):
 		return qemuErrorf("Could not open '%s': invalid VPC image", arg)
 	}
 	if n, ok := tooManyEntries(err); ok {
 		return qemuErrorf("Could not open '%s': Max Table Entries too large (%d)", arg, n)
 	}
 	return qemuErrorf("Could not open '%s': %w", arg, err)
+}
+
+// noFooter reports whether an image is refused because its footer is not at the end of the
+// file, where qemu finds none either.
+func noFooter(err error) bool {
+	var fe *vhd.FormatError
+	return errors.As(err, &fe) && slices.Contains([]string{"footer-misplaced", "footer-missing", "footer-torn", "disk-cut"}, fe.ID)
 }
 
 // isEmpty reports whether the named file has no bytes.
@@ -384,7 +395,7 @@ func hintFor(err error, ref imageRef) error {
 	case errors.As(err, &search):
 		return &hintError{err, parentHint(search, ref.name, ref.backing)}
 	case errors.Is(err, vhd.ErrCorrupt):
-		return &hintError{err, "'check' lists all that is wrong with the image"}
+		return &hintError{err, damagedHint(err, ref)}
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/source"
@@ -19,6 +20,7 @@ type commitOptions struct {
 	cache    string
 	rate     string
 	keep     bool // do not empty the image
+	keepID   bool // of what is changed
 	progress bool
 	quiet    bool
 	args     []string
@@ -34,7 +36,9 @@ image further down. Then FILE is emptied, unless -d or -b is given: it keeps
 nothing, and reads the same through its parent.
 
 All other images that have the changed image for a parent become invalid, and so
-do those between FILE and BASE.
+do those between FILE and BASE. The changed image and those between get new unique
+ids, so that their other children are refused from then on. --keep-id keeps the ids,
+as VirtualBox needs it for disks that it has registered. A raw parent has none.
 
 FILE changes only when all is in the parent, durably. If anything fails before
 that, it can be tried again.`,
@@ -48,6 +52,8 @@ that, it can be tried again.`,
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
 	fl.StringVarP(&o.base, "base", "b", "", "merge into this image, one of the parents")
+	fl.BoolVar(&o.keepID, "keep-id", false, "keep the unique ids: other children are invalid, and not refused")
+	markOwn(cmd, "keep-id")
 	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
 	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
 	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most this many bytes of data a second; holes do not count")
@@ -78,7 +84,7 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	vo.NoLock = false
 	progress := c.newProgress(o.progress, o.quiet, false, 1)
 	co := chain.CommitOptions{
-		Base: fileName(o.base), Keep: o.keep, Open: *vo,
+		Base: fileName(o.base), Keep: o.keep, KeepID: o.keepID || c.likeQEMU, Open: *vo,
 		Workers: workers(0), Progress: progress.update,
 	}
 	if throttle := source.NewThrottle(ctx, rate, c.pause); throttle != nil {
@@ -91,8 +97,30 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	}
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")
+		if intoRaw(ref.name, fileName(o.base)) {
+			c.warn(warning{ref.name + ": the changed parent is a raw disk, which has no unique id: its other children are invalid now, and nothing tells them from valid ones", ""})
+		}
 	}
 	return nil
+}
+
+// intoRaw reports whether the image in the named file was merged into a raw disk: base, or its
+// own parent if that is "".
+func intoRaw(name, base string) bool {
+	if base != "" {
+		f, size, err := disk.OpenFile(base, false, nil)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		return errors.Is(vhd.Probe(f, size), disk.ErrNotThisFormat)
+	}
+	img, err := vhd.Open(name, &vhd.OpenOptions{NoLock: true, Parents: disk.ParentSearch{None: true}})
+	if err != nil {
+		return false
+	}
+	defer img.Close()
+	return img.ParentRecord().ID == uuid.Nil
 }
 
 // differencingFile is the only file that a command line names, which must be a

@@ -201,6 +201,9 @@ func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f
 		in.Close()
 		return nil, err
 	}
+	for _, w := range in.warnings {
+		c.warn(w)
+	}
 	if in.File != "" {
 		if err := c.refuseSource(in.File, args.output, f); err != nil {
 			in.Close()

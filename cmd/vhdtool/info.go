@@ -97,6 +97,9 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) (err error) {
 		return err
 	}
 	defer d.Close()
+	if o.chain {
+		c.warnParents(d, ref.name)
+	}
 	all, broken := c.infoOfChain(d, f, ref, o.limits)
 	if len(all) == 0 {
 		return broken
@@ -124,7 +127,7 @@ func (c *cli) runInfo(_ context.Context, o *infoOptions) (err error) {
 		if i > 0 {
 			fmt.Fprintln(c.stdout)
 		}
-		if err := all[i].print(c.stdout); err != nil {
+		if err := all[i].print(c); err != nil {
 			return err
 		}
 	}
@@ -223,9 +226,9 @@ func fileLength(name string, st fs.FileInfo) (int64, error) {
 }
 
 // print writes the lines for people.
-func (i *imageInfo) print(w io.Writer) error {
+func (i *imageInfo) print(c *cli) error {
 	s := fmt.Sprintf("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n",
-		i.Filename, i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))
+		c.printedName(i.Filename), i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))
 	if i.ClusterSize != 0 {
 		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
 	}
@@ -238,15 +241,15 @@ func (i *imageInfo) print(w io.Writer) error {
 		}
 	}
 	if i.FullBacking != "" {
-		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
+		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", c.printedName(i.FullBacking), i.BackingFormat)
 	}
 	if i.BackingError != "" {
-		s += fmt.Sprintf("backing file: not opened: %s\n", i.BackingError)
+		s += fmt.Sprintf("backing file: not opened: %s\n", c.printedName(i.BackingError))
 	}
 	s += i.Limits.lines()
 	for _, child := range i.Children {
 		s += child.lines()
 	}
-	_, err := io.WriteString(w, s)
+	_, err := io.WriteString(c.stdout, s)
 	return err
 }

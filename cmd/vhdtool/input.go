@@ -99,7 +99,10 @@ func (c *cli) openSource(ctx context.Context, flags *sourceFlags, arg string) (*
 		return s, nil, nil
 	}
 	if s.Format == rawFormat.Format && ref.options.Format == "" {
-		c.warnDamaged(ref.name, d)
+		if err := c.doubtRaw(ref); err != nil {
+			s.Close()
+			return nil, nil, err
+		}
 	}
 	var warnings []warning
 	if f := formatOf(s.Format); f.sizeInDoubt != nil {
@@ -133,10 +136,16 @@ func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*source.Source
 	if err := flags.check(); err != nil {
 		return nil, err
 	}
-	ref := imageRef{name: stdinName, options: disk.OpenOptions{Format: flags.format, Salvage: flags.salvage}}
+	ref := imageRef{name: stdinName, strict: flags.strict, options: disk.OpenOptions{Format: flags.format, Salvage: flags.salvage}}
 	s, err := source.Standard(ctx, c.stdin, stdinName, c.sourceOptions(ref))
 	if err != nil {
 		return nil, c.openError(ref, streamHint(err))
+	}
+	if s.Disk != nil && s.Format == rawFormat.Format && flags.format == "" {
+		if err := c.doubtRawFile(ref, c.stdin, s.Length); err != nil {
+			s.Close()
+			return nil, err
+		}
 	}
 	return s, nil
 }

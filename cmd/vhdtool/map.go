@@ -90,6 +90,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 		return err
 	}
 	defer d.Close()
+	c.warnParents(d, ref.name)
 	n := max(0, d.Size()-start)
 	if length >= 0 {
 		n = min(n, length)
@@ -105,8 +106,14 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
+	names := fileNames(d, ref.name)
+	if o.output != "json" {
+		for i, name := range names {
+			names[i] = c.printedName(name)
+		}
+	}
 	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
-	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, fileNames(d, ref.name))
+	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, names)
 	progress.finish(err == nil)
 	if err != nil {
 		return c.openError(ref, err)
@@ -114,7 +121,7 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
 }
 
 // reportingDisk calls progress with how much of n bytes from start its extents have passed.
@@ -251,6 +258,7 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		return err
 	}
 	defer d.Close()
+	c.warnParents(d, ref.name)
 	p, err := drawDisk(ctx, ref, d, f)
 	if err != nil {
 		return c.openError(ref, err)

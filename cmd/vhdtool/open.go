@@ -13,7 +13,6 @@ import (
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/pkg/disk"
-	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // sourceFlags are the flags that say how to open an existing image.
@@ -25,12 +24,13 @@ type sourceFlags struct {
 	verbatim  bool // do not decompress
 	seekable  bool // a file that cannot be read at any offset is refused
 	salvage   bool // read what can be read of a damaged image
+	strict    bool // refuse what may be a damaged image of another format instead of reading it as raw
 	parents   disk.ParentSearch
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "format of the image (default: found out by its contents)")
-	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "the image is given as a list of options, such as driver=vpc,file.filename=F")
+	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "FILE is a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=chs|current_size")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
 	s.addParents(cmd)
@@ -64,6 +64,7 @@ type imageRef struct {
 	arg     string // as typed; "" if that is the name
 	name    string // of the file
 	share   bool   // read it even if another process writes to it
+	strict  bool   // see sourceFlags
 	backing bool   // it is the parent of the image that the command writes
 	options disk.OpenOptions
 }
@@ -71,7 +72,7 @@ type imageRef struct {
 // resolve reads an image argument: a file's name, perhaps behind "file:", or
 // options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
-	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{
+	ref := imageRef{arg: arg, share: s.share, strict: s.strict, options: disk.OpenOptions{
 		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force, Salvage: s.salvage,
 	}}
 	var opts []optlist.Option
@@ -169,7 +170,10 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 		return nil, nil, c.openError(ref, knownDriver(err, ref))
 	}
 	if f == rawFormat.Format && o.Format == "" {
-		c.warnDamaged(ref.name, d)
+		if err := c.doubtRaw(ref); err != nil {
+			d.Close()
+			return nil, nil, err
+		}
 	}
 	return d, formatOf(f), nil
 }
@@ -205,15 +209,6 @@ func (c *cli) openOne(flags *sourceFlags, args []string) (imageRef, disk.Disk, *
 	}
 	d, f, err := c.open(ref, false)
 	return ref, d, f, err
-}
-
-// warnDamaged says so when what was taken for a raw disk, because nothing else
-// can be proved, ends like a VHD.
-func (c *cli) warnDamaged(name string, d disk.Disk) {
-	var fe *vhd.FormatError
-	if err := vhd.Probe(d, d.Size()); errors.As(err, &fe) && !c.likeQEMU {
-		c.message("warning: %s: taken for a raw disk, but it ends like a VHD: %s", name, strings.TrimPrefix(fe.Error(), fe.Kind.Error()+": "))
-	}
 }
 
 // completeFormats completes a format's name.

@@ -31,7 +31,8 @@ func parentHint(e *vhd.ParentError, image string, backing bool) string {
 	case errors.Is(e, vhd.ErrParentAmbiguous):
 		return give
 	case errors.Is(e, vhd.ErrParentMismatch):
-		return give + ", " + search + "; 'vhdtool rebase -u -b FILE " + child + "' records another parent"
+		return give + ", " + search + "; the parent also gets another id when another child is committed into it, and then it holds other data: " +
+			"restore it, or if its data is right, 'vhdtool rebase -u -b FILE " + child + "' records it"
 	}
 	return give + ", " + search
 }

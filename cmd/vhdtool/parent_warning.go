@@ -16,7 +16,14 @@ func (c *cli) warn(w warning) {
 	}
 	c.message("warning: %s", w.text)
 	if w.hint != "" {
-		fmt.Fprintf(c.stderr, "hint: %s\n", w.hint)
+		fmt.Fprintf(c.stderr, "hint: %s\n", escapeControls(w.hint, ""))
+	}
+}
+
+// warnParents prints what parentWarnings lists.
+func (c *cli) warnParents(d disk.Disk, name string) {
+	for _, w := range parentWarnings(d, name) {
+		c.warn(w)
 	}
 }
 

@@ -62,7 +62,8 @@ func TestChangeVirtualBoxFixed(t *testing.T) {
 }
 
 // TestCommitVirtualBoxChild changes a chain of VirtualBox: its child is written to, grown
-// and committed, and VirtualBox still reads the child and compacts the parent.
+// and committed, and VirtualBox still reads the child and compacts the parent. Both keep
+// their ids, because VirtualBox refuses a registered disk that has another one.
 func TestCommitVirtualBoxChild(t *testing.T) {
 	for _, variant := range []string{"Standard", "Fixed"} {
 		t.Run(variant, func(t *testing.T) {
@@ -81,7 +82,7 @@ func TestCommitVirtualBoxChild(t *testing.T) {
 			m.apply(ws)
 			sameEverywhere(t, v, child, m)
 
-			if err := chain.Commit(context.Background(), child, nil); err != nil {
+			if err := chain.Commit(context.Background(), child, &chain.CommitOptions{KeepID: true}); err != nil {
 				t.Fatal(err)
 			}
 			checkClean(t, child)
@@ -94,7 +95,7 @@ func TestCommitVirtualBoxChild(t *testing.T) {
 			ws = []write{{off: 45 * mib, n: 4 * mib, value: 43}}
 			writeSessions(t, child, ws)
 			grown.apply(ws)
-			if err := chain.Commit(context.Background(), child, nil); err != nil {
+			if err := chain.Commit(context.Background(), child, &chain.CommitOptions{KeepID: true}); err != nil {
 				t.Fatal(err)
 			}
 			sameEverywhere(t, v, child, grown)

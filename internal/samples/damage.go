@@ -47,6 +47,7 @@ func (d *Damage) Unpack(t testing.TB) string {
 //	copy FROM N TO         copy N bytes to the offset TO
 //	cut N                  truncate to N bytes, or by -N bytes
 //	append HEX             add bytes at the end
+//	grow N                 add N zero bytes at the end
 //	seal OFFSET            correct the checksum of the footer or header there
 func (d *Damage) Apply(sample []byte) (image []byte, err error) {
 	image = bytes.Clone(sample)
@@ -60,7 +61,7 @@ func (d *Damage) Apply(sample []byte) (image []byte, err error) {
 }
 
 func apply(image []byte, words []string) (_ []byte, err error) {
-	usage := map[string]int{"write": 3, "fill": 4, "copy": 4, "cut": 2, "append": 2, "seal": 2}
+	usage := map[string]int{"write": 3, "fill": 4, "copy": 4, "cut": 2, "append": 2, "grow": 2, "seal": 2}
 	if len(words) == 0 || usage[words[0]] != len(words) {
 		return nil, fmt.Errorf("not an edit")
 	}
@@ -99,6 +100,12 @@ func apply(image []byte, words []string) (_ []byte, err error) {
 		image = image[:offset(words[1])]
 	case "append":
 		image = append(image, content(words[1])...)
+	case "grow":
+		n, nerr := strconv.Atoi(words[1])
+		if nerr != nil || n < 0 {
+			return nil, fmt.Errorf("%q is no number of bytes", words[1])
+		}
+		image = append(image, make([]byte, n)...)
 	case "seal":
 		err = seal(image[offset(words[1]):])
 	}

@@ -55,13 +55,14 @@ func TestApply(t *testing.T) {
 		"copy 0 2 2":       "0101",
 		"cut 3; append 61": "012a",
 		"cut -4":           "",
+		"grow 2":           "0123\x00\x00",
 	} {
 		d := Damage{Edits: edits}
 		if got, err := d.Apply([]byte("0123")); err != nil || string(got) != want {
 			t.Errorf("%q: %q, %v; want %q", edits, got, err, want)
 		}
 	}
-	for _, edits := range []string{"", "write", "write 5 61", "write 3 6162", "write 0 6", "fill 0 1", "cut -5", "seal 0", "erase 0"} {
+	for _, edits := range []string{"", "write", "write 5 61", "write 3 6162", "write 0 6", "fill 0 1", "cut -5", "grow -1", "seal 0", "erase 0"} {
 		d := Damage{Edits: edits}
 		if got, err := d.Apply([]byte("0123")); err == nil {
 			t.Errorf("%q: %q, want an error", edits, got)

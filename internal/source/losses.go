@@ -13,9 +13,17 @@ import (
 // Losses collects the ranges of a disk that could not be read. It is safe for concurrent
 // use, and a nil *Losses is empty.
 type Losses struct {
+	images []lossyImage // whose losses may grow while they are read; set before reading
+
 	mu     sync.Mutex
 	ranges []disk.LostRange // sorted, without overlaps, except for the last ones
 	sorted int              // how many of them are in order
+}
+
+// lossyImage is a salvaged image whose disk starts at byte start.
+type lossyImage struct {
+	disk  disk.Salvaged
+	start int64
 }
 
 // maxUnsorted bounds the ranges that are not merged yet.
@@ -95,10 +103,18 @@ func (l *Losses) Ranges() []disk.LostRange {
 	if l == nil {
 		return nil
 	}
+	l.addKnown()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.merge()
 	return slices.Clone(l.ranges)
+}
+
+// addKnown adds what the images have found to be lost by now.
+func (l *Losses) addKnown() {
+	for _, image := range l.images {
+		l.add(image.start, image.disk.Lost())
+	}
 }
 
 // MergeLost returns the ranges that are lost in either of two disks, as Ranges returns those
@@ -110,11 +126,19 @@ func MergeLost(a, b []disk.LostRange) []disk.LostRange {
 	return l.Ranges()
 }
 
-// Contains reports whether the byte at off is lost.
+// Contains reports whether the byte at off, which was read before, is lost.
 func (l *Losses) Contains(off int64) bool {
 	if l == nil {
 		return false
 	}
+	if l.has(off) {
+		return true
+	}
+	l.addKnown() // the images may have found more while they were read
+	return l.has(off)
+}
+
+func (l *Losses) has(off int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sorted < len(l.ranges) {

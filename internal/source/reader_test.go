@@ -26,7 +26,8 @@ type badDisk struct {
 	b      []byte
 	bad    map[int64]bool // by offset
 	file   *os.File
-	holeAt int64 // a hole of 1 MiB starts here, if it is not 0
+	holeAt int64            // a hole of 1 MiB starts here, if it is not 0
+	found  []disk.LostRange // lost, as was found out while reading
 }
 
 var errMedium = &fs.PathError{Op: "read", Path: "a.raw", Err: syscall.EIO}
@@ -66,7 +67,7 @@ func (d *badDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 
 // Lost implements [disk.Salvaged].
 func (d *badDisk) Lost() []disk.LostRange {
-	return []disk.LostRange{{Range: disk.Range{Off: 512, N: 512}, Reason: "a wild BAT entry"}}
+	return append(d.found, disk.LostRange{Range: disk.Range{Off: 512, N: 512}, Reason: "a wild BAT entry"})
 }
 
 func randomBytes(n int) []byte {
@@ -144,6 +145,19 @@ type stopped struct {
 }
 
 func (d *stopped) ReadAt([]byte, int64) (int, error) { return 0, d.err }
+
+// TestLossesGrow: what an image finds to be lost while it is read is known afterwards.
+func TestLossesGrow(t *testing.T) {
+	d := &badDisk{b: make([]byte, 4096)}
+	src := join(d, &Options{Salvage: true})
+	d.found = []disk.LostRange{{Range: disk.Range{Off: 2048, N: 512}, Reason: "a bitmap"}}
+	if !src.Losses.Contains(2048) || src.Losses.Contains(2560) {
+		t.Error("Contains does not follow the image")
+	}
+	if got := src.Losses.Ranges(); len(got) != 2 || got[1].Off != 2048 {
+		t.Errorf("got %v, want two ranges", got)
+	}
+}
 
 // TestLossesParallel adds the same sectors from many goroutines, in no order.
 func TestLossesParallel(t *testing.T) {

@@ -91,11 +91,12 @@ func Join(all []*Source, o *Options) *Source {
 		joined.Losses = &Losses{}
 		start := int64(0)
 		for _, s := range all {
-			if known, ok := unnamed(s.Disk).(disk.Salvaged); ok {
-				joined.Losses.add(start, known.Lost())
+			if image, ok := unnamed(s.Disk).(disk.Salvaged); ok {
+				joined.Losses.images = append(joined.Losses.images, lossyImage{image, start})
 			}
 			start += s.Disk.Size()
 		}
+		joined.Losses.addKnown()
 	}
 	if o.Salvage || o.Throttle != nil {
 		joined.Disk = &reader{Disk: joined.Disk, losses: joined.Losses, throttle: o.Throttle}

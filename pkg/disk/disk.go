@@ -5,7 +5,7 @@
 // A format (packages raw and vhd) implements [Disk] and exports a [Format]. What
 // only some disks can do is a small interface, found by type assertion: [io.WriterAt],
 // [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [KnownZero], [Child],
-// [Describer]. Code that copies, compares or draws disks sees these interfaces only.
+// [Describer], [Salvaged]. Code that copies, compares or draws disks sees these interfaces only.
 package disk
 
 import (

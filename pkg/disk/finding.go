@@ -40,7 +40,7 @@ type Finding struct {
 	Remedy   string  // what a repair does about it; "" if nothing
 	Bytes    int64   // of the file that are missing, were added or are not referenced; 0 if unknown or none
 	Disk     []Range // bytes of the disk that it affects, as far as that is known
-	Note     string  // what it may mean and what to do, where the fault does not say it; or ""
+	Note     string  // what it may mean and what to do, where the fault does not say it; FILE in it is the file. Or ""
 }
 
 // String describes the finding in one line, without its severity and File.

@@ -192,6 +192,9 @@ func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *
 	format, err := formats.named(o.Format)
 	if format == nil && err == nil {
 		format, err = formats.Probe(r, size)
+		if o.Salvage && format != nil {
+			err = nil // a damaged image of the format is what Open is to read
+		}
 	}
 	if err != nil {
 		return nil, format, err

@@ -6,16 +6,26 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// footerCookie starts the footer of a VHD, and the copy of it.
-const footerCookie = "conectix"
+const (
+	// footerCookie starts the footer of a VHD, and the copy of it.
+	footerCookie = "conectix"
+	// headerCookie starts the header of a dynamic VHD, which follows the copy of the footer.
+	headerCookie = "cxsparse"
+)
 
 // clearFooters zeroes the footer of a VHD in the last sector of a device of length bytes,
-// and the copy in the first one. Other contents stay.
+// the copy in the first sector, and the start of the header in the second. Other contents
+// stay.
 func clearFooters(f disk.File, length int64) error {
-	if err := clearFooter(f, 0); err != nil {
+	if err := clearMark(f, 0, footerCookie); err != nil {
 		return err
 	}
-	return clearFooter(f, lastSector(length))
+	if length >= 2*disk.SectorSize {
+		if err := clearMark(f, disk.SectorSize, headerCookie); err != nil {
+			return err
+		}
+	}
+	return clearMark(f, lastSector(length), footerCookie)
 }
 
 // ClearTrailingFooter zeroes the last sector of a device if the footer of a VHD is there,
@@ -26,14 +36,20 @@ func (d *Disk) ClearTrailingFooter(n int64) error {
 	if d.f == nil || !disk.IsDevice(d.f) || n > lastSector(d.length) {
 		return nil
 	}
-	return clearFooter(d.f, lastSector(d.length))
+	if n <= disk.SectorSize && lastSector(d.length) >= disk.SectorSize { // the header was not written over
+		if err := clearMark(d.f, disk.SectorSize, headerCookie); err != nil {
+			return err
+		}
+	}
+	return clearMark(d.f, lastSector(d.length), footerCookie)
 }
 
 func lastSector(length int64) int64 {
 	return length/disk.SectorSize*disk.SectorSize - disk.SectorSize
 }
 
-func clearFooter(f disk.File, off int64) error {
+// clearMark zeroes the sector at off if it starts with the cookie.
+func clearMark(f disk.File, off int64, cookie string) error {
 	if off < 0 {
 		return nil
 	}
@@ -41,7 +57,7 @@ func clearFooter(f disk.File, off int64) error {
 	if _, err := f.ReadAt(sector, off); err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(sector, []byte(footerCookie)) {
+	if !bytes.HasPrefix(sector, []byte(cookie)) {
 		return nil
 	}
 	clear(sector)

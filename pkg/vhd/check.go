@@ -139,7 +139,14 @@ func (c *Checker) run() error {
 		return err
 	}
 	if !fs.trailing.marked() && !fs.leading.marked() && !fs.header {
-		return ErrNotVHD
+		return c.checkLostFixed()
+	}
+	start, err := fs.searchSecondImage(c.ctx, c.r)
+	if err != nil {
+		return err
+	}
+	if start > 0 {
+		return c.add(fs.twoImages(start))
 	}
 	moved, err := fs.unaligned(c.r)
 	if err == nil {
@@ -307,6 +314,15 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		}
 	}
 	lay.addLocators(&f.Footer, &h, t, c.size)
+	if trailing {
+		copies, err := lay.imageCopy(c.r, f, t)
+		if err == nil {
+			err = c.add(copies...)
+		}
+		if err != nil || len(copies) > 0 {
+			return err
+		}
+	}
 	if trailing && limit%SectorSize == 0 && !c.o.Device {
 		found, err := t.cutInside(c.r, &lay)
 		if err == nil {

@@ -90,6 +90,14 @@ func checkLink(img *Image, child string) []finding {
 	if f, ok := img.r.(*os.File); ok {
 		image = printable(f.Name())
 	}
+	if p, ok := img.parent.(*Image); ok && p.footer.UniqueID != img.header.ParentID {
+		fs = append(fs, finding{Finding: Finding{
+			ID: "parent-id", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 40,
+			Field: "dynamic disk header: parent unique id", Got: img.header.ParentID.String(),
+			Want: fmt.Sprintf("%v, which %s got from a commit that was interrupted", p.footer.UniqueID, printable(name)),
+			Note: fmt.Sprintf("'commit' completes it; until then, other programs refuse %s as the parent of %s", printable(name), image),
+		}})
+	}
 	if st, err := os.Stat(name); err == nil && img.header.ParentTimestamp != 0 {
 		if changed := NearestTimestamp(st.ModTime()); changed != img.header.ParentTimestamp {
 			fs = append(fs, finding{Finding: Finding{
@@ -116,7 +124,7 @@ func checkLink(img *Image, child string) []finding {
 	return fs
 }
 
-// ParentFindings implements [disk.Child]: the findings are parent-time and parent-size.
+// ParentFindings implements [disk.Child]: the findings are parent-time, parent-size and parent-id.
 func (img *Image) ParentFindings() []Finding {
 	var list []Finding
 	child := ""

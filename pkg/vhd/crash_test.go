@@ -780,25 +780,56 @@ func TestCrashOfCommit(t *testing.T) {
 		size: 6 * blockSize, footer: []edit{u32(60, differencing)}, header: []edit{text(40, parentID), text(64, "\x00p")},
 		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {0, 4, nil, make([]byte, blockSize)}, {4, 40, bits(0xf0), pattern(blockSize, 2)}},
 	}.bytes()
-	for name, start := range bases {
+	middle := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing), text(68, "the middle's own")}, header: []edit{text(40, parentID), text(64, "\x00p")},
+		blocks: []block{{1, 13, bits(0x3f), pattern(blockSize, 7)}, {5, 4, nil, pattern(blockSize, 8)}},
+	}.bytes()
+	onMiddle := craft{
+		size: 6 * blockSize, footer: []edit{u32(60, differencing), text(68, "the leaf's own..")}, header: []edit{text(40, "the middle's own"), text(64, "\x00p")},
+		blocks: []block{{1, 13, bits(0x0f), pattern(blockSize, 1)}, {4, 40, bits(0xf0), pattern(blockSize, 2)}},
+	}.bytes()
+	chains := map[string][][]byte{"through an image": {bases["dynamic"], middle, onMiddle}}
+	for name, base := range bases {
+		chains[name] = [][]byte{base, child}
+	}
+	open := func(files []disk.File, write bool) (levels []*vhd.Image, err error) {
+		for _, f := range files {
+			o := &vhd.OpenOptions{Write: write}
+			if n := len(levels); n > 0 {
+				o.Parent = levels[n-1]
+			}
+			size, err := disk.FileSize(f)
+			must(t, err)
+			img, err := vhd.NewImage(f, size, o)
+			if err != nil {
+				return nil, fmt.Errorf("level %d: %w", len(levels), err)
+			}
+			levels = append(levels, img)
+		}
+		return levels, nil
+	}
+	for name, start := range chains {
 		t.Run(name, func(t *testing.T) {
-			base, leaf := record(start), record(child)
+			var all []*recorder
+			var files []disk.File
 			var order []*recorder
-			for _, r := range []*recorder{base, leaf} {
+			for _, b := range start {
+				r := record(b)
 				before := r.before
 				r.before = func(c change) (int, error) {
 					order = append(order, r)
 					return before(c)
 				}
+				all, files = append(all, r), append(files, r)
 			}
-			parent, err := vhd.NewImage(base, base.size(), &vhd.OpenOptions{Write: true})
+			depth := len(all) - 1
+			levels, err := open(files, true)
 			must(t, err)
-			img, err := vhd.NewImage(leaf, leaf.size(), &vhd.OpenOptions{Write: true, Parent: parent})
-			must(t, err)
+			img := levels[depth]
 			want := readAll(t, img)
-			must(t, chain.CommitImage(context.Background(), img, 1, &chain.CommitOptions{Workers: 1}))
+			must(t, chain.CommitImage(context.Background(), img, depth, &chain.CommitOptions{Workers: 1}))
 			must(t, img.Close())
-			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, base.bytes(), nil)), want)
+			sameBytes(t, "the parent afterwards", readAll(t, openBytes(t, all[0].bytes(), nil)), want)
 			rnd := rand.New(rand.NewPCG(3, 3))
 			for k := range len(order) + 1 {
 				for range 8 {
@@ -806,19 +837,38 @@ func TestCrashOfCommit(t *testing.T) {
 					for _, r := range order[:k] {
 						at[r]++
 					}
-					cut := func(r *recorder) []byte {
+					var left []disk.File
+					for i, r := range all {
 						synced := r.lastSync(at[r])
-						return r.cut(at[r], func(int64) int { return synced + rnd.IntN(at[r]-synced+1) })
+						b := r.cut(at[r], func(int64) int { return synced + rnd.IntN(at[r]-synced+1) })
+						left = append(left, newMemFile(b))
+						r.left(t, at[r], b, name == "smaller" && i == 0)
 					}
-					b, l := cut(base), cut(leaf)
-					p, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)
+					what := fmt.Sprintf("cut after change %d of %d", k, len(order))
+					levels, err := open(left, false)
 					if err != nil {
-						t.Fatalf("the parent, cut behind change %d of %d: %v", k, len(order), err)
+						t.Fatalf("%s: %v", what, err)
 					}
-					got := readAll(t, openBytes(t, l, &vhd.OpenOptions{Parent: p}))
-					sameBytes(t, fmt.Sprintf("contents, cut behind change %d of %d", k, len(order)), got, want)
-					base.left(t, at[base], b, name == "smaller")
-					leaf.left(t, at[leaf], l, false)
+					sameBytes(t, "contents, "+what, readAll(t, levels[depth]), want)
+
+					// Another commit completes it.
+					if levels, err = open(left, true); err != nil {
+						t.Fatalf("%s, for writing: %v", what, err)
+					}
+					img := levels[depth]
+					if err := chain.CommitImage(context.Background(), img, depth, &chain.CommitOptions{Workers: 1}); err != nil {
+						t.Fatalf("%s: another commit: %v", what, err)
+					}
+					sameBytes(t, "contents after another commit, "+what, readAll(t, img), want)
+					for _, level := range levels[1:] {
+						if got, want := level.ParentRecord().ID, level.Parent().(*vhd.Image).Footer().UniqueID; got != want {
+							t.Errorf("%s: another commit leaves the record %v of a parent with id %v", what, got, want)
+						}
+					}
+					must(t, img.Close())
+					for _, f := range left {
+						noErrors(t, f.(*memFile).bytes(), "leak")
+					}
 					if t.Failed() {
 						t.FailNow()
 					}

@@ -30,8 +30,8 @@ const namedRanges = 3
 // add notes a finding.
 func (d *diagnosis) add(f Finding) {
 	if f.File != "" && !strings.HasPrefix(f.ID, "parent-") {
-		if f.Severity == Error && !slices.Contains(d.parents, f.File) && len(d.parents) < MaxParents {
-			d.parents = append(d.parents, f.File)
+		if f.Severity == Error && !slices.Contains(d.parents, printable(f.File)) && len(d.parents) < MaxParents {
+			d.parents = append(d.parents, printable(f.File))
 		}
 		return
 	}
@@ -80,6 +80,11 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 		say("Bytes were added inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
 		return s
 	}
+	if d.has("two-images") {
+		say("The file holds two images, one after the other: the second starts at offset %s.", humanize.Comma(d.first["two-images"].Offset))
+		return s
+	}
+	s = append(s, d.lostFixed()...)
 	if d.has("unique-ids-differ") {
 		say("The two copies of the footer belong to different images: part of this file was overwritten by another image.")
 	}

@@ -42,10 +42,12 @@ var errNoRoom error = syscall.ENOSPC
 // FormatError says which field of an image is wrong, and how. It wraps
 // ErrCorrupt or ErrUnsupported.
 type FormatError struct {
+	ID     string // of the [Finding], such as "bat-overlap"
 	Offset int64  // of the field in the file, bytes
 	Field  string // such as "dynamic disk header: block size"
 	Got    string // what was found
 	Want   string // what a right image has there
+	Note   string // see Finding.Note
 	Kind   error  // ErrCorrupt or ErrUnsupported
 }
 

@@ -215,7 +215,7 @@ func (s *failureSession) openAgain(next []byte, allowed ...string) {
 	if errors.Is(err, errFault) {
 		err = s.open()
 	}
-	if s.isNew && errors.Is(err, vhd.ErrNotVHD) {
+	if s.isNew && (errors.Is(err, vhd.ErrNotVHD) || errors.Is(err, vhd.ErrFootersLost)) {
 		s.over = true
 		return
 	}

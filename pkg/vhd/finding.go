@@ -36,6 +36,7 @@ var remedies = map[string]string{
 	"footer-checksum":   "compute it anew, if nothing else is wrong",
 	"header-checksum":   "correct it, if the rest of the header is consistent",
 	"fixed-data-offset": "write all ones",
+	"footer-torn":       "add the zeros that are missing",
 	"data-offset":       "look for the header in the first MiB",
 	"header-cookie":     "look for the header in the first MiB",
 	"bat-beyond-end":    "lengthen the file, if only the tail of the block is missing",
@@ -54,7 +55,7 @@ func (f finding) err() error {
 	if f.unsupported {
 		kind = ErrUnsupported
 	}
-	return &FormatError{Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
+	return &FormatError{ID: f.ID, Note: f.Note, Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
 }
 
 // refusal returns the error for the first finding that keeps an image from

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"errors"
 	"io"
 
 	"github.com/google/uuid"
@@ -23,6 +24,16 @@ func Identify(r io.ReaderAt, size int64) (Identity, error) {
 		return Identity{}, err
 	}
 	footer, err := fs.ignoringChecksum()
+	if errors.Is(err, ErrNotVHD) {
+		l, err := findLostFixed(r, size)
+		if err == nil && l == nil {
+			err = ErrNotVHD
+		}
+		if err != nil {
+			return Identity{}, err
+		}
+		return l.identity(r)
+	}
 	if err != nil {
 		return Identity{}, err
 	}

@@ -98,7 +98,7 @@ func (img *Image) adopt(parent disk.Disk) error {
 			return errTooDeep
 		}
 	}
-	if id != img.header.ParentID {
+	if !img.isParentID(id) {
 		return &ParentError{ID: img.header.ParentID, Kind: ErrParentMismatch, Tried: []TriedParent{{"the disk that was given", mismatch(id)}}}
 	}
 	img.parent = parent

@@ -127,10 +127,11 @@ func (fs *footers) choose() (*footerCopy, error) {
 	return nil, ErrNotVHD
 }
 
-// twoIDs reports whether the copies of the footer are of different images.
+// twoIDs reports whether the copies of the footer are of different images. A copy with the
+// id that the image was about to get is of the same one.
 func (fs *footers) twoIDs() bool {
 	t, l := &fs.trailing, &fs.leading
-	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID
+	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID && !isSuccessorID(l.UniqueID, t.UniqueID)
 }
 
 // missingFooter is the finding of a file without a trailing footer, of which only
@@ -191,13 +192,18 @@ func IsFixedFooter(b []byte, before int64) bool {
 // cookie, checksum, version and type in order stands at its end, or a copy of
 // one at its start. A damaged copy at the start, where qemu looks, is an error
 // of its own, and so is a dynamic disk header without any footer; so a damaged
-// dynamic image does not pass for a raw disk. Every other answer wraps [disk.ErrNotThisFormat].
+// dynamic image does not pass for a raw disk. Every other answer wraps
+// [disk.ErrNotThisFormat]; it also wraps a [FormatError] if the file is likely a fixed disk
+// whose footer is not at the end.
 func Probe(r io.ReaderAt, size int64) error {
 	fs, err := locateFooters(r, size)
 	if err != nil {
 		return err
 	}
 	_, err = fs.choose()
+	if errors.Is(err, ErrNotVHD) {
+		err = errLostFixed(r, size)
+	}
 	if err != nil && !fs.leading.marked() && !fs.header {
 		return fmt.Errorf("%w: %w", disk.ErrNotThisFormat, err)
 	}

@@ -120,8 +120,16 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 		choose = fs.ignoringChecksum
 	}
 	c, err := choose()
+	if errors.Is(err, ErrNotVHD) {
+		err = errLostFixed(r, size)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if start, err := fs.secondImage(r); err != nil {
+		return nil, err
+	} else if start > 0 {
+		return nil, fs.twoImages(start).err()
 	}
 	img.footer, img.footerAt = c.Footer, c.off
 	img.trailer = trailerOf(r, c == &fs.trailing)
@@ -157,6 +165,15 @@ func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	}
 	if err := img.openDynamic(c, size, end, o); err != nil {
 		return nil, err
+	}
+	if img.trailer.present() {
+		copies, err := img.lay.imageCopy(r, c, img.bat)
+		if err == nil {
+			err = refusal(copies, false)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if o.Write {
 		img.alloc.open(img, &fs, size)

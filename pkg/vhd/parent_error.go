@@ -17,9 +17,9 @@ const MaxParents = 256
 var (
 	// ErrParentNotFound: no file that was looked at is the parent.
 	ErrParentNotFound = errors.New("the parent was not found")
-	// ErrParentMismatch: there is a file where the parent should be, and it has
-	// another unique id.
-	ErrParentMismatch = errors.New("what stands in the parent's place is another image")
+	// ErrParentMismatch: the file where the parent should be has another unique id. It is
+	// another image, or the parent after another child was merged into it.
+	ErrParentMismatch = errors.New("the parent has a different unique id")
 	// ErrParentAmbiguous: several files in the directories of the search have the parent's
 	// unique id, and none has the name that the image records.
 	ErrParentAmbiguous = errors.New("several files may be the parent")

@@ -169,6 +169,9 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		}
 	}
 	paths, looked := c.withID(e.ID)
+	if len(paths) == 0 && e.ID != uuid.Nil { // a commit may have been interrupted
+		paths, looked = c.withID(level.idAfterCommit(e.ID))
+	}
 	if len(paths) > 1 {
 		e.Kind = ErrParentAmbiguous
 		for _, path := range paths {
@@ -245,7 +248,7 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	}
 	id := img.footer.UniqueID
 	switch {
-	case id != want:
+	case !level.isParentID(id):
 		return nil, fmt.Errorf("%w: %w", ErrParentMismatch, mismatch(id))
 	case c.ids[id]:
 		return nil, fmt.Errorf("%w: an image nearer to it has this unique id, too", ErrParentLoop)

@@ -391,9 +391,9 @@ func (s *slotSearch) free(sector int64) bool {
 }
 
 // slotFrom returns the offset of the first block in [start, end) of the file, which
-// starts after no more than padding; or -1.
+// starts after no more than padding and a footer that stayed there; or -1.
 func (s *slotSearch) slotFrom(start, end int64) (int64, error) {
-	for at := s.lay.nextBlockOffset(start); at+s.p.stored <= end && at < start+maxPadding; at += s.lay.align {
+	for at := s.lay.nextBlockOffset(start); at+s.p.stored <= end && at < start+2*dataAlign; at += s.lay.align {
 		if ok, err := s.lay.looksLikeBitmap(s.r, at); err != nil || ok {
 			return at, err
 		}

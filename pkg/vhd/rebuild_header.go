@@ -6,15 +6,11 @@ import (
 	"io"
 )
 
-// usualTableOffset is where qemu, VirtualBox, Windows and this package place the BAT of a
-// dynamic image: right after the header, which follows the copy of the footer.
-const usualTableOffset = footerSize + headerSize
-
 // sampledBitmaps is how many sector bitmaps are looked at to recognise a block size.
 const sampledBitmaps = 64
 
-// rebuildHeader makes the header of an image whose BAT is at its usual place, in a file
-// in which blocks end at limit. It tries the block sizes that products use, 2 MiB first,
+// rebuildHeader makes the header of an image whose BAT is where qemu, VirtualBox and
+// Windows place it, at byte 1536, right after the header. Blocks end at limit. It tries the block sizes that products use, 2 MiB first,
 // and returns nil if none of them makes sense. The header is certain if exactly one block
 // size leaves no unreferenced space in the file, and the image has no parent: the record
 // of that is lost.

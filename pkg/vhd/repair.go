@@ -33,7 +33,7 @@ type Repaired = disk.Repaired
 // an error of the file, ends the repair between two steps. Repairing again does
 // nothing.
 //
-// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrOrphans, ErrSavedState, ErrTooLarge,
+// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrTwoImages, ErrOrphans, ErrSavedState, ErrTooLarge,
 // ctx.Err(), or of the file.
 func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]Repaired, error) {
 	if o == nil {
@@ -108,6 +108,9 @@ func (r *repairer) write(b []byte, off int64) error {
 func (r *repairer) check() (DiskType, Counts, error) {
 	c := NewChecker(r.f, r.fileSize(), nil)
 	for f, err := range c.Findings(r.ctx) {
+		if err == nil && f.ID == "two-images" {
+			err = ErrTwoImages
+		}
 		if err == nil && (f.ID == "bytes-missing" || f.ID == "bytes-added") {
 			err = ErrShifted
 		}

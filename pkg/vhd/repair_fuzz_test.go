@@ -73,7 +73,7 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions) {
 	first := repairFile(m, &o)
 	mended := m.bytes()
 	if first != nil && !slices.ContainsFunc([]error{
-		vhd.ErrNotVHD, vhd.ErrBeyondRepair, vhd.ErrSavedState, vhd.ErrOrphans, vhd.ErrTooLarge, vhd.ErrTwoIDs, vhd.ErrShifted,
+		vhd.ErrNotVHD, vhd.ErrBeyondRepair, vhd.ErrSavedState, vhd.ErrOrphans, vhd.ErrTooLarge, vhd.ErrTwoIDs, vhd.ErrTwoImages, vhd.ErrShifted,
 	}, func(err error) bool { return errors.Is(first, err) }) {
 		t.Fatalf("Repair: %v", first)
 	}

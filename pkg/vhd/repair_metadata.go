@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"errors"
 	"math"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -14,6 +15,12 @@ func (r *repairer) metadata() error {
 	}
 	c, err := fs.ignoringChecksum()
 	var rebuilt *rebuiltFooter
+	if errors.Is(err, ErrNotVHD) {
+		if err := r.lostFixed(); err != nil || len(r.done) == 0 {
+			return err
+		}
+		return r.metadata() // the footer is at the end now
+	}
 	if err != nil {
 		if rebuilt, err = r.rebuiltFooter(&fs, err); err != nil {
 			return err
@@ -40,34 +47,6 @@ func (r *repairer) metadata() error {
 		rebuilt.explain(&r.done[n])
 	}
 	return err
-}
-
-// fixedFooter mends the only footer of a fixed disk, which nothing but itself
-// can tell.
-func (r *repairer) fixedFooter(c *footerCopy, fs *footers) error {
-	footer := c.Footer
-	footer.DataOffset = noOffset
-	b := footer.Encode()
-	rest := r.size % SectorSize
-	var id, text string
-	switch {
-	case c.short:
-		id, text = "file-length", "the footer of 511 bytes got its last byte"
-	case rest != 0:
-		// What is torn off is not the disk's, but whose it is nobody knows.
-		return nil
-	case footer != fs.trailing.Footer:
-		id, text = "fixed-data-offset", "the footer got all ones for its data offset"
-	case c.Checksum != c.checksumWanted():
-		id, text = "footer-checksum", "the footer got its right checksum"
-	default:
-		return nil
-	}
-	if err := r.write(b[:], c.off); err != nil {
-		return err
-	}
-	r.did(id, c.off, footerSize, "%s", text)
-	return nil
 }
 
 // header finds the dynamic disk header, mends it, and has the footer point to

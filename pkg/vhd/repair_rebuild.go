@@ -107,6 +107,10 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 			found[i].Note += ", but the record of the parent is lost: --salvage reads what the image itself has, and a repair leaves it alone"
 		case x.certain && lostHeaderAt(f, h):
 			found[i].Remedy = "rebuild it from the footer and the BAT"
+		case x.certain && f.valid():
+			found[i].Note += ", but a program wrote this one, because its checksum is right: --salvage reads the image, and a repair leaves it alone"
+		case x.certain:
+			found[i].Note += ", but the footer is damaged, too: --salvage reads the image, and a repair leaves it alone"
 		default:
 			found[i].Note += ", but nothing proves it: --salvage reads the image, and a repair leaves it alone"
 		}

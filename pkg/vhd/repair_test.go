@@ -422,6 +422,12 @@ func fixedDamages() []damage {
 		{"too short", good[512:], data[512:], all, []string{"fixed-length"}, []string{"fixed-length"}, nil, true, 0, -1},
 		{"suspended", fixedImage(data, u8(84, 1), u64(16, 0)), data, all, []string{"fixed-data-offset", "saved-state"}, []string{"fixed-data-offset", "saved-state"}, vhd.ErrSavedState, true, 0, -1},
 		{"suspended, by force", fixedImage(data, u8(84, 1), u64(16, 0)), data, vhd.RepairOptions{All: true, Force: true}, []string{"fixed-data-offset", "saved-state"}, []string{"saved-state"}, nil, false, 0, -1},
+		{"zeros after the footer", slices.Concat(good, make([]byte, 5*kib+100)), data, all, []string{"footer-misplaced"}, nil, nil, false, 0, -1},
+		{"3 MiB of zeros after the footer", slices.Concat(good, make([]byte, 3*mib)), data, all, []string{"footer-misplaced"}, nil, nil, false, 0, -1},
+		{"data after the footer", slices.Concat(good, make([]byte, kib), noise(kib, 7)), data, all, []string{"footer-misplaced"}, []string{"footer-misplaced"}, nil, true, 0, -1},
+		{"suspended, zeros after the footer", slices.Concat(fixedImage(data, u8(84, 1)), make([]byte, kib)), data, all, []string{"footer-misplaced", "saved-state"}, []string{"footer-misplaced", "saved-state"}, vhd.ErrSavedState, true, 0, -1},
+		{"torn footer", good[:len(good)-100], data, all, []string{"footer-torn"}, nil, nil, false, 100, -1},
+		{"more torn footer", good[:end+60], data, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, -1},
 		{"no footer", none, data, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, -1},
 		{"empty", nil, nil, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, -1},
 	}

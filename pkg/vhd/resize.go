@@ -92,7 +92,7 @@ func (img *Image) ZeroBeyondSize() error {
 }
 
 // allZero reports whether all bytes are zero.
-func allZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
+func allZero(b []byte) bool { return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) }
 
 // fitsParent checks that a differencing image can have that size: no less than its
 // parent, and what it gains must not be the parent's.

@@ -153,6 +153,7 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 		}
 		img.batmap, img.lay.batmap = m, m.regions(&img.lay, img.bat)
 	}
+	img.lay.addLocators(&img.footer, &h.Header, img.bat, size)
 	img.bitmaps.init(blocks, true)
 	found, err = img.bat.cutInside(p, &img.lay)
 	if err != nil {
@@ -164,7 +165,6 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 			return err
 		}
 	}
-	img.lay.addLocators(&img.footer, &h.Header, img.bat, size)
 	img.findLost(p, entries)
 	img.salvage.doubtful = img.salvage.doubtful.under(doubtfulList(doubtful, lostBATRebuilt))
 	if len(found) > 0 {

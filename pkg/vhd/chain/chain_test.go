@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
@@ -472,7 +474,10 @@ func TestCommitImageDepth(t *testing.T) {
 	if err := chain.CommitImage(context.Background(), img, 1, nil); !errors.Is(err, vhd.ErrReadOnly) {
 		t.Errorf("into a parent open for reading: %v, want ErrReadOnly", err)
 	}
-	must(t, chain.CommitImage(context.Background(), img, 2, nil))
+	if err := chain.CommitImage(context.Background(), img, 2, nil); !errors.Is(err, vhd.ErrReadOnly) {
+		t.Errorf("with an image between that is open for reading: %v, want ErrReadOnly", err)
+	}
+	must(t, chain.CommitImage(context.Background(), img, 2, &chain.CommitOptions{KeepID: true}))
 	must(t, img.Close())
 	s.reads("base.vhd", want)
 	s.reads("grand.vhd", want)
@@ -556,4 +561,124 @@ func TestRebaseDepth(t *testing.T) {
 		}
 		must(t, img.Close())
 	}
+}
+
+// After a commit the other children of what changed are refused, and the image that was
+// committed goes on; with KeepID nothing is refused.
+func TestCommitRenewsIDs(t *testing.T) {
+	id := func(s scene, name string) string {
+		img, err := vhd.Open(s.path(name), &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
+		must(s.t, err)
+		defer img.Close()
+		return img.Footer().UniqueID.String()
+	}
+	for _, c := range []struct {
+		name, image, base string
+		renewed           []string // images with another id
+		refused           []string // other children
+	}{
+		{"into the parent", "grand.vhd", "", []string{"child.vhd"}, []string{"grand2.vhd"}},
+		{"into the base", "grand.vhd", "base.vhd", []string{"base.vhd", "child.vhd"}, []string{"child2.vhd", "grand2.vhd", "grand of 2.vhd"}},
+		{"child into the base", "child.vhd", "", []string{"base.vhd"}, []string{"child2.vhd", "grand of 2.vhd"}},
+		{"into a raw disk", "onraw.vhd", "", nil, nil},
+		{"through an image into a raw disk", "on onraw.vhd", "other.raw", []string{"onraw.vhd"}, []string{"other on onraw.vhd"}},
+	} {
+		for _, keep := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, keep ids %v", c.name, keep), func(t *testing.T) {
+				s := newScene(t)
+				s.child("child2.vhd", "base.vhd", 0, 5)
+				s.child("grand2.vhd", "child.vhd", 0, 6)
+				s.child("grand of 2.vhd", "child2.vhd", 0, 7)
+				s.onRaw("onraw.vhd", "other.raw")
+				s.child("on onraw.vhd", "onraw.vhd", 0, 8)
+				s.child("other on onraw.vhd", "onraw.vhd", 0, 9)
+				all := []string{"base.vhd", "child.vhd", "child2.vhd", "grand.vhd", "grand2.vhd", "grand of 2.vhd", "onraw.vhd", "on onraw.vhd", "other on onraw.vhd"}
+				before := map[string]string{}
+				for _, name := range all {
+					before[name] = id(s, name)
+				}
+				want := s.contents(c.image)
+				o := &chain.CommitOptions{Workers: 1, KeepID: keep}
+				if c.base != "" {
+					o.Base = s.path(c.base)
+				}
+				must(t, chain.Commit(t.Context(), s.path(c.image), o))
+				s.reads(c.image, want)
+				if c.image == "child.vhd" { // it has kept its id
+					s.contents("grand.vhd")
+				}
+				for _, name := range all {
+					changed := id(s, name) != before[name]
+					if changed != (!keep && slices.Contains(c.renewed, name)) {
+						t.Errorf("%s: another id: %v", name, changed)
+					}
+					img, err := vhd.Open(s.path(name), nil)
+					if err == nil {
+						img.Close()
+					}
+					refused := !keep && slices.Contains(c.refused, name)
+					if refused && !errors.Is(err, vhd.ErrParentMismatch) || !refused && err != nil {
+						t.Errorf("Open %s: %v; refused: want %v", name, err, refused)
+					}
+				}
+			})
+		}
+	}
+}
+
+// onRaw makes an image whose parent is a raw disk.
+func (s scene) onRaw(name, parent string) {
+	s.t.Helper()
+	p, _, err := disk.Open(s.path(parent), disk.Formats{&raw.Format}, nil)
+	must(s.t, err)
+	o := &vhd.CreateOptions{Parent: p}
+	o.ParentRecord, err = vhd.ParentRecordOf(s.path(name), s.path(parent), p, vhd.PathsAll)
+	must(s.t, err)
+	img, err := vhd.Create(s.path(name), o)
+	must(s.t, err)
+	s.scribble(img, 10)
+}
+
+// A commit of an image without blocks changes nothing for other children, and completes one
+// that was interrupted between the two ids.
+func TestCommitWithoutBlocks(t *testing.T) {
+	s := newScene(t)
+	s.child("child2.vhd", "base.vhd", 0, 5)
+	must(t, chain.Commit(t.Context(), s.path("child.vhd"), nil))
+	must(t, chain.Rebase(t.Context(), s.path("child2.vhd"), &chain.RebaseOptions{Parent: s.path("base.vhd"), Unsafe: true}))
+	must(t, chain.Commit(t.Context(), s.path("child.vhd"), nil))
+	s.contents("child2.vhd")
+
+	// The parent has got its new id, and child.vhd has the record from before that.
+	record, err := os.ReadFile(s.path("child.vhd"))
+	must(t, err)
+	base, err := vhd.Open(s.path("base.vhd"), &vhd.OpenOptions{Write: true})
+	must(t, err)
+	child, err := vhd.Open(s.path("child.vhd"), &vhd.OpenOptions{Write: true, Parent: base})
+	must(t, err)
+	must(t, child.RenewParentID())
+	must(t, child.Close())
+	must(t, os.WriteFile(s.path("child.vhd"), record, 0o666))
+	if got := s.warnings("child.vhd"); !slices.Contains(got, "parent-id") {
+		t.Errorf("check finds %q, want parent-id among them", got)
+	}
+	must(t, chain.Commit(t.Context(), s.path("child.vhd"), nil))
+	if got := s.warnings("child.vhd"); slices.Contains(got, "parent-id") {
+		t.Errorf("after another commit check finds %q", got)
+	}
+}
+
+// warnings are the findings of a check of an image and its parents.
+func (s scene) warnings(name string) (ids []string) {
+	s.t.Helper()
+	f, err := os.Open(s.path(name))
+	must(s.t, err)
+	defer f.Close()
+	st, err := f.Stat()
+	must(s.t, err)
+	for x, err := range vhd.NewChecker(f, st.Size(), &vhd.CheckOptions{Chain: true}).Findings(s.t.Context()) {
+		must(s.t, err)
+		ids = append(ids, x.ID)
+	}
+	return ids
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -22,6 +23,9 @@ type CommitOptions struct {
 	Base string
 	// Keep leaves the blocks in the image that its parent has now, too.
 	Keep bool
+	// KeepID leaves the unique id of the changed parent as it is. Then nothing tells its
+	// other children, which are invalid, from valid ones.
+	KeepID bool
 	// Open says how to open the image, and its parents: where they may be, which field
 	// is their size, whether they are locked. Write and Parent are not used. Saved
 	// states are refused, unless Force is set. CommitImage does not use it.
@@ -44,7 +48,10 @@ type CommitOptions struct {
 // smaller than the image, it grows.
 //
 // Every other image that has the changed parent in its chain becomes invalid with the
-// first write, and so do those between the image and the parent.
+// first write, and so do those between the image and the parent. So the parent, and each
+// image between, gets a new unique id before that write, and the next image of the chain
+// records it: other children are refused with [vhd.ErrParentMismatch] from then on. A raw
+// disk has no id. KeepID keeps the ids.
 //
 // After an error, after ctx is cancelled and after a crash at any instant the image
 // opens and reads as before. The parent opens, too; each of its sectors holds what it
@@ -53,7 +60,8 @@ type CommitOptions struct {
 //
 // ErrParentNotFound is returned if Base is not a parent of the image, ErrUnsupported if
 // the image is not a differencing one, and else the errors of [vhd.Open] and those of
-// the files. The image and the parent are locked for writing.
+// the files. The image and the parent are locked for writing; those between, too, unless
+// KeepID is set.
 func Commit(ctx context.Context, name string, o *CommitOptions) error {
 	if o == nil {
 		o = &CommitOptions{}
@@ -70,8 +78,9 @@ func Commit(ctx context.Context, name string, o *CommitOptions) error {
 }
 
 // CommitImage merges an open differencing image into the parent at the given depth: 1
-// is its own parent, 2 the parent's parent, and so on. The image, unless it is kept, and
-// that parent are open for writing. All that [Commit] says holds, and nothing else may
+// is its own parent, 2 the parent's parent, and so on. The image, that parent and the
+// images between are open for writing. With KeepID, only the parent must be, and the image
+// unless it is kept. All that [Commit] says holds, and nothing else may
 // use the images meanwhile. A parent at depth 2 or more leaves the image as it is. A nil
 // o means the zero value. The caller closes the image.
 func CommitImage(ctx context.Context, img *vhd.Image, depth int, o *CommitOptions) error {
@@ -81,8 +90,9 @@ func CommitImage(ctx context.Context, img *vhd.Image, depth int, o *CommitOption
 	if err := differencing(img); err != nil {
 		return err
 	}
-	c := commit{img: img, depth: depth, parentFile: img.ParentPath(), empty: depth == 1 && !o.Keep}
+	c := commit{img: img, depth: depth, empty: depth == 1 && !o.Keep}
 	for level, left := img, depth; ; left-- {
+		c.parentFiles = append(c.parentFiles, level.ParentPath())
 		if c.into = level.Parent(); c.into == nil || left < 1 {
 			return fmt.Errorf("%w at depth %d", vhd.ErrParentNotFound, depth)
 		}
@@ -106,7 +116,8 @@ type commit struct {
 	empty bool // take the blocks out of the image
 
 	// The files, as far as they are known.
-	name, intoFile, parentFile string
+	name, intoFile string
+	parentFiles    []string // from the image's own parent on
 }
 
 // openToCommit opens the chain of an image, with the image and the parent that it is
@@ -129,7 +140,10 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	}
 	c := &commit{
 		depth: depth, empty: o.Base == "" && !o.Keep,
-		name: name, intoFile: files[depth].name, parentFile: files[1].name,
+		name: name, intoFile: files[depth].name,
+	}
+	for _, f := range files[1:] {
+		c.parentFiles = append(c.parentFiles, f.name)
 	}
 	// From the bottom up, because the parents of an image are open before it is.
 	again := o.Open
@@ -157,7 +171,7 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	}
 	below := c.into
 	for i := depth - 1; i >= 0; i-- {
-		again.Parents, again.Parent, again.Write = disk.ParentSearch{}, below, i == 0
+		again.Parents, again.Parent, again.Write = disk.ParentSearch{}, below, i == 0 || !o.KeepID
 		level, err := vhd.Open(files[i].name, &again)
 		if err != nil {
 			below.Close()
@@ -182,16 +196,19 @@ func depthOf(base string, files []file) (int, error) {
 	return 0, nil
 }
 
-// run is the order of a commit: make the parent large enough, copy, make that durable,
-// and only then touch the image.
+// run is the order of a commit: make the parent large enough, change the ids, copy, make
+// that durable, and only then take blocks out of the image.
 func (c *commit) run(ctx context.Context, o *CommitOptions) error {
 	if err := c.grow(ctx); err != nil {
 		return c.inInto(err)
 	}
+	if err := c.renewIDs(ctx, o); err != nil {
+		return c.inImage(err)
+	}
 	if err := c.copy(ctx, o); err != nil {
 		return err
 	}
-	if err := c.settle(ctx); err != nil {
+	if err := c.settle(ctx, o); err != nil {
 		return c.inImage(err)
 	}
 	return nil
@@ -216,6 +233,47 @@ func (c *commit) grow(ctx context.Context) error {
 		}
 	}
 	return r.Resize(ctx, c.img.Size(), nil)
+}
+
+// levels are the images from the image up to the one right above the changed parent.
+func (c *commit) levels() []*vhd.Image {
+	all := []*vhd.Image{c.img}
+	for level := c.img; len(all) < c.depth; {
+		level = level.Parent().(*vhd.Image)
+		all = append(all, level)
+	}
+	return all
+}
+
+// renewIDs gives the changed parent and the images between new unique ids, from the parent
+// up. If the levels above the parent hold no block, nothing becomes invalid, and the ids
+// stay.
+func (c *commit) renewIDs(ctx context.Context, o *CommitOptions) error {
+	if o.KeepID {
+		return nil
+	}
+	levels := c.levels()
+	blocks := int64(0)
+	for _, level := range levels {
+		_, n := level.BlockCounts()
+		blocks += n
+	}
+	for _, level := range slices.Backward(levels) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, ok := level.Parent().(*vhd.Image); !ok {
+			continue // a raw disk has no id
+		}
+		renew := level.RenewParentID
+		if blocks == 0 {
+			renew = level.RecordParentID
+		}
+		if err := renew(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copy writes what the levels above the parent have into it, durably.
@@ -244,11 +302,11 @@ func (c *commit) copy(ctx context.Context, o *CommitOptions) error {
 }
 
 // settle takes out of the image what its own parent has now, lets the image grow with
-// that, by a geometry perhaps beyond the size that was asked for, and records when the
-// parent was changed, if the image records that. Once the blocks are gone the context
-// counts no more: the rest is short, and a check would report an image without it.
-func (c *commit) settle(ctx context.Context) error {
-	if err := ctx.Err(); err != nil || c.depth > 1 {
+// that, by a geometry perhaps beyond the size that was asked for, and records when parents
+// were changed. Once the blocks are gone the context counts no more: the rest is short, and a
+// check would report an image without it.
+func (c *commit) settle(ctx context.Context, o *CommitOptions) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if c.empty {
@@ -256,19 +314,34 @@ func (c *commit) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.img.Size() < c.into.Size() {
+	if c.depth == 1 && c.img.Size() < c.into.Size() {
 		if err := c.img.Resize(context.WithoutCancel(ctx), c.into.Size(), nil); err != nil {
 			return err
 		}
 	}
-	if c.img.ParentRecord().Time == 0 || c.parentFile == "" {
-		return nil
+	return c.recordTimes(o)
+}
+
+// recordTimes records when the changed parent and the images between were changed, in the
+// images that record it. It goes from the parent up, because that changes each of them.
+func (c *commit) recordTimes(o *CommitOptions) error {
+	levels := c.levels()
+	if o.KeepID && c.depth > 1 {
+		return nil // the image's own parent was not changed
 	}
-	st, err := os.Stat(c.parentFile)
-	if err != nil {
-		return err
+	for i, level := range slices.Backward(levels) {
+		if level.ParentRecord().Time == 0 || c.parentFiles[i] == "" {
+			continue
+		}
+		st, err := os.Stat(c.parentFiles[i])
+		if err != nil {
+			return err
+		}
+		if err := level.SetParentTime(vhd.NearestTimestamp(st.ModTime())); err != nil {
+			return err
+		}
 	}
-	return c.img.SetParentTime(vhd.NearestTimestamp(st.ModTime()))
+	return nil
 }
 
 func (c *commit) inImage(err error) error {
