@@ -22,7 +22,7 @@ type signals struct {
 	received os.Signal // the first one that ends the program; nil for none
 }
 
-// stop returns a context that the first signal cancels. Listening takes a thread, so
+// stop returns a context that the first signal cancels. Listening needs a thread, so
 // commands that only read and print do without.
 func (s *signals) stop(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
