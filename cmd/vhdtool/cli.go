@@ -46,7 +46,6 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 		c.command = args[0]
 	}
 	root := c.newRootCmd(neededCommands(args))
-	addExitStatuses(root)
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if out, ok := c.stdout.(*standardOutput); ok {

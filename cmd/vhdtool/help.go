@@ -81,7 +81,9 @@ func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 		listCommands(&b, cmd, columns)
 	}
 	c.listFlags(&b, cmd, columns)
-	if !cmd.HasParent() {
+	if cmd.HasParent() {
+		listExitStatuses(&b, cmd, columns)
+	} else {
 		more := fmt.Sprintf("'%s help COMMAND' shows the help of a command. There is also help for %s.", c.name, joinWords(helpTopicNames(), "and"))
 		fmt.Fprintf(&b, "\n%s\n", wrapText(more, columns))
 	}

@@ -298,7 +298,7 @@ func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
 	if i.damage != "" {
 		s = i.damage + "\n"
 	}
-	s += fmt.Sprintf("image: %s\nfile format: %s\n", escape(i.Filename, ""), i.Format)
+	s += fmt.Sprintf("image: %s\nfile format: %s\n", oneLine(i.Filename), i.Format)
 	if o.verbose || !o.isParent || i.VirtualSize != o.shownSize {
 		s += fmt.Sprintf("virtual size: %s (%d bytes)\n", sizearg.Format(i.VirtualSize), i.VirtualSize)
 	}
@@ -316,10 +316,10 @@ func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
 		}
 	}
 	if i.FullBacking != "" {
-		s += fmt.Sprintf("backing file: %s\n", escape(i.FullBacking, ""))
+		s += fmt.Sprintf("backing file: %s\n", oneLine(i.FullBacking))
 	}
 	if i.BackingError != "" {
-		s += fmt.Sprintf("backing file: not opened: %s\n", escape(i.BackingError, ""))
+		s += fmt.Sprintf("backing file: not opened: %s\n", oneLine(i.BackingError))
 	}
 	s += i.Limits.lines()
 	_, err := io.WriteString(w, s)

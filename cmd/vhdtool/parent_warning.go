@@ -16,7 +16,7 @@ func (c *cli) warn(w warning) {
 	}
 	c.message("warning: %s", w.text)
 	if w.hint != "" {
-		fmt.Fprintf(c.stderr, "hint: %s\n", escape(w.hint, ""))
+		fmt.Fprintf(c.stderr, "hint: %s\n", oneLine(w.hint))
 	}
 }
 

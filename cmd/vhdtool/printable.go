@@ -10,8 +10,13 @@ import (
 )
 
 // printable escapes the control characters of a text, as a Go string literal does. Names of
-// files and of parents may contain any of them. Ends of lines and tabs stay.
-func printable(text string) string { return escape(text, "\n\r\t") }
+// files and of parents may contain any of them. Ends of lines and tabs stay, and so do bytes that
+// are not UTF-8: the text may end within a character.
+func printable(text string) string {
+	return escape(text, func(r rune, n int) bool {
+		return !unicode.IsPrint(r) && r != '\n' && r != '\r' && r != '\t' && (r != utf8.RuneError || n > 1)
+	})
+}
 
 // printedName returns the name of a file as it is printed, on one line. qemu-img prints names as
 // they are.
@@ -19,19 +24,20 @@ func (c *cli) printedName(name string) string {
 	if c.likeQEMU {
 		return name
 	}
-	return escape(name, "")
+	return oneLine(name)
 }
 
-// escape escapes the characters that a terminal may obey, except those in keep.
-func escape(text, keep string) string {
-	obeyed := func(r rune) bool { return !unicode.IsPrint(r) && !strings.ContainsRune(keep, r) || r == utf8.RuneError }
-	if !strings.ContainsFunc(text, obeyed) {
-		return text
-	}
+// oneLine returns a text in which nothing can end the line or control a terminal.
+func oneLine(text string) string {
+	return escape(text, func(r rune, n int) bool { return !unicode.IsPrint(r) || r == utf8.RuneError && n == 1 })
+}
+
+// escape escapes the characters, each of n bytes, for which obeyed returns true.
+func escape(text string, obeyed func(r rune, n int) bool) string {
 	var b strings.Builder
 	for len(text) > 0 {
 		r, n := utf8.DecodeRuneInString(text)
-		if obeyed(r) {
+		if obeyed(r, n) {
 			q := strconv.Quote(text[:n])
 			b.WriteString(q[1 : len(q)-1])
 		} else {

@@ -29,7 +29,11 @@ func TestControlCharacters(t *testing.T) {
 			t.Errorf("%s on a terminal prints\n%q\nwant a line\n%q", c.args[0], out, c.want)
 		}
 		out2, _ := exec.Command("vhdtool", c.args...).CombinedOutput()
-		if want := strings.Replace(c.want, shown, evil, 1); !strings.Contains(string(out2), want) {
+		want := c.want
+		if c.args[0] != "info" || c.args[1] != name { // info prints names on one line everywhere
+			want = strings.Replace(want, shown, evil, 1)
+		}
+		if !strings.Contains(string(out2), want) {
 			t.Errorf("%s into a pipe prints\n%q\nwant a line\n%q", c.args[0], out2, want)
 		}
 	}

@@ -10,17 +10,14 @@ import (
 	"time"
 )
 
-func TestEscape(t *testing.T) {
+func TestOneLine(t *testing.T) {
 	for s, want := range map[string]string{
 		"disk.vhd": "disk.vhd", "Grüße 磁盘.vhd": "Grüße 磁盘.vhd", "\ufffd": "\ufffd",
-		"a\x1b[31mb\x7f": `a\x1b[31mb\x7f`, "a\u009bb": `a\u009bb`, "a\xffb": `a\xffb`, "a\nb\r": "a\nb\\r", "\\": "\\",
+		"a\x1b[31mb\x7f": `a\x1b[31mb\x7f`, "a\u009bb": `a\u009bb`, "a\xffb": `a\xffb`, "a\nb\r": `a\nb\r`, "\\": "\\",
 	} {
-		if got := escape(s, "\n"); got != want {
+		if got := oneLine(s); got != want {
 			t.Errorf("%q: got %q, want %q", s, got, want)
 		}
-	}
-	if got := escape("a\nb", ""); got != `a\nb` {
-		t.Errorf("got %q", got)
 	}
 }
 
