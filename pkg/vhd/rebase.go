@@ -51,7 +51,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	// XenServer's tools refuse locators behind a block, and VirtualBox's compact loses
 	// blocks behind them. Without space for that they go to the end of the file, unless it
 	// is packed.
-	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoRoom)) {
+	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoSpace)) {
 		return err
 	}
 	x, taken, err := img.findSpace(end + headerSize)
@@ -60,7 +60,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	}
 	if err := img.writeLocators(&p, &h, x.start); err != nil {
 		if taken {
-			err = img.giveBack(x, err)
+			err = img.undoExtension(x, err)
 		}
 		return err
 	}

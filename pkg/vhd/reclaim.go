@@ -147,7 +147,7 @@ func (img *Image) moveBATUp(table bat) error {
 	}
 	m, err := img.copyBAT(table, x.start)
 	if err != nil {
-		return img.giveBack(x, err)
+		return img.undoExtension(x, err)
 	}
 	return img.state.change(func() error {
 		if err := img.switchBAT(table, x.start, m); err != nil {
@@ -230,7 +230,7 @@ func (img *Image) moveBATDown() error {
 func (img *Image) tableBytes(blocks int64) int64 {
 	n := batBytes(blocks)
 	if img.batmap != nil {
-		n += img.batmap.room(blocks)
+		n += img.batmap.space(blocks)
 	}
 	return n
 }

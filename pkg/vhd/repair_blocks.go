@@ -75,7 +75,7 @@ func (r *repairer) separate(img *Image) error {
 		}
 		block, doubt := o.block, img.doubtful(o)
 		to, err := img.moveBlock(block, from)
-		if errors.Is(err, errNoRoom) {
+		if errors.Is(err, errNoSpace) {
 			r.leave("bat-overlap", disk.NextSalvage, "the device has no space for a copy of the block")
 			break
 		}
@@ -236,7 +236,7 @@ func (img *Image) moveBlock(block, from int64) (int64, error) {
 		return 0, err
 	}
 	if err := img.copyBlock(x.start, int64(img.bat.load(block))*SectorSize); err != nil {
-		return 0, img.giveBack(x, err)
+		return 0, img.undoExtension(x, err)
 	}
 	return x.start, img.switchBlocks([]int64{block}, []uint32{uint32(x.start / SectorSize)})
 }
@@ -342,7 +342,7 @@ func (r *repairer) excessClaims(img *Image, from int64) ([]int64, error) {
 
 // batmap clears bits of XenServer's map that must not be set.
 func (r *repairer) batmap(img *Image) error {
-	bits, changed, err := img.mendedBatmap()
+	bits, changed, err := img.correctedBatmap()
 	if err != nil || !changed {
 		return err
 	}

@@ -365,7 +365,7 @@ func (img *Image) reach(end int64) (undo func(error) error, err error) {
 		return func(err error) error { return err }, nil
 	}
 	x, err := img.extend(img.alloc.end, end-img.alloc.end)
-	return func(err error) error { return img.giveBack(x, err) }, err
+	return func(err error) error { return img.undoExtension(x, err) }, err
 }
 
 // growBATInPlace writes the new entries of a larger table behind those of the BAT, into
@@ -450,7 +450,7 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 			x, err := img.extendForBlock(int64(len(batch) - i - 1))
 			if err == nil {
 				if err = img.copyBlock(x.start, b.start); err != nil {
-					err = img.giveBack(x, err)
+					err = img.undoExtension(x, err)
 				}
 			}
 			if stop = err; err != nil {

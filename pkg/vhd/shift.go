@@ -77,7 +77,7 @@ func (t bat) cutInside(r io.ReaderAt, l *layout) ([]finding, error) {
 	stored := l.stored()
 	last := [2]int64{-1, -1} // where the last two blocks start
 	beyond := false
-	for e := range t.places(t.apart(0)) {
+	for e := range t.offsets(t.apart(0)) {
 		start := int64(e) * SectorSize
 		gap := start - last[1]
 		if start+stored > l.limit {

@@ -95,7 +95,7 @@ func (img *Image) commit() error {
 	}
 	bits := make(map[int64][]byte, len(changed))
 	for _, block := range changed {
-		if b := img.bitmaps.takeDirty(block); b != nil {
+		if b := img.bitmaps.takeChanged(block); b != nil {
 			bits[block] = b
 		}
 	}
@@ -179,7 +179,7 @@ func (img *Image) complete(flush bool) error {
 	lay := img.plan.layout(&img.footer, &img.header)
 	lay.locators = img.lay.locators
 	end := a.end
-	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batRoom { // there are no blocks
+	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batSpace { // there are no blocks
 		end = lay.tableEnd()
 	}
 	footerAt := end
@@ -188,7 +188,7 @@ func (img *Image) complete(flush bool) error {
 	}
 	if img.trailer.onDevice() {
 		if footerAt = a.deviceFooterAt; end > footerAt {
-			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
+			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoSpace, footerAt+footerSize, end)
 		}
 	}
 	var m *batmap
@@ -298,7 +298,7 @@ func (img *Image) writeNewBitmaps() error {
 	a.changedBitmaps = nil
 	a.mu.Unlock()
 	for i, block := range blocks {
-		bits := img.bitmaps.takeDirty(block)
+		bits := img.bitmaps.takeChanged(block)
 		if bits == nil {
 			continue
 		}

@@ -139,8 +139,8 @@ func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64
 // locked its bitmap.
 func (img *Image) markWritten(bm *sectorBitmap, block, first, end int64) {
 	setBits(bm.bits, first, end)
-	if !bm.dirty {
-		bm.dirty = true
+	if !bm.changed {
+		bm.changed = true
 		img.alloc.mu.Lock()
 		img.alloc.changedBitmaps = append(img.alloc.changedBitmaps, block)
 		img.alloc.mu.Unlock()
