@@ -201,8 +201,8 @@ func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	return x, nil
 }
 
-// undoExtension reverts x, the last extension, and returns err, its reason. If the undo fails, too, the
-// image has failed.
+// undoExtension reverts x, the last extension, and returns err, its reason. If the undo fails,
+// too, the image has failed.
 func (img *Image) undoExtension(x extension, err error) error {
 	if img.state.phase() == phaseFailed {
 		return err

@@ -38,7 +38,7 @@ const (
 	formatVersion    = 0x00010000
 	featureTemporary = 1 << 0
 	featureReserved  = 1 << 1    // always set
-	noOffset         = 1<<64 - 1 // "all ones": the specification's text has 32 of them, everyone writes 64
+	noOffset         = 1<<64 - 1 // "all ones": the specification has 32 of them, products write 64
 )
 
 var footerCookie = [8]byte{'c', 'o', 'n', 'e', 'c', 't', 'i', 'x'}

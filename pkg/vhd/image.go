@@ -39,7 +39,7 @@ type Image struct {
 	twoIDs      bool    // the footers belong to different images: neither may be overwritten
 	rule        SizeRule
 	size        int64 // virtual size, bytes
-	reserved    bool  // a fixed disk opened for writing, whose file has all of its storage and keeps it
+	reserved    bool  // a fixed disk opened for writing, whose file keeps all of its storage
 
 	// Of dynamic and differencing images only:
 	header  Header

@@ -18,7 +18,7 @@ type region struct {
 type layout struct {
 	blockSize  int64
 	bitmapSize int64
-	align      int64 // alignment of the data of new blocks: SectorSize in a packed file, else dataAlign
+	align      int64 // alignment of the data of new blocks: SectorSize in a packed file
 	fileAlign  int64 // alignment of the length of the file
 
 	batOff   int64

@@ -52,8 +52,7 @@ func readError(p []byte, off int64, err error) error {
 }
 
 // locateFooters reads the footers of a file of size bytes. The trailing one is in the last 512
-// bytes, in the last 511 if the length suggests that, or in the last whole sector if the file
-// ends inside a sector. Errors are read errors, and the error for a piece of a split image.
+// bytes. If the file ends inside a sector, it is in the last 511 bytes or the last whole sector. Errors are read errors, and the error for a piece of a split image.
 func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 	var fs footers
 	type place struct {

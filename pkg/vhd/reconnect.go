@@ -7,8 +7,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// reconnect points entries at the data that the caller says is theirs. All are checked
-// before the first is written.
+// reconnect points entries at the data that the caller names. It checks all of them before it
+// writes the first.
 func (r *repairer) reconnect(img *Image) error {
 	p := img.lay.placement()
 	var spaces []fileSpace

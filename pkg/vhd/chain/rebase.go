@@ -41,7 +41,7 @@ type RebaseOptions struct {
 // copies data that the new parent lacks, or has differently, into the image. A nil o means the
 // zero value.
 //
-// An error, a cancelled ctx and a crash at any instant leave an image that opens with its old
+// An error, a cancelled ctx and a crash at any instant do no harm: the image opens with its old
 // parent or with the new one, and reads the same with both. Blocks that were copied may stay in
 // it. No parent is written to. Rebase can be called again.
 //
@@ -49,8 +49,8 @@ type RebaseOptions struct {
 // holds.
 //
 // Errors are those of [vhd.Open] and of the files. ErrUnsupported means one of these: the image
-// is not differencing, the new parent is larger than the image or has too many parents, or
-// Unsafe is set without a new parent. ErrParentLoop means that the new parent is the image or
+// is not differencing, the new parent is too large or has too many parents, or Unsafe is set
+// without a new parent. ErrParentLoop means that the new parent is the image or
 // depends on it. The image is locked for writing, and all parents for reading.
 func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 	if o == nil {
