@@ -20,8 +20,8 @@ import (
 // the write has its old or its new contents, in memory and in the file. Sync can be called
 // again.
 //
-// After an error of a call that changes the image's structure (Resize, SetParent, Detach,
-// Empty, SetFooter and other setters), either nothing has changed or the image has failed. A
+// Other calls change the image's structure: Resize, SetParent, Detach, Empty, SetFooter and
+// other setters. After an error of these, either nothing has changed or the image has failed. A
 // flush that fails also makes the image fail. Every later call on a failed image returns the
 // error, which wraps ErrFailed, and the file is as after a crash at that moment.
 type Image struct {

@@ -16,8 +16,8 @@ func (img *Image) idAfterCommit(parent uuid.UUID) uuid.UUID {
 }
 
 // successorID returns a unique id that starts with first and ends with a hash of first and the
-// id before. The two footers of an image whose change of id is interrupted can so be
-// distinguished from those of different images.
+// id before. It distinguishes the two footers of an image whose change of id is interrupted from
+// those of different images.
 func successorID(before uuid.UUID, first [8]byte) uuid.UUID {
 	var id uuid.UUID
 	copy(id[:], first[:])

@@ -48,7 +48,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 		return err
 	}
 	// Metadata before the blocks is best: XenServer's tools refuse locators after a block, and
-	// VirtualBox's compact loses blocks before them. Without space there the locators go to the
+	// VirtualBox's compact loses blocks after them. Without space there the locators go to the
 	// end of the file, except in a packed file.
 	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoSpace)) {
 		return err
