@@ -267,13 +267,13 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		return err
 	}
 	blockSize := int64(h.BlockSize)
-	room := int64(h.MaxTableEntries) * blockSize
-	size, found := f.virtualSize(c.o.SizeRule, room)
+	covered := int64(h.MaxTableEntries) * blockSize
+	size, found := f.virtualSize(c.o.SizeRule, covered)
 	if err := c.add(found...); err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		size = room // as much as the table reaches
+		size = covered // as much as the table reaches
 	}
 	blocks := blocksHeld(&f.Footer, &h, size)
 	c.n.Size, c.n.BlockSize, c.n.Blocks = size, blockSize, blocks

@@ -52,20 +52,21 @@ func readError(p []byte, off int64, err error) error {
 }
 
 // locateFooters reads the footers of a file of size bytes. The trailing one is in the last 512
-// bytes. If the file ends inside a sector, it is in the last 511 bytes or the last whole sector. Errors are read errors, and the error for a piece of a split image.
+// bytes. If the file ends inside a sector, it is in the last 511 bytes or the last whole sector.
+// Errors are read errors, and the error for a piece of a split image.
 func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 	var fs footers
-	type place struct {
+	type span struct {
 		off int64
 		n   int
 	}
-	places := []place{{size - footerSize, footerSize}}
+	spans := []span{{size - footerSize, footerSize}}
 	if rest := size % SectorSize; rest == shortFooterSize {
-		places = append([]place{{size - shortFooterSize, shortFooterSize}}, places...)
+		spans = append([]span{{size - shortFooterSize, shortFooterSize}}, spans...)
 	} else if rest != 0 {
-		places = append(places, place{size - rest - footerSize, footerSize})
+		spans = append(spans, span{size - rest - footerSize, footerSize})
 	}
-	for _, p := range places {
+	for _, p := range spans {
 		if p.off < 0 {
 			continue
 		}
@@ -186,9 +187,9 @@ func IsFixedFooter(b []byte, before int64) bool {
 // Probe returns nil if the file of size bytes is a VHD: it has a footer with correct cookie,
 // checksum, version and type at its end, or a copy of one at its start.
 //
-// Other errors than "not a VHD" prevent that a damaged dynamic image passes for a raw disk.
-// They are returned for a damaged copy at the start, where qemu looks, and for a dynamic disk
-// header without any footer.
+// A damaged copy at the start, where qemu looks, has an error of its own, and so has a dynamic
+// disk header without any footer. These errors keep a damaged dynamic image from being opened
+// as a raw disk.
 //
 // Every other error wraps [disk.ErrNotThisFormat]. It also wraps a [FormatError] if the file is
 // probably a fixed disk whose footer is not at the end.

@@ -7,10 +7,10 @@ import (
 	"io"
 )
 
-// ReadAt implements [io.ReaderAt] for the contents of the disk. A sector is missing if its block
-// is unallocated, or if its bit in the block's bitmap is clear ("Block Bitmap"). Missing sectors
-// read from the parent in a differencing image, and as zeros in a dynamic one. VirtualBox and libvhdi do the same, while qemu
-// ignores the bitmap.
+// ReadAt implements [io.ReaderAt] for the contents of the disk. A sector is missing if its
+// block is unallocated, or if its bit in the block's bitmap is clear ("Block Bitmap"). Missing
+// sectors read from the parent in a differencing image, and as zeros in a dynamic one.
+// VirtualBox and libvhdi do the same, while qemu ignores the bitmap.
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at negative offset %d", off)

@@ -89,7 +89,7 @@ func (img *Image) refillFront(ctx context.Context) error {
 	if blocks == 0 {
 		return nil
 	}
-	room := false
+	fits := false
 	for _, g := range img.gaps() {
 		if g[1]-g[0] < img.lay.stored() {
 			continue
@@ -97,9 +97,9 @@ func (img *Image) refillFront(ctx context.Context) error {
 		if g[0] >= first*SectorSize {
 			return nil
 		}
-		room = true
+		fits = true
 	}
-	if !room {
+	if !fits {
 		return nil
 	}
 	return img.reclaim(ctx, nil)

@@ -277,7 +277,8 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 		}
 		slots, clean = slots[:0:0], true
 	}
-	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 { // the file has another order
+	// The file has another order.
+	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 {
 		all = []batProposal{{suspects[0].first, lone, false}}
 	}
 	return settled(all, suspects, total, apart, allClean), nil

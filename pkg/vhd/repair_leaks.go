@@ -10,10 +10,10 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// leaks returns unreferenced space to the file system. It keeps the space in a call that
-// changed BAT entries, while an entry is impossible, and while the size of the disk is in
-// doubt: the space may be in use then. Space that holds data is returned only if the caller
-// saves it or discards it.
+// leaks returns unreferenced space to the file system. The space may be in use while an entry
+// is impossible or the size of the disk is in doubt: then leaks keeps it. It also keeps it in a
+// call that changed BAT entries. Space that holds data is returned only if the caller saves it
+// or discards it.
 func (r *repairer) leaks(img *Image) error {
 	before, err := r.check()
 	if err != nil || before.counts.Leaked == 0 {

@@ -366,9 +366,9 @@ func (img *Image) reach(end int64) (undo func(error) error, err error) {
 	return func(err error) error { return img.undoExtension(x, err) }, err
 }
 
-// growBATInPlace writes the new entries of a larger table after those of the BAT, into space
-// that only a batmap uses, and switches to the table. It passes an error to undo, which may
-// free the space.
+// growBATInPlace writes the new entries of a larger table after those of the BAT, and switches
+// to the table. Only a batmap may use that space. It passes an error to undo, which may free
+// the space.
 func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 	n, m := img.bat.len(), img.batmap
 	header := img.header

@@ -52,7 +52,8 @@ func (img *Image) Lost() []disk.LostRange {
 		return nil
 	}
 	inherited, unread := img.inheritedLost(), img.unreadBitmaps()
-	lost := img.salvage.lost.under(unread.with(false)).under(inherited.with(false)) // zeros take precedence
+	// Zeros take precedence.
+	lost := img.salvage.lost.under(unread.with(false)).under(inherited.with(false))
 	return slices.Clone(lost.under(unread.with(true)).under(img.salvage.doubtful).under(inherited.with(true)))
 }
 

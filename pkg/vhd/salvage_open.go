@@ -136,9 +136,10 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 	img.header, img.footer.DataOffset = h.Header, uint64(h.at)
 	img.salvage.headerRebuilt = h.rebuilt
 	blockSize := int64(h.BlockSize)
-	room := max(int64(h.MaxTableEntries)*blockSize, int64(min(c.CurrentSize, MaxSectors*SectorSize)))
+	space := max(int64(h.MaxTableEntries)*blockSize, int64(min(c.CurrentSize, MaxSectors*SectorSize)))
 	var found []finding
-	if img.size, found = c.virtualSize(o.SizeRule, room); len(found) > 0 { // the BAT is too small for the size
+	// The BAT is too small for the size.
+	if img.size, found = c.virtualSize(o.SizeRule, space); len(found) > 0 {
 		img.size = int64(h.MaxTableEntries) * blockSize
 	}
 	blocks := max(blocksHeld(&img.footer, &h.Header, img.size), (img.size+blockSize-1)/blockSize)
@@ -231,7 +232,8 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 	s.readable.limit += img.lay.blockSize // only the bitmap of a block must be in the file
 	bad := p.badEntries(&img.lay)
 	fit := int64(0)
-	torn, tail := uint32(unused), []disk.Range(nil) // the last entry of a torn block, and its lost ranges
+	// The last entry of a torn block, and its lost ranges.
+	torn, tornRanges := uint32(unused), []disk.Range(nil)
 	for i, e := range img.bat.usedOnce() {
 		n := img.bat.alike(i)
 		at := int64(e)*SectorSize + img.lay.bitmapSize
@@ -254,10 +256,10 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 		default:
 			fit += n
 			if e != torn {
-				tail, torn = img.tornTail(i, e, max(0, s.end-at)), e
+				tornRanges, torn = img.tornTail(i, e, max(0, s.end-at)), e
 			}
 			for k := i; k < i+n; k++ {
-				for _, r := range tail {
+				for _, r := range tornRanges {
 					off := k*img.lay.blockSize + r.Off
 					s.lost.add(off, min(r.N, img.size-off), false, lostTorn)
 				}
@@ -373,8 +375,9 @@ func salvagedHeader(r io.ReaderAt, c *footerCopy, size, limit int64) (*foundHead
 }
 
 // directHeader reads the header that the footer points to. It returns nil if the header does
-// not lead to a BAT. It corrects a number of entries that does not fit the file or the disk, if
-// the file has a BAT of the size that the disk needs. sane says that all entries are possible.
+// not lead to a BAT. If the number of entries does not fit the file or the disk, it corrects
+// the number. Then the file must have a BAT of the size that the disk needs. sane says that all
+// entries are possible.
 func directHeader(r io.ReaderAt, c *footerCopy, limit int64) (_ *foundHeader, sane bool, err error) {
 	h, found, err := readHeader(r, c, limit)
 	if err != nil || refusal(found, true) != nil {

@@ -67,10 +67,10 @@ func (fs *footers) unaligned(r io.ReaderAt) ([]finding, error) {
 	return []finding{shifted(c.off, n)}, nil
 }
 
-// cutInside detects bytes that are missing inside a file whose trailing footer directly follows
-// the blocks. Then entries point past the footer, at the usual distance from the entries
-// before. The bitmaps of the last two blocks are closer to the start of the file, both by the
-// same number of bytes. If only an entry were wrong, one of the bitmaps would not be.
+// cutInside detects bytes that are missing inside a file with a trailing footer. Then entries
+// point past the footer, at the usual distance from the entries before. The bitmaps of the last
+// two blocks are closer to the start of the file, both by the same number of bytes. If only an
+// entry were wrong, one of the bitmaps would not be.
 //
 // A bitmap is recognised if all its bits are set. Whole missing blocks cannot be distinguished
 // from wrong entries.
