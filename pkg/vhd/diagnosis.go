@@ -100,7 +100,7 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 	switch {
 	case !d.has("trailing-footer"):
 	case typ == 0, d.has("leading-footer"):
-		say("The trailing footer is missing, and no copy of it is intact.")
+		say("The trailing footer is missing, and no copy of it is good.")
 	case d.has("footer-checksum"):
 		say("The trailing footer is missing, and the copy at the start is damaged.")
 	default:

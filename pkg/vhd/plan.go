@@ -302,7 +302,7 @@ const maxFixedSize = 1 << 62
 func checkSize(size int64, t DiskType) error {
 	switch {
 	case size < 0:
-		return fmt.Errorf("disk size %d: want at least 0", size)
+		return fmt.Errorf("disk size %d is negative", size)
 	case t == Fixed && size > maxFixedSize:
 		return fmt.Errorf("fixed disk of %d bytes: %w, which holds at most %d", size, ErrTooLarge, int64(maxFixedSize))
 	case t != Fixed && size > MaxSectors*SectorSize:
