@@ -86,7 +86,8 @@ func ExampleOpen_errors() {
 	case errors.As(err, &fe):
 		fmt.Printf("damaged at byte %d: %s is %s\n", fe.Offset, fe.Field, fe.Got)
 	}
-	// Output: damaged at byte 1540: BAT entry 1 is sector 1, a block that overlaps the dynamic disk header
+	// Output:
+	// damaged at byte 1540: BAT entry 1 is sector 1, a block that overlaps the dynamic disk header
 }
 
 // A new file appears under its name when the image is closed. Until then Discard removes it,
