@@ -74,10 +74,10 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 		if f := d.first["bytes-missing"]; f.Bytes > 0 {
 			size = bytesText(f.Bytes)
 		}
-		say("Bytes are missing inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", size)
+		say("Bytes are missing inside the file (%s), so everything after them is at a wrong offset. Copy the file again from its source, in binary mode.", size)
 		return s // all other findings follow from it
 	case d.has("bytes-added"):
-		say("Bytes were added inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
+		say("Bytes were added inside the file (%s), so everything after them is at a wrong offset. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
 		return s
 	}
 	if d.has("two-images") {

@@ -19,7 +19,7 @@ const (
 	oddHeader   = "The dynamic disk header has fields that no reader accepts."
 	noFooter    = "The trailing footer is missing, and no copy of it is good."
 	lostBlock   = "Space for 1 block in the file holds data that no BAT entry points to: it may be lost blocks."
-	shiftedRest = ", so nothing after them is where it belongs. Copy the file again from its source, in binary mode."
+	shiftedRest = ", so everything after them is at a wrong offset. Copy the file again from its source, in binary mode."
 )
 
 // fileBytes is the content of a file.
@@ -112,7 +112,7 @@ func TestDiagnosis(t *testing.T) {
 		{"bytes added", slices.Insert(slices.Clone(good), 5000, 1), []string{"Bytes were added inside the file (1 byte)" + shiftedRest}},
 		{"footer overwritten", spoil(good, len(good)-512, 512), []string{copyIsGood}},
 		{"both footers", spoil(spoil(good, 64, 4), len(good)-448, 4), []string{"The trailing footer is damaged, and no copy of it is good."}},
-		{"wild entry, footer cut", blocks(map[int]uint32{2: 1 << 30})[:len(good)-512], []string{
+		{"impossible entry, footer cut", blocks(map[int]uint32{2: 1 << 30})[:len(good)-512], []string{
 			copyIsGood, "The BAT is damaged: 1 of 10 blocks is affected: bytes 131072 to 196607 of the disk.",
 		}},
 	} {

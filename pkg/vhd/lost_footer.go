@@ -237,12 +237,12 @@ func (l *lostFixed) finding() finding {
 	switch {
 	case l.torn:
 		f.ID, f.Offset = "footer-torn", l.footer.off
-		f.Got, f.Want = fmt.Sprintf("%d bytes, the rest of which is lost", l.size-l.footer.off), fmt.Sprintf("%d bytes", footerSize)
+		f.Got, f.Want = fmt.Sprintf("%d bytes: the rest is lost", l.size-l.footer.off), fmt.Sprintf("%d bytes", footerSize)
 		f.Note = "'vhdtool check -r all FILE' completes the footer"
 	case l.footer != nil:
 		f.ID, f.Offset, f.Bytes = "footer-misplaced", l.footer.off, l.size-l.footer.off-footerSize
 		f.Got, f.Want = bytesText(f.Bytes)+" after it", "none: the file ends with the footer"
-		f.Note = "'vhdtool check FILE' says what follows the footer, and what to do"
+		f.Note = "'vhdtool check FILE' reports what follows the footer, and the next command"
 	case l.end.Off > l.size:
 		f.ID, f.Bytes = "disk-cut", l.end.Off-l.size
 		f.Offset, f.Field = l.size, "end of the file"

@@ -84,7 +84,7 @@ var faults = []fault{
 		nil,
 	},
 	{
-		"wild entry", func(m *mixture, file []byte) []byte { return setEntry(file, 5, 0x7ffffff0) },
+		"impossible entry", func(m *mixture, file []byte) []byte { return setEntry(file, 5, 0x7ffffff0) },
 		[]string{"bat-beyond-end", "leak"},
 		nil,
 		[]string{"bat-beyond-end", "leak"},
@@ -315,7 +315,7 @@ func expected(a, b fault) (found, mended, left []string, because string) {
 	found = minus(found, "bat-beyond-end", "bat-over-metadata", "bat-overlap", "bat-excess", "leak", "header-checksum")
 	mended, left = minus(mended, "header-checksum"), []string{}
 	switch {
-	case has("wild entry", "entry over metadata", "overlap", "excess entry", "orphan"):
+	case has("impossible entry", "entry over metadata", "overlap", "excess entry", "orphan"):
 		mended, left, because = []string{}, found, "a header is rebuilt only if it leads to blocks without faults"
 	case has("both footer checksums", "torn last block"):
 		mended, left, because = []string{}, found, "a header is rebuilt only from a valid footer, in a file that has all blocks"

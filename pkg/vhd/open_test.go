@@ -291,7 +291,7 @@ func TestSizeRules(t *testing.T) {
 		cur  = vhd.SizeFromCurrent
 	)
 	small, large := geometry(2, 4, 17), geometry(3, 4, 17) // 136 and 204 sectors
-	const space = 160 * sector                              // the space of the file and of the table
+	const space = 160 * sector                             // the space of the file and of the table
 	type result struct {
 		size int64 // sectors
 		by   vhd.SizeRule

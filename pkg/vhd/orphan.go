@@ -108,7 +108,7 @@ func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error
 		holes := filesystem.NewHoleMap(img.r)
 		owners := img.newOwners(ctx, holes, &lay, step)
 		for s := range img.unreferenced {
-			var places []int64
+			var offsets []int64
 			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end; at += step {
 				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
 				if err != nil {
@@ -116,32 +116,32 @@ func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error
 					return
 				}
 				if data {
-					places = append(places, at)
+					offsets = append(offsets, at)
 				}
-				if len(places) == maxPlaces { // in a space this large no owners are derived from the order
-					if !img.yieldPlaces(places, func(int) []int64 { return nil }, yield) {
+				if len(offsets) == maxOffsets { // in a space this large no owners are derived from the order
+					if !img.yieldOrphans(offsets, func(int) []int64 { return nil }, yield) {
 						return
 					}
-					places = places[:0]
+					offsets = offsets[:0]
 				}
 			}
-			of, err := owners.of(s, len(places))
+			of, err := owners.of(s, len(offsets))
 			if err != nil {
 				yield(disk.Orphan{}, err)
 				return
 			}
-			if !img.yieldPlaces(places, of, yield) {
+			if !img.yieldOrphans(offsets, of, yield) {
 				return
 			}
 		}
 	}
 }
 
-// maxPlaces is the most orphans of one space that are held in memory.
-const maxPlaces = 1 << 16
+// maxOffsets is the most orphans of one space that are held in memory.
+const maxOffsets = 1 << 16
 
-func (img *Image) yieldPlaces(places []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
-	for i, at := range places {
+func (img *Image) yieldOrphans(offsets []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
+	for i, at := range offsets {
 		if !yield(disk.Orphan{Offset: at, Bitmap: img.lay.bitmapSize, Length: img.lay.blockSize, Blocks: of(i)}, nil) {
 			return false
 		}
@@ -171,17 +171,17 @@ func (img *Image) holdsData(ctx context.Context, holes *filesystem.HoleMap, off,
 
 // owners are the blocks that have lost their data.
 type owners struct {
-	img  *Image
-	wild []int64 // blocks whose entries are impossible; at most maxWild
-	more bool    // blocks are missing from wild
-	all  int     // number of orphans in the file; counted when first needed, -1 until then
-	seen int     // number of these that were passed to of
+	img        *Image
+	impossible []int64 // blocks whose entries are impossible; at most maxImpossible
+	more       bool    // blocks are missing from impossible
+	all        int     // number of orphans in the file; counted when first needed, -1 until then
+	seen       int     // number of these that were passed to of
 
 	count func() (int, error)
 }
 
-// maxWild is the most impossible entries that are kept to find owners.
-const maxWild = 1 << 16
+// maxImpossible is the most impossible entries that are kept to find owners.
+const maxImpossible = 1 << 16
 
 func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay *layout, step int64) *owners {
 	w := &owners{img: img, all: -1}
@@ -191,16 +191,16 @@ func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay 
 			continue
 		}
 		for block := i; block < i+img.bat.alike(i) && !w.more; block++ {
-			w.more = len(w.wild) == maxWild
+			w.more = len(w.impossible) == maxImpossible
 			if !w.more {
-				w.wild = append(w.wild, block)
+				w.impossible = append(w.impossible, block)
 			}
 		}
 	}
 	w.count = func() (int, error) {
 		n := 0
 		for s := range img.unreferenced {
-			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end && n <= len(w.wild); at += step {
+			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end && n <= len(w.impossible); at += step {
 				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
 				if err != nil {
 					return 0, err
@@ -229,14 +229,14 @@ func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 	}
 	var between []int64
 	if s.before < s.after {
-		from, _ := slices.BinarySearch(w.wild, s.before+1)
-		to, _ := slices.BinarySearch(w.wild, s.after)
-		between = w.wild[from:max(from, to)]
+		from, _ := slices.BinarySearch(w.impossible, s.before+1)
+		to, _ := slices.BinarySearch(w.impossible, s.after)
+		between = w.impossible[from:max(from, to)]
 	}
 	if len(between) == n {
 		return each(between), nil
 	}
-	if len(w.wild) > 0 {
+	if len(w.impossible) > 0 {
 		if w.all < 0 {
 			all, err := w.count()
 			if err != nil {
@@ -244,10 +244,10 @@ func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 			}
 			w.all = all
 		}
-		if w.all == len(w.wild) {
-			return each(w.wild[first:]), nil
+		if w.all == len(w.impossible) {
+			return each(w.impossible[first:]), nil
 		}
-		some := w.wild
+		some := w.impossible
 		if len(between) > 0 {
 			some = between
 		}
@@ -281,7 +281,7 @@ func (c *Checker) candidates(f *finding) (string, error) {
 			case format: // another kind of finding
 			case err != nil:
 				return "", err
-			case len(o.Blocks) == 1 && len(x.byBlock) < maxPlaces:
+			case len(o.Blocks) == 1 && len(x.byBlock) < maxOffsets:
 				x.byBlock[o.Blocks[0]] = o.Offset
 			case len(x.some) < namedRanges:
 				x.some = append(x.some, o.Offset)

@@ -53,12 +53,12 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoSpace)) {
 		return err
 	}
-	x, taken, err := img.findSpace(end + headerSize)
+	x, extended, err := img.findSpace(end + headerSize)
 	if err != nil {
 		return err
 	}
 	if err := img.writeLocators(&p, &h, x.start); err != nil {
-		if taken {
+		if extended {
 			err = img.undoExtension(x, err)
 		}
 		return err

@@ -148,7 +148,7 @@ func alignments(l *layout, claimed []uint64) []int64 {
 // suspects returns the entries that cannot be right. If the file is not whole, it also returns
 // entries that may be wrong.
 func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
-	var all, wild, used []entryRun // all of the table; wild and used of the current sector
+	var all, impossible, used []entryRun // all of the table; impossible and used of the current sector
 	var nWild, nUsed int64
 	sector := int64(-1)
 	add := func(runs []entryRun, x entryRun) []entryRun {
@@ -159,14 +159,14 @@ func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 		return append(runs, x)
 	}
 	flush := func() {
-		runs := wild
+		runs := impossible
 		if nWild >= 3 && nWild*2 > nUsed {
 			runs = used
 		}
 		for _, x := range runs {
 			all = add(all, x)
 		}
-		wild, used, nWild, nUsed = wild[:0], used[:0], 0, 0
+		impossible, used, nWild, nUsed = impossible[:0], used[:0], 0, 0
 	}
 	longest := p.regionsEnd + t.count()*(p.stored+dataAlign) + maxPadding // maximum length of the file
 	for i, e := range t.usedOnce() {
@@ -179,10 +179,10 @@ func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 		nUsed += n
 		switch {
 		case bad.has(i) || p.over(e) != nil || p.end(e) > max(p.limit, longest):
-			wild = add(wild, entryRun{i, n, false})
+			impossible = add(impossible, entryRun{i, n, false})
 			nWild += n
 		case whole && p.end(e) > p.limit:
-			wild = add(wild, entryRun{i, n, true})
+			impossible = add(impossible, entryRun{i, n, true})
 		}
 	}
 	flush()
@@ -281,7 +281,7 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 {
 		all = []batProposal{{suspects[0].first, lone, false}}
 	}
-	return settled(all, suspects, total, apart, allClean), nil
+	return withoutContradictions(all, suspects, total, apart, allClean), nil
 }
 
 // withoutCopies returns the slots that are not copies of other blocks. An interrupted repair
@@ -345,10 +345,10 @@ func inOrder(claimed []uint64, i int) bool {
 	return len(around) >= orderWindow
 }
 
-// settled returns the proposals without those that contradict each other. apart says that no
+// withoutContradictions returns the proposals without those that contradict each other. apart says that no
 // blocks overlap. clean says that nothing else is unreferenced: then a single wrong entry and a
 // single unreferenced block belong together.
-func settled(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
+func withoutContradictions(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
 	slices.SortFunc(all, func(a, b batProposal) int { return int(min(max(a.first-b.first, -1), 1)) })
 	for i := 1; i < len(all); i++ {
 		if all[i-1].first+int64(len(all[i-1].entries)) > all[i].first {

@@ -134,7 +134,7 @@ const maxPadding = 64 << 10
 // gives up early, and so reads little of data that is not a table.
 func mostFit(ctx context.Context, r io.ReaderAt, off, n int64, p *placement) (bool, error) {
 	buf := make([]byte, min(n*4, 64<<10))
-	used, wild := int64(0), int64(0)
+	used, impossible := int64(0), int64(0)
 	for end := off + n*4; off < end; {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -150,13 +150,13 @@ func mostFit(ctx context.Context, r io.ReaderAt, off, n int64, p *placement) (bo
 				continue
 			}
 			if used++; !p.fits(e) {
-				if wild++; wild > 64+used/2 {
+				if impossible++; impossible > 64+used/2 {
 					return false, nil
 				}
 			}
 		}
 	}
-	return wild*2 <= used, nil
+	return impossible*2 <= used, nil
 }
 
 // goesOn reports whether the rest of a table's last sector may point to blocks, too. Then the

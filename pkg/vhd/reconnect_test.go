@@ -48,16 +48,16 @@ func TestOrphans(t *testing.T) {
 		file []byte
 		want []disk.Orphan
 	}{
-		"none":                         {s.bytes(), nil},
-		"one wild entry, by order":     {bat(map[int]uint32{5: wild}), []disk.Orphan{orphan(2, 5)}},
-		"one wild entry, out of order": {bat(map[int]uint32{0: wild}), []disk.Orphan{orphan(1, 0)}},
-		"wild entry over metadata":     {bat(map[int]uint32{9: 3}), []disk.Orphan{orphan(3, 9)}},
-		"two wild entries, by order":   {bat(map[int]uint32{5: wild, 9: 3}), []disk.Orphan{orphan(2, 5), orphan(3, 9)}},
-		"two wild entries, one block":  {s.with(func(s *sample) { s.bat = map[int]uint32{0: wild, 7: wild} }).bytes(), []disk.Orphan{orphan(1, 0, 7)}},
-		"unallocated, by order":        {leaked.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
-		"unallocated at the start":     {leakedFirst, []disk.Orphan{orphan(0), orphan(1)}},
-		"one of two wild entries":      {twoWild.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
-		"aligned blocks":               {aligned.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"none":                               {s.bytes(), nil},
+		"one impossible entry, by order":     {bat(map[int]uint32{5: wild}), []disk.Orphan{orphan(2, 5)}},
+		"one impossible entry, out of order": {bat(map[int]uint32{0: wild}), []disk.Orphan{orphan(1, 0)}},
+		"impossible entry over metadata":     {bat(map[int]uint32{9: 3}), []disk.Orphan{orphan(3, 9)}},
+		"two impossible entries, by order":   {bat(map[int]uint32{5: wild, 9: 3}), []disk.Orphan{orphan(2, 5), orphan(3, 9)}},
+		"two impossible entries, one block":  {s.with(func(s *sample) { s.bat = map[int]uint32{0: wild, 7: wild} }).bytes(), []disk.Orphan{orphan(1, 0, 7)}},
+		"unallocated, by order":              {leaked.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"unallocated at the start":           {leakedFirst, []disk.Orphan{orphan(0), orphan(1)}},
+		"one of two impossible entries":      {twoWild.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"aligned blocks":                     {aligned.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
 	} {
 		if diff := cmp.Diff(x.want, orphansOf(t, x.file)); diff != "" {
 			t.Errorf("%s: orphans (-want +got):\n%s", name, diff)
@@ -164,12 +164,12 @@ func TestSeparateClearsWay(t *testing.T) {
 		left []string
 		done []string
 	}{
-		"wild entry at the end":         {overlap(map[int]uint32{2: uint32(s.place(4))}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
-		"wild entry after the copy":     {overlap(map[int]uint32{2: uint32(s.place(4)) + 15}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
-		"wild entry far away":           {overlap(map[int]uint32{2: 1 << 20}), []string{"bat-beyond-end"}, []string{"bat-overlap"}},
-		"block over the footer":         {overlap(map[int]uint32{2: uint32(s.place(4)) - 4}), []string{"bat-beyond-end", "bat-overlap"}, []string{}},
-		"entry past the disk's end":     {overlap(map[int]uint32{12: uint32(s.place(4))}), []string{}, []string{"bat-excess", "bat-overlap"}},
-		"entries past it, size unclear": {overlap(map[int]uint32{12: uint32(s.place(4)), 13: uint32(s.place(1)), 0: unused}), []string{"bat-excess", "leak"}, []string{"bat-overlap"}},
+		"impossible entry at the end":     {overlap(map[int]uint32{2: uint32(s.place(4))}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
+		"impossible entry after the copy": {overlap(map[int]uint32{2: uint32(s.place(4)) + 15}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
+		"impossible entry far away":       {overlap(map[int]uint32{2: 1 << 20}), []string{"bat-beyond-end"}, []string{"bat-overlap"}},
+		"block over the footer":           {overlap(map[int]uint32{2: uint32(s.place(4)) - 4}), []string{"bat-beyond-end", "bat-overlap"}, []string{}},
+		"entry past the disk's end":       {overlap(map[int]uint32{12: uint32(s.place(4))}), []string{}, []string{"bat-excess", "bat-overlap"}},
+		"entries past it, size unclear":   {overlap(map[int]uint32{12: uint32(s.place(4)), 13: uint32(s.place(1)), 0: unused}), []string{"bat-excess", "leak"}, []string{"bat-overlap"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			after, report := promised(t, x.file, vhd.RepairOptions{All: true}, filepath.Join(t.TempDir(), "undo"))

@@ -126,7 +126,7 @@ func (r *repairer) clearWay(img *Image, n int64) (from int64, ok bool, err error
 		r.leave("bat-overlap", disk.NextSave, "entries past the end of the disk point to all space near the end of the file")
 		return 0, false, nil
 	}
-	var wild []int64
+	var impossible []int64
 	for i, e := range img.bat.usedOnce() {
 		start := int64(e) * SectorSize
 		if p.end(e) <= p.limit || start >= from+length {
@@ -136,32 +136,32 @@ func (r *repairer) clearWay(img *Image, n int64) (from int64, ok bool, err error
 			r.leave("bat-overlap", disk.NextSalvage, fmt.Sprintf("block %d begins in the file and ends after it: a copy there would be read as its end", i))
 			return 0, false, nil
 		}
-		if int64(len(wild))+img.bat.alike(i) > maxParked || p.end(parkedEntry) <= from+length {
+		if int64(len(impossible))+img.bat.alike(i) > maxParked || p.end(parkedEntry) <= from+length {
 			r.leave("bat-overlap", disk.NextSalvage, "too many entries point at the space near the end of the file")
 			return 0, false, nil
 		}
 		for block := i; block < i+img.bat.alike(i); block++ {
-			wild = append(wild, block)
+			impossible = append(impossible, block)
 		}
 	}
-	return from, true, r.park(img, wild)
+	return from, true, r.park(img, impossible)
 }
 
 // park sets impossible entries to parkedEntry.
-func (r *repairer) park(img *Image, wild []int64) error {
-	if len(wild) == 0 {
+func (r *repairer) park(img *Image, impossible []int64) error {
+	if len(impossible) == 0 {
 		return nil
 	}
-	entries := make([]uint32, len(wild))
-	before := make([]uint32, len(wild))
-	for i, block := range wild {
+	entries := make([]uint32, len(impossible))
+	before := make([]uint32, len(impossible))
+	for i, block := range impossible {
 		entries[i], before[i] = parkedEntry, img.bat.load(block)
 	}
-	if err := img.switchBlocks(slices.Clone(wild), entries); err != nil {
+	if err := img.switchBlocks(slices.Clone(impossible), entries); err != nil {
 		return err
 	}
 	r.changedEntries = true
-	for i, block := range wild {
+	for i, block := range impossible {
 		r.did("bat-beyond-end", img.lay.batOff+block*4, 4,
 			"BAT entry %d was set to sector %d, because it points at sector %d, past the end of the file, where a copy is written", block, uint32(parkedEntry), before[i])
 	}

@@ -38,7 +38,7 @@ func refusedRepair(err error) (reason string, next disk.NextStep, refused bool) 
 	case errors.Is(err, ErrSavedState):
 		return "the image belongs to a suspended virtual machine", disk.NextForce, true
 	case errors.Is(err, ErrBeyondRepair):
-		return "no footer is left that says what the image is", disk.NextSalvage, true
+		return "no footer is left to identify the image", disk.NextSalvage, true
 	}
 	return "", disk.NextNone, false
 }
@@ -51,7 +51,7 @@ func defaultReason(id string) (reason string, next disk.NextStep) {
 	case "trailing-footer", "leading-footer", "footers-differ", "footer-checksum", "header-checksum":
 		return "the structures that the footer leads to must be readable first", disk.NextSalvage
 	case "bat-beyond-end", "bat-over-metadata":
-		return "no block can be where the entry points, and nothing says where the block is", disk.NextDiscardLost
+		return "no block can be where the entry points, and the offset of the block is unknown", disk.NextDiscardLost
 	case "leak":
 		return "the errors of the image must be repaired first", disk.NextNone
 	case "fixed-length":
@@ -127,8 +127,8 @@ const maxReconnections = 8
 
 // candidates adds the data that may belong to impossible entries.
 func (r *repairer) candidates(left []Unrepaired) error {
-	wild := func(x Unrepaired) bool { return x.ID == "bat-beyond-end" || x.ID == "bat-over-metadata" }
-	if !slices.ContainsFunc(left, wild) {
+	impossible := func(x Unrepaired) bool { return x.ID == "bat-beyond-end" || x.ID == "bat-over-metadata" }
+	if !slices.ContainsFunc(left, impossible) {
 		return nil
 	}
 	img, err := NewImage(r.f, r.fileSize(), &OpenOptions{IgnoreChecksums: true, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
@@ -159,13 +159,13 @@ func (r *repairer) candidates(left []Unrepaired) error {
 	}
 	for i, x := range left {
 		switch {
-		case !wild(x):
+		case !impossible(x):
 		case len(byOrder[x.ID]) > 0:
 			left[i].Next, left[i].Reconnect = disk.NextReconnect, byOrder[x.ID]
-			left[i].Reason = strings.Replace(x.Reason, "nothing says where the block is", "data that may be the block is elsewhere in the file", 1)
+			left[i].Reason = strings.Replace(x.Reason, "the offset of the block is unknown", "data that may be the block is elsewhere in the file", 1)
 		case any:
 			left[i].Next = disk.NextExtractOrphans
-			left[i].Reason = strings.Replace(x.Reason, "nothing says where the block is", "unreferenced data in the file may be the block", 1)
+			left[i].Reason = strings.Replace(x.Reason, "the offset of the block is unknown", "unreferenced data in the file may be the block", 1)
 		}
 	}
 	return nil

@@ -146,7 +146,7 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	for _, f := range files[1:] {
 		c.parentFiles = append(c.parentFiles, f.name)
 	}
-	// Open from the bottom up: the parents of an image are open before it is.
+	// Open the base first: the parents of an image are open before it is.
 	again := o.Open
 	again.Parents, again.Parent, again.Write = disk.ParentSearch{}, nil, true
 	if depth+1 < len(files) {

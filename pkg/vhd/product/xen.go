@@ -120,8 +120,8 @@ func xenRules() []Rule {
 			Name: "reserved", Field: "reserved bytes", Wants: "zeros",
 			Reason: "the image is refused", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				places := s.reservedUsed()
-				return places, oneOf("zeros"), len(places) > 0
+				structures := s.reservedUsed()
+				return structures, oneOf("zeros"), len(structures) > 0
 			},
 		},
 		{
@@ -151,19 +151,19 @@ func (s *subject) ahead(t vhd.Timestamp) (any, Want, bool) {
 
 // reservedUsed names the structures whose reserved bytes are not zero.
 func (s *subject) reservedUsed() []string {
-	var places []string
+	var structures []string
 	if tail := s.footer.Reserved[1:]; strings.Trim(string(tail), "\x00") != "" {
-		places = append(places, "footer")
+		structures = append(structures, "footer")
 	}
 	if s.header.Reserved1 != [4]byte{} || s.header.Reserved2 != [256]byte{} {
-		places = append(places, "dynamic disk header")
+		structures = append(structures, "dynamic disk header")
 	}
 	for i, l := range s.header.LocatorEntries() {
 		if l.Reserved != 0 {
-			places = append(places, fmt.Sprintf("parent locator %d", i+1))
+			structures = append(structures, fmt.Sprintf("parent locator %d", i+1))
 		}
 	}
-	return places
+	return structures
 }
 
 // xenParentRules returns the rules about the parent record.
