@@ -345,9 +345,9 @@ func inOrder(claimed []uint64, i int) bool {
 	return len(around) >= orderWindow
 }
 
-// withoutContradictions returns the proposals without those that contradict each other. apart says that no
-// blocks overlap. clean says that nothing else is unreferenced: then a single wrong entry and a
-// single unreferenced block belong together.
+// withoutContradictions returns the proposals without those that contradict each other. apart
+// says that no blocks overlap. clean says that nothing else is unreferenced: then a single
+// wrong entry and a single unreferenced block belong together.
 func withoutContradictions(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
 	slices.SortFunc(all, func(a, b batProposal) int { return int(min(max(a.first-b.first, -1), 1)) })
 	for i := 1; i < len(all); i++ {
