@@ -24,7 +24,6 @@ import (
 // aim is an empty list: remove a path when its text is rewritten.
 var uncovered = []string{
 	"cmd/vhdtool",
-	"docs/products.md",
 }
 
 // generated lists the paths whose text comes from other files, which are checked.
