@@ -18,8 +18,8 @@ const (
 	lostHeader  = "The dynamic disk header is not where the footer points: no block can be found without it."
 	oddHeader   = "The dynamic disk header has fields that no reader accepts."
 	noFooter    = "The trailing footer is missing, and no copy of it is good."
-	lostBlock   = "Space for 1 block in the file holds data that no BAT entry refers to: it may be lost blocks."
-	shiftedRest = ", so nothing after them is where it belongs. Copy the file again from its source, in binary mode."
+	lostBlock   = "Space for 1 block in the file holds data that no BAT entry points to: it may be lost blocks."
+	shiftedRest = ", so everything after them is at a wrong offset. Copy the file again from its source, in binary mode."
 )
 
 // fileBytes is the content of a file.
@@ -40,8 +40,7 @@ func diagnose(t testing.TB, file []byte) []string {
 	return c.Diagnosis()
 }
 
-// TestDiagnosisOfDamages compares what a check says happened to each damaged image of
-// testdata.
+// TestDiagnosisOfDamages compares the diagnosis of each damaged image of testdata.
 func TestDiagnosisOfDamages(t *testing.T) {
 	want := map[string][]string{
 		"trailing-footer-missing.vhd": {"The file was cut: 512 bytes are missing, and no block is affected.", copyIsGood},
@@ -61,11 +60,11 @@ func TestDiagnosisOfDamages(t *testing.T) {
 		"both-footers-torn.vhd":      {"The file was cut: 512 bytes are missing, and no block is affected.", noFooter},
 		"bat-sector-zeros.vhd": {
 			"The BAT is damaged: 112 of 112 blocks are affected: bytes 0 to 7340031 of the disk.",
-			"Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks.",
+			"Space for 3 blocks in the file holds data that no BAT entry points to: it may be lost blocks.",
 		},
 		"bat-sector-garbage.vhd": {
 			"The BAT is damaged: 112 of 112 blocks are affected: bytes 0 to 7340031 of the disk.",
-			"Space for 4 blocks in the file holds data that no BAT entry refers to: it may be lost blocks.",
+			"Space for 4 blocks in the file holds data that no BAT entry points to: it may be lost blocks.",
 		},
 		"bat-entries-zeros.vhd":   {"The BAT is damaged: 2 of 4 blocks are affected: bytes 0 to 4194303 of the disk.", lostBlock},
 		"bat-beyond-end.vhd":      {"The BAT is damaged: 1 of 4 blocks is affected: bytes 0 to 2097151 of the disk.", lostBlock},
@@ -75,7 +74,7 @@ func TestDiagnosisOfDamages(t *testing.T) {
 		"block-size-huge.vhd":     {oddHeader},
 		"block-size-odd.vhd":      {oddHeader},
 		"table-huge.vhd":          {oddHeader},
-		"table-short.vhd":         {oddHeader, "Space for 3 blocks in the file holds data that no BAT entry refers to: it may be lost blocks."},
+		"table-short.vhd":         {oddHeader, "Space for 3 blocks in the file holds data that no BAT entry points to: it may be lost blocks."},
 		"disk-type-unknown.vhd":   {"The footer has fields that no reader accepts."},
 		"footer-before-zeros.vhd": {"The file was enlarged or padded after it was complete: the footer is followed by 8.0 KiB (8,192 bytes)."},
 		"footer-before-data.vhd":  {"The file was enlarged or padded after it was complete: the footer is followed by 4.0 KiB (4,096 bytes)."},
@@ -98,7 +97,7 @@ func TestDiagnosisOfDamages(t *testing.T) {
 	}
 }
 
-// TestDiagnosis makes the damages that testdata does not have.
+// TestDiagnosis covers damages that testdata does not have.
 func TestDiagnosis(t *testing.T) {
 	s := sampleOf(64 * kib)
 	good := s.bytes()
@@ -113,7 +112,7 @@ func TestDiagnosis(t *testing.T) {
 		{"bytes added", slices.Insert(slices.Clone(good), 5000, 1), []string{"Bytes were added inside the file (1 byte)" + shiftedRest}},
 		{"footer overwritten", spoil(good, len(good)-512, 512), []string{copyIsGood}},
 		{"both footers", spoil(spoil(good, 64, 4), len(good)-448, 4), []string{"The trailing footer is damaged, and no copy of it is good."}},
-		{"wild entry, footer cut", blocks(map[int]uint32{2: 1 << 30})[:len(good)-512], []string{
+		{"impossible entry, footer cut", blocks(map[int]uint32{2: 1 << 30})[:len(good)-512], []string{
 			copyIsGood, "The BAT is damaged: 1 of 10 blocks is affected: bytes 131072 to 196607 of the disk.",
 		}},
 	} {

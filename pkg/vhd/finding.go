@@ -2,12 +2,11 @@ package vhd
 
 import "github.com/vhdtool/vhdtool/pkg/disk"
 
-// Finding is one fault that [Checker.Findings] reports. [Open] refuses an image
-// for the same findings, in the same words, if their severity is Error and reading
-// would go wrong.
+// Finding is one fault that [Checker.Findings] reports. [Open] refuses an image for the same
+// findings, in the same words, if their severity is Error and reads would return wrong data.
 type Finding = disk.Finding
 
-// Severity says what a finding means for the image.
+// Severity is the effect of a finding on the image.
 type Severity = disk.Severity
 
 // The severities of findings.
@@ -17,7 +16,7 @@ const (
 	Error   = disk.Error
 )
 
-// finding is a Finding with what Open needs to know about it.
+// finding is a Finding with the attributes that Open needs.
 type finding struct {
 	Finding
 
@@ -26,7 +25,7 @@ type finding struct {
 	harmless    bool // an error to report, but every byte can be read
 }
 
-// err is the error with which Open refuses the image.
+// err returns the error with which Open refuses the image.
 func (f finding) err() error {
 	kind := ErrCorrupt
 	if f.unsupported {
@@ -35,8 +34,7 @@ func (f finding) err() error {
 	return &FormatError{ID: f.ID, Note: f.Note, Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Text: f.Text, Kind: kind}
 }
 
-// refusal returns the error for the first finding that keeps an image from
-// being opened, or nil.
+// refusal returns the error for the first finding that prevents Open, or nil.
 func refusal(findings []finding, ignoreChecksums bool) error {
 	for _, f := range findings {
 		if f.Severity == Error && !f.harmless && (!f.checksum || !ignoreChecksums) {

@@ -17,8 +17,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A mixture is the image that several faults are done to: a packed one with four blocks,
-// and a BAT with more entries than the disk has blocks.
+// A mixture is the image that several faults are applied to. It is packed, has four blocks, and
+// a BAT with more entries than the disk has blocks.
 type mixture struct {
 	*sample
 	good []byte
@@ -29,7 +29,7 @@ func newMixture(blockSize int64) *mixture {
 	return &mixture{s, s.bytes()}
 }
 
-// A fault is one thing wrong, and what a repair with All makes of it if nothing else is.
+// A fault is one kind of damage, with the expected result of a repair with All.
 type fault struct {
 	name   string
 	do     func(m *mixture, file []byte) []byte
@@ -44,7 +44,7 @@ func setEntry(file []byte, entry int, sector int64) []byte {
 	return file
 }
 
-// faults are in the order in which they are done: those that cut the file are the last.
+// faults are in the order in which they are applied. Those that cut the file come last.
 var faults = []fault{
 	{
 		"footers differ", func(m *mixture, file []byte) []byte {
@@ -84,7 +84,7 @@ var faults = []fault{
 		nil,
 	},
 	{
-		"wild entry", func(m *mixture, file []byte) []byte { return setEntry(file, 5, 0x7ffffff0) },
+		"impossible entry", func(m *mixture, file []byte) []byte { return setEntry(file, 5, 0x7ffffff0) },
 		[]string{"bat-beyond-end", "leak"},
 		nil,
 		[]string{"bat-beyond-end", "leak"},
@@ -127,10 +127,9 @@ var faults = []fault{
 	},
 }
 
-// readable is what of the disk can be read by the structures of the undamaged image: the
-// bytes, and which sectors the file has.
-//
-// whole are the sectors of blocks that are all in the file.
+// readable returns the contents of the disk as far as the structures of the undamaged image
+// lead to them. has are the sectors that the file has. whole are the sectors of blocks that are
+// completely in the file.
 func (m *mixture) readable(file []byte) (data []byte, has, whole []bool) {
 	data, has, whole = make([]byte, m.size), make([]bool, m.size/sector), make([]bool, m.size/sector)
 	if len(file) < 2048+512 {
@@ -166,9 +165,9 @@ func named(done []vhd.Repaired, off int64) bool {
 	})
 }
 
-// promised repairs the image, and tests what is promised of every repair: a dry run says
-// and does the same, what is overwritten can be restored, and repairing again returns
-// space at most. It returns the file, and the report.
+// promised repairs the image, and tests the promises of every repair. A dry run reports and
+// does the same, overwritten bytes can be restored, and a second repair only returns space. It
+// returns the file and the report.
 func promised(t tb, file []byte, o vhd.RepairOptions, undoName string) ([]byte, vhd.RepairReport) {
 	t.Helper()
 	m := newMemFile(file)
@@ -207,8 +206,8 @@ func promised(t tb, file []byte, o vhd.RepairOptions, undoName string) ([]byte, 
 	return after, report
 }
 
-// withoutIDs is the file without the unique ids of its footers: a footer that is rebuilt
-// may have a new one.
+// withoutIDs returns the file without the unique ids of its footers. A rebuilt footer may have
+// a new one.
 func withoutIDs(file []byte) []byte {
 	file = slices.Clone(file)
 	for at := 0; at+512 <= len(file); at += 512 {
@@ -263,7 +262,7 @@ func restores(t tb, file []byte, o vhd.RepairOptions, name string) {
 	sameBytes(t, "the restored file", m.bytes(), file)
 }
 
-// kindsOf are the kinds of errors and leaks that a check finds, and of warnings that a
+// kindsOf returns the kinds of errors and leaks that a check finds, and of warnings that a
 // repair may repair.
 func kindsOf(t tb, file []byte) []string {
 	t.Helper()
@@ -290,8 +289,8 @@ func minus(a []string, b ...string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
-// expected is what a pair of faults is to come to: what each of them comes to, but for
-// the exceptions here.
+// expected is the expected result for a pair of faults: that of each of them, with the
+// exceptions here.
 func expected(a, b fault) (found, mended, left []string, because string) {
 	found, mended, left = union(a.found, b.found), union(a.mended, b.mended), union(a.left, b.left)
 	has := func(names ...string) bool { return slices.Contains(names, a.name) || slices.Contains(names, b.name) }
@@ -316,7 +315,7 @@ func expected(a, b fault) (found, mended, left []string, because string) {
 	found = minus(found, "bat-beyond-end", "bat-over-metadata", "bat-overlap", "bat-excess", "leak", "header-checksum")
 	mended, left = minus(mended, "header-checksum"), []string{}
 	switch {
-	case has("wild entry", "entry over metadata", "overlap", "excess entry", "orphan"):
+	case has("impossible entry", "entry over metadata", "overlap", "excess entry", "orphan"):
 		mended, left, because = []string{}, found, "a header is rebuilt only if it leads to blocks without faults"
 	case has("both footer checksums", "torn last block"):
 		mended, left, because = []string{}, found, "a header is rebuilt only from a valid footer, in a file that has all blocks"
@@ -367,14 +366,14 @@ func TestPairsOfFaults(t *testing.T) {
 	}
 }
 
-// TestCraftedDamages tests what is promised of every repair with each crafted damage.
+// TestCraftedDamages tests the promises of every repair with each crafted damage.
 func TestCraftedDamages(t *testing.T) {
 	undoName := filepath.Join(t.TempDir(), "undo")
 	forDamages(t, func(t *testing.T, d *damage) { promised(t, d.file, d.o, undoName) })
 }
 
-// unchanged tests that each sector that could be read before a repair is what it was, and
-// that no other sector has got data, unless it is named.
+// unchanged tests that each sector that could be read before a repair has the same contents. No
+// other sector may have received data, unless the repair names it.
 func (m *mixture) unchanged(t tb, before, after []byte, done []vhd.Repaired) {
 	t.Helper()
 	was, had, _ := m.readable(before)

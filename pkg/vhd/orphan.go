@@ -14,13 +14,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// maxCandidates is how many blocks an orphan names.
+// maxCandidates is the most blocks that an orphan names.
 const maxCandidates = 8
 
-// Orphans yields, in the order of the file, the places of the image in the first size
-// bytes of r where a block may be that no BAT entry refers to. Such a place holds data.
-// An error is the last that it yields: one of [NewImage], of reading, or ctx.Err(). BAT
-// entries and checksums that are wrong are no error. A fixed disk has no orphans.
+// Orphans yields the orphans of the image in the first size bytes of r, in the order of the
+// file. An orphan is a range with data that no BAT entry points to, and that may be a block. An
+// error ends the iteration: one of [NewImage], a read error, or ctx.Err(). Wrong BAT entries
+// and checksums are no error. A fixed disk has no orphans.
 func Orphans(ctx context.Context, r io.ReaderAt, size int64) iter.Seq2[disk.Orphan, error] {
 	return func(yield func(disk.Orphan, error) bool) {
 		img, err := NewImage(r, size, &OpenOptions{IgnoreChecksums: true, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
@@ -34,15 +34,16 @@ func Orphans(ctx context.Context, r io.ReaderAt, size int64) iter.Seq2[disk.Orph
 	}
 }
 
-// fileSpace is a part of the file that nothing refers to. The blocks before and after it
-// in the file are -1 and the number of blocks if there is none.
+// fileSpace is an unreferenced part of the file. before and after are the neighbouring blocks
+// in the file; without a neighbour they are -1 and the number of blocks.
 type fileSpace struct {
 	start, end    int64
 	before, after int64
 }
 
-// unreferenced yields the spaces as large as a block or larger that neither metadata nor
-// a block that can be where its entry points uses, in the order of the file.
+// unreferenced yields the unreferenced spaces that are at least as large as a block, in the
+// order of the file. Metadata is referenced, and so are the blocks of entries that fit the
+// placement.
 func (img *Image) unreferenced(yield func(s fileSpace) bool) {
 	p := img.lay.placement()
 	regions := img.lay.metadata()
@@ -79,7 +80,7 @@ func (img *Image) unreferenced(yield func(s fileSpace) bool) {
 	more(img.lay.limit, img.lay.limit, -1, img.bat.len())
 }
 
-// blockStep is the alignment of the data of the blocks that are in the file.
+// blockStep returns the alignment of the data of the blocks in the file.
 func (img *Image) blockStep() int64 {
 	p := img.lay.placement()
 	n := 0
@@ -98,7 +99,7 @@ func (img *Image) blockStep() int64 {
 	return dataAlign
 }
 
-// orphanBlocks yields the places of data in the unreferenced spaces.
+// orphanBlocks yields the orphans in the unreferenced spaces.
 func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error] {
 	return func(yield func(disk.Orphan, error) bool) {
 		lay := img.lay
@@ -107,7 +108,7 @@ func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error
 		holes := filesystem.NewHoleMap(img.r)
 		owners := img.newOwners(ctx, holes, &lay, step)
 		for s := range img.unreferenced {
-			var places []int64
+			var offsets []int64
 			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end; at += step {
 				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
 				if err != nil {
@@ -115,32 +116,32 @@ func (img *Image) orphanBlocks(ctx context.Context) iter.Seq2[disk.Orphan, error
 					return
 				}
 				if data {
-					places = append(places, at)
+					offsets = append(offsets, at)
 				}
-				if len(places) == maxPlaces { // owners by order are not known in a space this large
-					if !img.yieldPlaces(places, func(int) []int64 { return nil }, yield) {
+				if len(offsets) == maxOffsets { // in a space this large no owners are derived from the order
+					if !img.yieldOrphans(offsets, func(int) []int64 { return nil }, yield) {
 						return
 					}
-					places = places[:0]
+					offsets = offsets[:0]
 				}
 			}
-			of, err := owners.of(s, len(places))
+			of, err := owners.of(s, len(offsets))
 			if err != nil {
 				yield(disk.Orphan{}, err)
 				return
 			}
-			if !img.yieldPlaces(places, of, yield) {
+			if !img.yieldOrphans(offsets, of, yield) {
 				return
 			}
 		}
 	}
 }
 
-// maxPlaces is how many places of one space are held in memory.
-const maxPlaces = 1 << 16
+// maxOffsets is the most orphans of one space that are held in memory.
+const maxOffsets = 1 << 16
 
-func (img *Image) yieldPlaces(places []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
-	for i, at := range places {
+func (img *Image) yieldOrphans(offsets []int64, of func(i int) []int64, yield func(disk.Orphan, error) bool) bool {
+	for i, at := range offsets {
 		if !yield(disk.Orphan{Offset: at, Bitmap: img.lay.bitmapSize, Length: img.lay.blockSize, Blocks: of(i)}, nil) {
 			return false
 		}
@@ -148,11 +149,11 @@ func (img *Image) yieldPlaces(places []int64, of func(i int) []int64, yield func
 	return true
 }
 
-// holdsData reports whether [off, end) of the file has a sector that is neither zero
-// nor a footer of this image.
+// holdsData reports whether [off, end) of the file has a sector that is neither zero nor a
+// footer of this image.
 func (img *Image) holdsData(ctx context.Context, holes *filesystem.HoleMap, off, end int64) (bool, error) {
 	data := false
-	stop := min(off+SectorSize, end) // most blocks begin with a bit that is set
+	stop := min(off+SectorSize, end) // most blocks start with a set bit
 	look := func(b []byte, _ int64) bool {
 		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
 			s := (*[SectorSize]byte)(b)
@@ -170,17 +171,17 @@ func (img *Image) holdsData(ctx context.Context, holes *filesystem.HoleMap, off,
 
 // owners are the blocks that have lost their data.
 type owners struct {
-	img  *Image
-	wild []int64 // blocks whose entries point where no block can be; at most maxWild
-	more bool    // there are more
-	all  int     // places of data in all spaces; counted when it is first needed, -1 until then
-	seen int     // of these, those that were asked about
+	img        *Image
+	impossible []int64 // blocks whose entries are impossible; at most maxImpossible
+	more       bool    // blocks are missing from impossible
+	all        int     // number of orphans in the file; counted when first needed, -1 until then
+	seen       int     // number of these that were passed to of
 
 	count func() (int, error)
 }
 
-// maxWild is how many wild entries are kept to find owners.
-const maxWild = 1 << 16
+// maxImpossible is the most impossible entries that are kept to find owners.
+const maxImpossible = 1 << 16
 
 func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay *layout, step int64) *owners {
 	w := &owners{img: img, all: -1}
@@ -190,16 +191,16 @@ func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay 
 			continue
 		}
 		for block := i; block < i+img.bat.alike(i) && !w.more; block++ {
-			w.more = len(w.wild) == maxWild
+			w.more = len(w.impossible) == maxImpossible
 			if !w.more {
-				w.wild = append(w.wild, block)
+				w.impossible = append(w.impossible, block)
 			}
 		}
 	}
 	w.count = func() (int, error) {
 		n := 0
 		for s := range img.unreferenced {
-			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end && n <= len(w.wild); at += step {
+			for at := lay.nextBlockOffset(s.start); at+lay.stored() <= s.end && n <= len(w.impossible); at += step {
 				data, err := img.holdsData(ctx, holes, at, at+lay.stored())
 				if err != nil {
 					return 0, err
@@ -214,9 +215,9 @@ func (img *Image) newOwners(ctx context.Context, holes *filesystem.HoleMap, lay 
 	return w
 }
 
-// of returns the function that returns the owners of the n places in a space. Where as
-// many blocks have lost their data between the neighbours of the space as it has places,
-// or in all of the image as there are places at all, each place has one owner.
+// of returns a function that returns the possible owners of each of the n orphans in a space.
+// An orphan has a single owner if the number of blocks without data equals the number of
+// orphans. This may hold between the neighbours of the space, or in the whole image.
 func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 	first := w.seen
 	w.seen += n
@@ -228,14 +229,14 @@ func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 	}
 	var between []int64
 	if s.before < s.after {
-		from, _ := slices.BinarySearch(w.wild, s.before+1)
-		to, _ := slices.BinarySearch(w.wild, s.after)
-		between = w.wild[from:max(from, to)]
+		from, _ := slices.BinarySearch(w.impossible, s.before+1)
+		to, _ := slices.BinarySearch(w.impossible, s.after)
+		between = w.impossible[from:max(from, to)]
 	}
 	if len(between) == n {
 		return each(between), nil
 	}
-	if len(w.wild) > 0 {
+	if len(w.impossible) > 0 {
 		if w.all < 0 {
 			all, err := w.count()
 			if err != nil {
@@ -243,10 +244,10 @@ func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 			}
 			w.all = all
 		}
-		if w.all == len(w.wild) {
-			return each(w.wild[first:]), nil
+		if w.all == len(w.impossible) {
+			return each(w.impossible[first:]), nil
 		}
-		some := w.wild
+		some := w.impossible
 		if len(between) > 0 {
 			some = between
 		}
@@ -262,25 +263,25 @@ func (w *owners) of(s fileSpace, n int) (func(i int) []int64, error) {
 	return func(int) []int64 { return nil }, nil
 }
 
-// orphanIndex is the orphans of an image by the block whose they are.
+// orphanIndex has the orphans of an image by their single owner.
 type orphanIndex struct {
 	byBlock map[int64]int64 // offset in the file
-	blocks  []int64         // those in byBlock, in order
-	some    []int64         // offsets of those that may be one of several blocks; at most namedRanges
-	more    int64           // further ones of these
+	blocks  []int64         // the keys of byBlock, in order
+	some    []int64         // offsets of orphans with several possible owners; at most namedRanges
+	more    int64           // number of further ones
 }
 
-// candidates says which unreferenced data may be the blocks that a finding is about, or
-// "".
+// candidates describes the unreferenced data that may be the blocks of a finding. It returns ""
+// without any.
 func (c *Checker) candidates(f *finding) (string, error) {
 	if c.orphans == nil {
 		x := &orphanIndex{byBlock: map[int64]int64{}}
 		for o, err := range Orphans(c.ctx, c.r, c.size) {
 			switch _, format := errors.AsType[*FormatError](err); {
-			case format: // it is another finding
+			case format: // another kind of finding
 			case err != nil:
 				return "", err
-			case len(o.Blocks) == 1 && len(x.byBlock) < maxPlaces:
+			case len(o.Blocks) == 1 && len(x.byBlock) < maxOffsets:
 				x.byBlock[o.Blocks[0]] = o.Offset
 			case len(x.some) < namedRanges:
 				x.some = append(x.some, o.Offset)
@@ -295,11 +296,11 @@ func (c *Checker) candidates(f *finding) (string, error) {
 	var notes []string
 	first := (f.Offset - c.batOff) / 4
 	for i, _ := slices.BinarySearch(x.blocks, first); i < len(x.blocks) && x.blocks[i] < first+f.Faults() && len(notes) < namedRanges; i++ {
-		notes = append(notes, fmt.Sprintf("the data at offset %d is referenced by no BAT entry: by its place it is block %d", x.byBlock[x.blocks[i]], x.blocks[i]))
+		notes = append(notes, fmt.Sprintf("no BAT entry points to the data at offset %d: by its position it is block %d", x.byBlock[x.blocks[i]], x.blocks[i]))
 	}
 	if len(notes) == 0 && len(x.some) > 0 {
 		for _, at := range x.some {
-			notes = append(notes, fmt.Sprintf("the data at offset %d is referenced by no BAT entry: it may be such a block", at))
+			notes = append(notes, fmt.Sprintf("no BAT entry points to the data at offset %d: it may be such a block", at))
 		}
 		if x.more > 0 {
 			notes = append(notes, fmt.Sprintf("so may data at %d more offsets", x.more))

@@ -12,9 +12,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestRandomDamages damages images at random, up to three times each, and repairs them.
-// Whatever is repaired, the promises of every repair hold, and no sector of the disk that
-// could be read before changes unless the repair names it.
+// TestRandomDamages applies up to three random damages to images, and repairs them. The
+// promises of every repair hold. No sector of the disk that could be read before changes,
+// unless the repair names it.
 func TestRandomDamages(t *testing.T) {
 	rounds := uint64(200)
 	if os.Getenv("VHDTOOL_TORTURE") != "" {
@@ -58,8 +58,8 @@ func TestRandomDamages(t *testing.T) {
 	}
 }
 
-// damaged returns the image with one to three edits of any of its regions, and what they
-// are.
+// damaged returns the image with one to three edits in any of its regions, and their
+// descriptions.
 func damaged(rnd *rand.Rand, m *mixture) (file []byte, edits []string) {
 	file = slices.Clone(m.good)
 	stored := int64(m.stored)

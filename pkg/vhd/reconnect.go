@@ -7,8 +7,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// reconnect points entries at the data that the caller says is theirs. All are checked
-// before the first is written.
+// reconnect points entries at the data that the caller names. It checks all of them before it
+// writes the first.
 func (r *repairer) reconnect(img *Image) error {
 	p := img.lay.placement()
 	var spaces []fileSpace
@@ -29,11 +29,11 @@ func (r *repairer) reconnect(img *Image) error {
 			return bad("the block is stored at offset %d", int64(e)*SectorSize)
 		}
 		if c.Offset < 0 || c.Offset%SectorSize != 0 || c.Offset/SectorSize >= unused {
-			return bad("the offset is not that of a sector")
+			return bad("the offset is not a multiple of 512")
 		}
 		free := slices.ContainsFunc(spaces, func(s fileSpace) bool { return s.start <= c.Offset && c.Offset+p.stored <= s.end })
 		if !free {
-			return bad("the %d bytes there are not unreferenced", p.stored)
+			return bad("the %d bytes there are in use", p.stored)
 		}
 		if slices.ContainsFunc(taken, func(at int64) bool { return at < c.Offset+p.stored && c.Offset < at+p.stored }) || slices.Contains(blocks, c.Block) {
 			return bad("it overlaps another reconnection")

@@ -26,7 +26,7 @@ func orphansOf(t tb, file []byte) []disk.Orphan {
 	return all
 }
 
-// Data that nothing refers to is found at its offset, with the blocks that it may be.
+// Unreferenced data is found at its offset, with the blocks that it may be.
 func TestOrphans(t *testing.T) {
 	const bs = 4 * kib
 	s := sampleOf(bs) // entries 1, 0, 5 and 9, in this order in the file
@@ -48,16 +48,16 @@ func TestOrphans(t *testing.T) {
 		file []byte
 		want []disk.Orphan
 	}{
-		"none":                         {s.bytes(), nil},
-		"one wild entry, by order":     {bat(map[int]uint32{5: wild}), []disk.Orphan{orphan(2, 5)}},
-		"one wild entry, out of order": {bat(map[int]uint32{0: wild}), []disk.Orphan{orphan(1, 0)}},
-		"wild entry over metadata":     {bat(map[int]uint32{9: 3}), []disk.Orphan{orphan(3, 9)}},
-		"two wild entries, by order":   {bat(map[int]uint32{5: wild, 9: 3}), []disk.Orphan{orphan(2, 5), orphan(3, 9)}},
-		"two wild entries, one block":  {s.with(func(s *sample) { s.bat = map[int]uint32{0: wild, 7: wild} }).bytes(), []disk.Orphan{orphan(1, 0, 7)}},
-		"unallocated, by order":        {leaked.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
-		"unallocated at the start":     {leakedFirst, []disk.Orphan{orphan(0), orphan(1)}},
-		"one of two wild entries":      {twoWild.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
-		"aligned blocks":               {aligned.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"none":                               {s.bytes(), nil},
+		"one impossible entry, by order":     {bat(map[int]uint32{5: wild}), []disk.Orphan{orphan(2, 5)}},
+		"one impossible entry, out of order": {bat(map[int]uint32{0: wild}), []disk.Orphan{orphan(1, 0)}},
+		"impossible entry over metadata":     {bat(map[int]uint32{9: 3}), []disk.Orphan{orphan(3, 9)}},
+		"two impossible entries, by order":   {bat(map[int]uint32{5: wild, 9: 3}), []disk.Orphan{orphan(2, 5), orphan(3, 9)}},
+		"two impossible entries, one block":  {s.with(func(s *sample) { s.bat = map[int]uint32{0: wild, 7: wild} }).bytes(), []disk.Orphan{orphan(1, 0, 7)}},
+		"unallocated, by order":              {leaked.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"unallocated at the start":           {leakedFirst, []disk.Orphan{orphan(0), orphan(1)}},
+		"one of two impossible entries":      {twoWild.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
+		"aligned blocks":                     {aligned.bytes(), []disk.Orphan{{Offset: 23 * sector, Bitmap: sector, Length: bs, Blocks: []int64{1}}}},
 	} {
 		if diff := cmp.Diff(x.want, orphansOf(t, x.file)); diff != "" {
 			t.Errorf("%s: orphans (-want +got):\n%s", name, diff)
@@ -69,8 +69,7 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// A wild entry is connected with its block, and the image is what it was before the
-// damage.
+// An impossible entry is connected with its block, and the image is as before the damage.
 func TestReconnect(t *testing.T) {
 	for _, d := range samples.Damages(t) {
 		if d.Name != "bat-beyond-end.vhd" {
@@ -97,8 +96,8 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// A reconnection that would take space in use, or a block that is stored, is refused
-// before anything is written.
+// A reconnection is refused before anything is written if it uses space in use, or if the block
+// is stored.
 func TestReconnectRefuses(t *testing.T) {
 	s := sampleOf(4 * kib)
 	at := func(k int) int64 { return s.place(k) * sector }
@@ -131,8 +130,7 @@ func TestReconnectRefuses(t *testing.T) {
 	}
 }
 
-// DiscardLost makes the blocks of wild entries unallocated, names them, and the image
-// opens.
+// DiscardLost deallocates the blocks of impossible entries, names them, and the image opens.
 func TestDiscardLost(t *testing.T) {
 	s := sampleOf(4 * kib)
 	file := s.with(func(s *sample) { s.bat = map[int]uint32{2: 0x7ffffff0, 3: 0x7ffffff0, 7: 3} }).bytes()
@@ -150,8 +148,8 @@ func TestDiscardLost(t *testing.T) {
 	sameBytes(t, "contents", readAll(t, openBytes(t, after, nil)), s.contents)
 }
 
-// Blocks that overlap are separated whatever else points at the end of the file: a wild
-// entry does not come to point at a copy, and neither does one behind the disk's end.
+// Overlapping blocks are separated whatever else points to the end of the file. Neither an
+// impossible entry nor one past the end of the disk then points to a copy.
 func TestSeparateClearsWay(t *testing.T) {
 	const bs = 4 * kib
 	s := sampleOf(bs)
@@ -166,12 +164,12 @@ func TestSeparateClearsWay(t *testing.T) {
 		left []string
 		done []string
 	}{
-		"wild entry at the end":           {overlap(map[int]uint32{2: uint32(s.place(4))}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
-		"wild entry behind the copy":      {overlap(map[int]uint32{2: uint32(s.place(4)) + 15}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
-		"wild entry far away":             {overlap(map[int]uint32{2: 1 << 20}), []string{"bat-beyond-end"}, []string{"bat-overlap"}},
+		"impossible entry at the end":     {overlap(map[int]uint32{2: uint32(s.place(4))}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
+		"impossible entry after the copy": {overlap(map[int]uint32{2: uint32(s.place(4)) + 15}), []string{"bat-beyond-end"}, []string{"bat-beyond-end", "bat-overlap"}},
+		"impossible entry far away":       {overlap(map[int]uint32{2: 1 << 20}), []string{"bat-beyond-end"}, []string{"bat-overlap"}},
 		"block over the footer":           {overlap(map[int]uint32{2: uint32(s.place(4)) - 4}), []string{"bat-beyond-end", "bat-overlap"}, []string{}},
-		"entry behind the disk's end":     {overlap(map[int]uint32{12: uint32(s.place(4))}), []string{}, []string{"bat-excess", "bat-overlap"}},
-		"entries behind it, size unclear": {overlap(map[int]uint32{12: uint32(s.place(4)), 13: uint32(s.place(1)), 0: unused}), []string{"bat-excess", "leak"}, []string{"bat-overlap"}},
+		"entry past the disk's end":       {overlap(map[int]uint32{12: uint32(s.place(4))}), []string{}, []string{"bat-excess", "bat-overlap"}},
+		"entries past it, size unclear":   {overlap(map[int]uint32{12: uint32(s.place(4)), 13: uint32(s.place(1)), 0: unused}), []string{"bat-excess", "leak"}, []string{"bat-overlap"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			after, report := promised(t, x.file, vhd.RepairOptions{All: true}, filepath.Join(t.TempDir(), "undo"))
@@ -187,7 +185,7 @@ func TestSeparateClearsWay(t *testing.T) {
 			}
 			m := newMixture(bs)
 			m.unchanged(t, x.file, after, report.Done)
-			if name == "entries behind it, size unclear" {
+			if name == "entries past it, size unclear" {
 				copied := int64(be.Uint32(after[1536+4*7:]))
 				if claim := s.place(4); copied < claim+int64(s.stored)/sector && claim < copied+int64(s.stored)/sector {
 					t.Errorf("the copy is at sector %d, where entry 12 points", copied)

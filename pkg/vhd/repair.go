@@ -8,40 +8,40 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// ErrBeyondRepair: what is left of the image does not say enough.
-var ErrBeyondRepair = errors.New("the image cannot be repaired: neither footer, nor a header that leads to one, is left")
+// ErrBeyondRepair: the remains of the image are not enough for a repair.
+var ErrBeyondRepair = errors.New("the image cannot be repaired: it has no footer, and no header from which to rebuild one")
 
 // ErrReconnect: a block cannot be connected with data at an offset.
 var ErrReconnect = errors.New("the block cannot be reconnected")
 
-// RepairOptions say what to repair. In a VHD, All repairs footers, header and BAT,
-// and Deep sets the bits of sectors that hold data under a clear bit.
+// RepairOptions control a repair. In a VHD, All repairs footers, header and BAT, and Deep sets
+// the bits of sectors that hold data under a clear bit.
 type RepairOptions = disk.RepairOptions
 
-// Repaired is one thing that Repair has done.
+// Repaired is one step that Repair has done.
 type Repaired = disk.Repaired
 
-// Unrepaired is the findings of one kind that Repair has left.
+// Unrepaired describes the findings of one kind that Repair has left.
 type Unrepaired = disk.Unrepaired
 
-// RepairReport says what Repair has done and what it has left.
+// RepairReport lists what Repair has done and what it has left.
 type RepairReport = disk.RepairReport
 
-// Repair repairs the image in f, a file of size bytes, as far as that loses no
-// byte of the disk. It returns what it has done, also with an error, and why the errors
-// and leaks that remain were left. A nil o means the zero value.
+// Repair repairs the image in f, a file of size bytes, without losing a byte of the disk. It
+// returns the steps that it has done, also with an error, and the reasons for the remaining
+// errors and leaks. A nil o means the zero value.
 //
-// The image is checked before anything is written. Every step is durable before the
-// next and leaves an image that is no worse: footers are repaired before the header,
-// and a block's copy is complete before its entry points there. A step that is not
-// safe does not hold back the others. A cancelled ctx, or an error of the file, ends the
-// repair between two steps; the report has no Left then.
+// The image is checked before anything is written. Every step is durable before the next, and
+// leaves an image that is no worse. Footers are repaired before the header, and the copy of a
+// block is complete before its entry points to it. A step that is not safe does not prevent the
+// others. A cancelled ctx, or an error of the file, ends the repair between two steps; the
+// report has no Left then.
 //
-// Repairing again does nothing, with one exception. If BAT entries were changed, no space
-// is returned to the file system in the same call; the next one may return it.
+// A second repair does nothing, with one exception. If BAT entries have changed, the same call
+// returns no space to the file system; the next one may.
 //
-// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrTwoImages, ErrSavedState, ErrTooLarge,
-// ErrReconnect, ctx.Err(), or of the file.
+// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrTwoImages, ErrSavedState,
+// ErrTooLarge, ErrReconnect, ctx.Err(), or those of the file.
 func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) (RepairReport, error) {
 	if o == nil {
 		o = &RepairOptions{}
@@ -94,25 +94,25 @@ func (r *repairer) repair() error {
 type repairer struct {
 	ctx  context.Context
 	f    disk.File
-	size int64 // of the file
+	size int64 // size of the file
 	o    RepairOptions
 	done []Repaired
-	left map[string]Unrepaired // why findings are left, by ID
+	left map[string]Unrepaired // reasons for remaining findings, by ID
 
 	overlapped     []overlap // before the repair
-	changedEntries bool      // BAT entries were changed
+	changedEntries bool      // BAT entries have changed
 	torn           []tornBlock
 	pages          bool // Windows made the image: the length of the file is a multiple of 4096
 
-	worked, work int64 // bytes examined and moved, and to examine and move
+	worked, work int64 // bytes examined and moved, and their total
 }
 
-// did notes a repair that is durable.
+// did records a durable step.
 func (r *repairer) did(id string, off, n int64, format string, args ...any) {
 	r.done = append(r.done, Repaired{ID: id, Offset: off, Length: n, Text: fmt.Sprintf(format, args...)})
 }
 
-// progress reports n bytes of the work as done.
+// progress reports that n more bytes of the work are done.
 func (r *repairer) progress(n int64) {
 	r.worked += n
 	if r.o.Progress != nil {
@@ -120,7 +120,7 @@ func (r *repairer) progress(n int64) {
 	}
 }
 
-// write writes and flushes: one step.
+// write writes b and flushes: one step.
 func (r *repairer) write(b []byte, off int64) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (r *repairer) write(b []byte, off int64) error {
 	return nil
 }
 
-// checked is what a check found.
+// checked is the result of a check.
 type checked struct {
 	typ    DiskType
 	counts Counts
@@ -143,7 +143,7 @@ type checked struct {
 	order  []finding        // the first finding of each kind
 }
 
-// check checks the file as it is now.
+// check checks the file in its current state.
 func (r *repairer) check() (checked, error) {
 	c := NewChecker(r.f, r.fileSize(), nil)
 	found := checked{kinds: map[string]int64{}}
@@ -160,7 +160,7 @@ func (r *repairer) check() (checked, error) {
 	return found, nil
 }
 
-// fileSize is the length of the file now.
+// fileSize returns the current length of the file.
 func (r *repairer) fileSize() int64 {
 	if size, err := disk.FileSize(r.f); err == nil && !disk.IsDevice(r.f) {
 		return size
@@ -193,7 +193,7 @@ func (r *repairer) blocks() error {
 		return err
 	}
 	if err != nil {
-		return nil // what Open refuses even so is beyond this
+		return nil // Open refuses the image for another reason: repairing the BAT does not help
 	}
 	var steps []func(*Image) error
 	if r.o.All {
@@ -202,7 +202,7 @@ func (r *repairer) blocks() error {
 		if r.o.DiscardLost {
 			steps = append(steps, r.discardLost)
 		}
-		steps = append(steps, r.excess, r.batmap) // entries that were wrong may have kept the first one
+		steps = append(steps, r.excess, r.batmap) // wrong entries may have prevented the first one
 		if r.o.Deep && !img.differencing() {
 			steps = append(steps, r.setBits)
 		}
@@ -220,7 +220,7 @@ func (r *repairer) blocks() error {
 	return nil
 }
 
-// open opens the image as far as it can be, to repair its BAT.
+// open opens the image as far as possible, to repair its BAT.
 func (r *repairer) open() (*Image, error) {
 	return NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// FuzzRepair repairs whatever there is: it ends, the file stays small, a second
-// repair finds nothing to do, a dry run says the same, what is overwritten can be restored,
-// and what could be read can be read.
+// FuzzRepair repairs any file. The repair ends, and the file stays small. A second repair finds
+// nothing to do, and a dry run reports the same. Overwritten bytes can be restored, and
+// readable data stays readable.
 func FuzzRepair(f *testing.F) {
 	for _, b := range [][]byte{
 		twoBlocksLeaked(), differencingWithLocator(), fixedImage(pattern(kib, 1), u64(16, 0)),
@@ -47,7 +47,7 @@ func twoBlocksLeaked() []byte {
 	return c.bytes()
 }
 
-// head reads what is at most looked at of a disk.
+// head returns the first bytes of a disk that the test examines.
 func head(t *testing.T, img *vhd.Image) []byte {
 	t.Helper()
 	b := make([]byte, min(img.Size(), 4*mib))
@@ -58,7 +58,7 @@ func head(t *testing.T, img *vhd.Image) []byte {
 }
 
 func repairAny(t *testing.T, file []byte, o vhd.RepairOptions, undoName string) {
-	// What Deep makes readable was not so before.
+	// Deep makes data readable that was not readable before.
 	open := func(b []byte) *vhd.Image {
 		img, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)
 		if err != nil {
@@ -79,8 +79,8 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions, undoName string) 
 	}, func(err error) bool { return errors.Is(first, err) }) {
 		t.Fatalf("Repair: %v", first)
 	}
-	// Each block that stood over another one has a place of its own, aligned,
-	// and there are no more of them than the file held.
+	// Each overlapping block is copied to its own range, aligned, and their number does not
+	// exceed what the file held.
 	blockSize := 4 * kib
 	if before := blockSizeOf(mended); before > 0 {
 		blockSize = before
@@ -107,7 +107,7 @@ func repairAny(t *testing.T, file []byte, o vhd.RepairOptions, undoName string) 
 	promised(t, file, o, undoName)
 }
 
-// blockSizeOf is what the header that the first footer points to says.
+// blockSizeOf returns the block size in the header that the first footer points to.
 func blockSizeOf(b []byte) int {
 	if len(b) < 1024 {
 		return 0

@@ -10,10 +10,10 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// leaks returns space that nothing refers to to the file system. It does not in a call
-// that changed BAT entries, while an entry is impossible, or while the size of the disk is
-// in doubt: what is in use is not certain then. Space that holds data is returned only if
-// the caller saves it or gives it up.
+// leaks returns unreferenced space to the file system. The space may be in use while an entry
+// is impossible or the size of the disk is in doubt: then leaks keeps it. It also keeps it in a
+// call that changed BAT entries. Space that holds data is returned only if the caller saves it
+// or discards it.
 func (r *repairer) leaks(img *Image) error {
 	before, err := r.check()
 	if err != nil || before.counts.Leaked == 0 {
@@ -32,7 +32,7 @@ func (r *repairer) leaks(img *Image) error {
 	after, err := r.check()
 	if n := before.counts.Leaked - after.counts.Leaked; err == nil && n > 0 {
 		end := r.fileSize()
-		r.did("leak", end, size-end, "space for %s that nothing referred to was returned to the file system", english.Plural(int(n), "block", ""))
+		r.did("leak", end, size-end, "unreferenced space for %s was returned to the file system", english.Plural(int(n), "block", ""))
 	}
 	if err == nil && after.counts.Leaked > 0 {
 		r.leave("leak", disk.NextNone, "the file system has no space to move blocks")
@@ -43,12 +43,12 @@ func (r *repairer) leaks(img *Image) error {
 	return err
 }
 
-// keepLeaks notes each reason for which unreferenced space stays in the file. n is what a
-// check counts.
+// keepLeaks records the reasons why unreferenced space stays in the file. n are the counts of a
+// check.
 func (r *repairer) keepLeaks(img *Image, n Counts) error {
 	keep := func(next disk.NextStep, reason string) { r.leave("leak", next, reason) }
 	if !img.bat.sane(&img.lay) {
-		keep(disk.NextNone, "while a BAT entry is wrong, the space may be that of its block")
+		keep(disk.NextNone, "while a BAT entry is wrong, the space may belong to its block")
 	}
 	reason, err := r.sizeInDoubt(img)
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *repairer) keepLeaks(img *Image, n Counts) error {
 		keep(disk.NextNone, reason)
 	}
 	if !r.o.DiscardOrphans {
-		at, err := img.strangeFooter(r.ctx)
+		at, err := img.foreignFooter(r.ctx)
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (r *repairer) keepLeaks(img *Image, n Counts) error {
 	return nil
 }
 
-// sizeInDoubt says why the disk may be larger than its footer says, or "".
+// sizeInDoubt returns the reason why the disk may be larger than its footer says, or "".
 func (r *repairer) sizeInDoubt(img *Image) (string, error) {
 	fs, err := locateFooters(r.f, r.fileSize())
 	if err != nil {
@@ -99,13 +99,13 @@ func (r *repairer) sizeInDoubt(img *Image) (string, error) {
 	}
 	x, err := scanExcess(r.ctx, r.f, img.lay.batOff, img.bat.len(), int64(img.header.MaxTableEntries), nil)
 	if err == nil && x.used > 0 {
-		return "entries behind the disk's end are in use (bat-excess): the space may be theirs", nil
+		return "entries past the end of the disk are in use (bat-excess): the space may be theirs", nil
 	}
 	return "", err
 }
 
-// spaces yields the spaces [start, end) of the file that nothing refers to, as large
-// as a block or larger.
+// spaces yields the unreferenced ranges [start, end) of the file that are as large as a block
+// or larger.
 func (img *Image) spaces(yield func(start, end int64) bool) {
 	for _, g := range img.gaps() {
 		if g[1]-g[0] >= img.lay.stored() && !yield(g[0], g[1]) {
@@ -114,10 +114,9 @@ func (img *Image) spaces(yield func(start, end int64) bool) {
 	}
 }
 
-// strangeFooter looks for a footer in the space that nothing refers to, other
-// than a stale one of this image: it may be that of another image. It returns
-// where it is, or -1.
-func (img *Image) strangeFooter(ctx context.Context) (int64, error) {
+// foreignFooter searches the unreferenced space for a footer that is not a stale one of this
+// image. It may belong to another image. It returns the offset of the footer, or -1.
+func (img *Image) foreignFooter(ctx context.Context) (int64, error) {
 	found := int64(-1)
 	holes := filesystem.NewHoleMap(img.r)
 	for start, end := range img.spaces {

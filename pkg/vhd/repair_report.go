@@ -9,8 +9,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// leave notes why findings of a kind are left. Several reasons are joined; the next step
-// is that of the first.
+// leave records a reason why findings of a kind remain. Several reasons are joined; the next
+// step is that of the first.
 func (r *repairer) leave(id string, next disk.NextStep, reason string) {
 	if r.left == nil {
 		r.left = map[string]Unrepaired{}
@@ -26,7 +26,7 @@ func (r *repairer) leave(id string, next disk.NextStep, reason string) {
 	}
 }
 
-// refusedRepair says why nothing at all is repaired, if err is such a reason.
+// refusedRepair returns the reason why Repair refuses to repair anything, if err is one.
 func refusedRepair(err error) (reason string, next disk.NextStep, refused bool) {
 	switch {
 	case errors.Is(err, ErrShifted):
@@ -38,12 +38,12 @@ func refusedRepair(err error) (reason string, next disk.NextStep, refused bool) 
 	case errors.Is(err, ErrSavedState):
 		return "the image belongs to a suspended virtual machine", disk.NextForce, true
 	case errors.Is(err, ErrBeyondRepair):
-		return "no footer is left that says what the image is", disk.NextSalvage, true
+		return "no footer is left to identify the image", disk.NextSalvage, true
 	}
 	return "", disk.NextNone, false
 }
 
-// defaultReason says why findings are left that no step has a reason for.
+// defaultReason returns the reason for findings that no step has recorded a reason for.
 func defaultReason(id string) (reason string, next disk.NextStep) {
 	switch id {
 	case "header-cookie", "data-offset":
@@ -51,7 +51,7 @@ func defaultReason(id string) (reason string, next disk.NextStep) {
 	case "trailing-footer", "leading-footer", "footers-differ", "footer-checksum", "header-checksum":
 		return "the structures that the footer leads to must be readable first", disk.NextSalvage
 	case "bat-beyond-end", "bat-over-metadata":
-		return "no block can be where the entry points, and nothing says where the block is", disk.NextDiscardLost
+		return "no block can be where the entry points, and the offset of the block is unknown", disk.NextDiscardLost
 	case "leak":
 		return "the errors of the image must be repaired first", disk.NextNone
 	case "fixed-length":
@@ -60,9 +60,9 @@ func defaultReason(id string) (reason string, next disk.NextStep) {
 	return "the correct value is not known", disk.NextSalvage
 }
 
-// unrepaired checks the image as it is now, and says of each kind of error and leak why
-// it is left. It does so of warnings that a step has a reason for, too. A reason that is
-// not empty is that of all.
+// unrepaired checks the image in its current state, and returns the reason why each kind of
+// error and leak remains. It includes warnings for which a step has recorded a reason. A reason
+// that is not empty applies to all kinds.
 func (r *repairer) unrepaired(reason string, next disk.NextStep) ([]Unrepaired, error) {
 	found, err := r.check()
 	if errors.Is(err, ErrNotVHD) {
@@ -104,7 +104,7 @@ func (r *repairer) unrepaired(reason string, next disk.NextStep) ([]Unrepaired, 
 	return left, r.candidates(left)
 }
 
-// leftByAll is what a repair with All would leave, by ID.
+// leftByAll returns what a repair with All would leave, by ID.
 func (r *repairer) leftByAll() (map[string]Unrepaired, error) {
 	o := r.o
 	o.All, o.Reconnect, o.Progress = true, nil, nil
@@ -122,13 +122,13 @@ func (r *repairer) leftByAll() (map[string]Unrepaired, error) {
 	return left, nil
 }
 
-// maxReconnections is how many reconnections a report names.
+// maxReconnections is the most reconnections that a report names.
 const maxReconnections = 8
 
-// candidates notes the data that may be that of wild entries.
+// candidates adds the data that may belong to impossible entries.
 func (r *repairer) candidates(left []Unrepaired) error {
-	wild := func(x Unrepaired) bool { return x.ID == "bat-beyond-end" || x.ID == "bat-over-metadata" }
-	if !slices.ContainsFunc(left, wild) {
+	impossible := func(x Unrepaired) bool { return x.ID == "bat-beyond-end" || x.ID == "bat-over-metadata" }
+	if !slices.ContainsFunc(left, impossible) {
 		return nil
 	}
 	img, err := NewImage(r.f, r.fileSize(), &OpenOptions{IgnoreChecksums: true, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
@@ -159,13 +159,13 @@ func (r *repairer) candidates(left []Unrepaired) error {
 	}
 	for i, x := range left {
 		switch {
-		case !wild(x):
+		case !impossible(x):
 		case len(byOrder[x.ID]) > 0:
 			left[i].Next, left[i].Reconnect = disk.NextReconnect, byOrder[x.ID]
-			left[i].Reason = strings.Replace(x.Reason, "nothing says where the block is", "data that may be the block is elsewhere in the file", 1)
+			left[i].Reason = strings.Replace(x.Reason, "the offset of the block is unknown", "data that may be the block is elsewhere in the file", 1)
 		case any:
 			left[i].Next = disk.NextExtractOrphans
-			left[i].Reason = strings.Replace(x.Reason, "nothing says where the block is", "unreferenced data in the file may be the block", 1)
+			left[i].Reason = strings.Replace(x.Reason, "the offset of the block is unknown", "unreferenced data in the file may be the block", 1)
 		}
 	}
 	return nil

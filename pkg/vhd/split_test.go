@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// The pieces of a split image are refused by name, whatever is asked for.
+// The pieces of a split image are refused by name, by every call.
 func TestSplitImage(t *testing.T) {
 	whole := craft{size: 64 * kib, blocks: []block{{0, 4, nil, pattern(4*kib, 1)}}}.bytes()
 	for name, c := range map[string]struct {

@@ -24,11 +24,6 @@ import (
 // aim is an empty list: remove a path when its text is rewritten.
 var uncovered = []string{
 	"cmd/vhdtool",
-	"docs/decisions/change-of-parent.md",
-	"docs/decisions/repair.md",
-	"docs/products.md",
-	"docs/reliability.md",
-	"pkg/vhd",
 }
 
 // generated lists the paths whose text comes from other files, which are checked.

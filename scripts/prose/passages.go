@@ -110,9 +110,10 @@ func cells(row string, offset int) []passage {
 }
 
 var (
-	directive = regexp.MustCompile(`^//(go:|lint:|export )`)
-	codeLine  = regexp.MustCompile(`^//\t|^//$`)
-	words     = regexp.MustCompile(`\pL\pL+ \pL\pL`)
+	directive  = regexp.MustCompile(`^//(go:|lint:|export )`)
+	codeLine   = regexp.MustCompile(`^//\t|^//$`)
+	outputLine = regexp.MustCompile(`^// (Unordered output|Output):`) // of an example
+	words      = regexp.MustCompile(`\pL\pL+ \pL\pL`)
 )
 
 // goPassages returns the comments of a Go file, and its strings of several words.
@@ -123,6 +124,7 @@ func goPassages(source string) []passage {
 	s.Init(file, []byte(source), nil, scanner.ScanComments)
 	var passages []passage
 	commentEnd := -1 // the offset after the last comment
+	outputEnd := -1  // the offset after the last line of an example's output
 	for {
 		pos, tok, lit := s.Scan()
 		offset := file.Offset(pos)
@@ -138,7 +140,11 @@ func goPassages(source string) []passage {
 				continue
 			}
 			text := "  " + mask(lit[2:])
-			isCode := codeLine.MatchString(lit)
+			inOutput := outputLine.MatchString(lit) || outputEnd >= 0 && strings.TrimSpace(source[outputEnd:offset]) == ""
+			if inOutput {
+				outputEnd = offset + len(lit)
+			}
+			isCode := codeLine.MatchString(lit) || inOutput
 			if isCode {
 				text = blank(lit)
 			}
