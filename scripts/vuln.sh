@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 go build -modfile=tools/go.mod -o bin/tools/govulncheck golang.org/x/vuln/cmd/govulncheck
 status=0
-out=$(bin/tools/govulncheck ./... 2>&1) || status=$?
+out=$(bin/tools/govulncheck -db "${GOVULNDB:-https://vuln.go.dev}" ./... 2>&1) || status=$?
 printf '%s\n' "$out"
 case $out in
 *"fetching vulnerabilities:"*)
