@@ -2,9 +2,9 @@
 # Installs the programs that the tests compare vhdtool with, on Debian and Ubuntu, as root or
 # with sudo. Does nothing if they are installed.
 #
-# Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, the programs that make XFS, btrfs and
-# ext4, sfdisk, the compressors, shellcheck for the lint, a C compiler for the race detector,
-# mandoc for the man pages, rpm for the package.
+# Programs to compare with: qemu-img and qemu-io, vhdiinfo and vhdimount, sfdisk, the compressors,
+# and the programs that make XFS, btrfs and ext4. Programs for the checks: shellcheck, a C compiler
+# for the race detector, mandoc for the man pages, and rpm for the package.
 #
 # Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of Debian
 # trixie, and the newest qemu-img, VirtualBox and libvhdi of Debian sid. sid changes daily. If a
