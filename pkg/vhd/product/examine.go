@@ -18,10 +18,12 @@ type subject struct {
 	trailing bool  // the trailing footer is valid
 	errors   int64 // that check has found
 
-	copiesAgree   bool // the two footers
-	packed        bool // blocks follow each other without gaps
-	metadataFirst bool // before the first block
-	batmap        bool // XenServer's
+	copiesAgree bool // the two footers
+	batmap      bool // XenServer's
+
+	// These examine each block, and few products have a rule about them.
+	packed        func() bool // blocks follow each other without gaps
+	metadataFirst func() bool // before the first block
 
 	parent     vhd.ParentRecord
 	parentSize int64  // -1: not known
@@ -31,6 +33,8 @@ type subject struct {
 
 // dynamic reports whether the image has blocks.
 func (s *subject) dynamic() bool { return s.footer.Type != vhd.Fixed }
+
+func always() bool { return true }
 
 // Examination says what [Product.Examine] cannot read from the image. The zero value of
 // each field but Length means that it is not known.
@@ -50,11 +54,11 @@ func (p *Product) Examine(img *vhd.Image, e Examination) []BrokenRule {
 	s := &subject{
 		footer: img.Footer(), header: img.Header(), size: img.Size(), length: e.Length, errors: e.Errors,
 		trailing: img.HasTrailingFooter(), copiesAgree: img.FooterCopiesAgree(),
-		packed: true, metadataFirst: true,
+		packed: always, metadataFirst: always,
 		parent: img.ParentRecord(), parentSize: -1, dir: e.Dir, now: e.Now,
 	}
 	if s.dynamic() {
-		s.packed, s.metadataFirst = img.Packed(), img.MetadataFirst()
+		s.packed, s.metadataFirst = img.Packed, img.MetadataFirst
 	}
 	_, s.batmap = img.Marker()
 	if parent := img.Parent(); parent != nil {
@@ -87,8 +91,8 @@ func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) (
 	}
 	s := &subject{
 		footer: f, header: h, size: f.VirtualSize(), length: length,
-		trailing: true, copiesAgree: true, metadataFirst: true,
-		packed: f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize,
+		trailing: true, copiesAgree: true, metadataFirst: always,
+		packed: func() bool { return f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize },
 		batmap: f.Creator == vhd.CreatorXenServer && f.CreatorVersion >= tapBatmapVersion,
 		parent: o.ParentRecord, parentSize: -1, dir: dir, now: now,
 	}
