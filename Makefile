@@ -17,7 +17,7 @@ SLOW_UNDER_RACE = ^(TestMakeInstall|TestGoInstall|TestKill.*|TestLikeEachRelease
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz vuln tidy-check torture man bench demo clean help
+.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz fuzz-smoke vuln tidy-check torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -45,7 +45,7 @@ test: ## run the tests; needs nothing but Go (tests without their peer program a
 
 race: ## run the tests under the race detector (needs a C compiler)
 	$(GO) test -race ./pkg/... $(INTERNALS)
-	$(GO) test -race ./cmd/vhdtool -skip '$(SLOW_UNDER_RACE)' -timeout 20m
+	$(GO) test -race ./cmd/vhdtool -skip '$(SLOW_UNDER_RACE)' -timeout 30m
 
 interop: ## compare with other programs: qemu 7.2, 10, libvhdi; newest qemu, VirtualBox if unpacked
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
@@ -84,6 +84,9 @@ container: ## build a container image from dist and run it (with docker or podma
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
+
+fuzz-smoke: ## run every fuzz target for 5 seconds, from the seeds alone
+	scripts/fuzz.sh 5s seeds
 
 vuln: ## search for known vulnerabilities in what the program calls (needs the network)
 	scripts/vuln.sh
