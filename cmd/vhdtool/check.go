@@ -515,6 +515,15 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
+	if f == rawFormat.Format && !c.likeQEMU {
+		head, err := headOf(r)
+		if err == nil {
+			err = refuseStream(head, ref.name)
+		}
+		if err != nil {
+			return nil, c.openError(ref, err)
+		}
+	}
 	return formatOf(f), c.doubtRaw(ref)
 }
 

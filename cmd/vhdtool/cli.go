@@ -185,6 +185,10 @@ func flagError(_ *cobra.Command, err error) error {
 	if errors.As(err, &missing) {
 		return optionError("missing argument for option '%s'", "option '%s' requires an argument", "option requires an argument -- '%s'", missing.GetSpecifiedName(), missing.GetSpecifiedShortnames())
 	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "bool" {
+		return usagef("option '--%s' doesn't allow an argument: found '%s'", invalid.GetFlag().Name, invalid.GetValue())
+	}
 	return usagef("%v", err)
 }
 
@@ -342,6 +346,9 @@ func (c *cli) openError(ref imageRef, err error) error {
 	isPath := errors.As(err, &pe)
 	if !c.likeQEMU {
 		if isPath {
+			if ref.name == pipeName && errors.Is(err, fs.ErrNotExist) {
+				return errStdinRefused
+			}
 			return fmt.Errorf("%s: %w", ref.name, pe.Err)
 		}
 		return hintFor(fmt.Errorf("%s: %w", ref.name, err), ref)

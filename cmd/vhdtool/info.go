@@ -92,6 +92,7 @@ type imageInfo struct {
 	DirtyFlag      bool            `json:"dirty-flag"`
 	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
+	disk      disk.Disk
 	probedRaw bool   // nothing but the lack of another format says that it is a raw disk
 	damage    string // a line about the findings of check, or ""
 }
@@ -219,7 +220,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if err != nil {
 		return imageInfo{}, err
 	}
-	info := imageInfo{VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
+	info := imageInfo{disk: d, VirtualSize: d.Size(), Filename: ref.name, Format: f.Name, ActualSize: actualSize(st)}
 	info.probedRaw = f == &rawFormat && ref.options.Format == ""
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
@@ -269,7 +270,7 @@ func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) strin
 		return ""
 	}
 	defer file.Close()
-	o := disk.CheckOptions{Device: disk.IsDevice(file), Parents: disk.ParentSearch{None: true}, NoLock: true}
+	o := disk.CheckOptions{Device: disk.IsDevice(file), Parents: disk.ParentSearch{None: true}, NoLock: true, Opened: info.disk}
 	if info.Filename == ref.name {
 		o.Options = ref.options.Options
 	}

@@ -88,6 +88,9 @@ func (c *cli) openSource(ctx context.Context, flags *sourceFlags, arg string) (*
 	o.Compressed = o.Compressed && !flags.verbatim
 	if flags.seekable {
 		o.OpenFIFO, o.Compressed = nil, false
+		if o.Refuse != nil {
+			o.Refuse = refuseStream
+		}
 	}
 	o.Image.Lock = ref.lock(false)
 	s, err := source.Open(ctx, ref.name, o)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vhdtool/vhdtool/internal/archive"
+	"github.com/vhdtool/vhdtool/internal/decompress"
 )
 
 // extractors are the commands that write the contents of an archive to a pipe.
@@ -50,6 +51,37 @@ func (c *cli) refuseNoDisk() func(head []byte, name string) error {
 		return nil
 	}
 	return refuseNoDisk
+}
+
+// decompressors are the commands that decompress a file to a pipe.
+var decompressors = map[string]string{
+	"bzip2": "bzip2 -dc",
+	"gzip":  "gzip -dc",
+	"xz":    "xz -dc",
+	"zstd":  "zstd -dc",
+}
+
+// refuseStream returns an error if refuseNoDisk does, or if the named file is compressed. It is
+// called by commands that read at any offset.
+func refuseStream(head []byte, name string) error {
+	if err := refuseNoDisk(head, name); err != nil {
+		return err
+	}
+	kind := decompress.Format(head)
+	if kind == "" {
+		return nil
+	}
+	return &hintError{
+		fmt.Errorf("the file is compressed with %s", kind),
+		fmt.Sprintf("'%s %s >FILE' decompresses it, and 'convert' also reads it as it is; -f raw accepts the compressed bytes", decompressors[kind], quoteArg(name)),
+	}
+}
+
+// errStdinRefused is the error about the name "-" where no such file exists, of a command that
+// cannot read standard input.
+var errStdinRefused = &hintError{
+	errors.New(stdinName + " is not accepted here: the image is read at any offset"),
+	"write it to a file first; 'convert', 'compare', 'dd' and 'measure' accept -",
 }
 
 // headOf returns the first bytes of a file, as many as refuseNoDisk needs.

@@ -172,7 +172,7 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	if f == rawFormat.Format && o.Format == "" && !c.likeQEMU {
 		head, err := headOf(d)
 		if err == nil && (len(head) > 0 || !write) { // an empty raw disk may grow
-			err = refuseNoDisk(head, ref.name)
+			err = refuseStream(head, ref.name)
 		}
 		if err != nil {
 			d.Close()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -163,15 +164,22 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestNoBar: a command that is done soon shows nothing.
+// TestNoBar: a command that ends before barDelay shows nothing, and one that runs longer shows
+// a bar.
 func TestNoBar(t *testing.T) {
-	width := 80
-	line, written := newTestLine(t, &width)
-	p := newBarProgress(line)
-	p.update(500, 1000)
-	p.finish(true)
-	if got := written(); got != "" {
-		t.Errorf("got %q", got)
+	for after, want := range map[time.Duration]bool{barDelay - 1: false, barDelay + 1: true} {
+		synctest.Test(t, func(t *testing.T) {
+			width := 80
+			line, written := newTestLine(t, &width)
+			p := newBarProgress(line)
+			p.update(500, 1000)
+			time.Sleep(after) // of the bubble's clock
+			synctest.Wait()
+			p.finish(true)
+			if got := written(); (got != "") != want {
+				t.Errorf("after %v: %q; want a bar: %v", after, got, want)
+			}
+		})
 	}
 }
 

@@ -166,6 +166,9 @@ func (c *cli) suggestFlag(cmd *cobra.Command, name string) string {
 	}
 	near := nearest(name, names)
 	if len(near) == 0 {
+		if near = nearest(name, slices.Sorted(maps.Keys(flagHints))); len(near) == 1 && len(name) > 1 {
+			return flagHints[near[0]]
+		}
 		return ""
 	}
 	for i := range near {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vhdtool/vhdtool/internal/diskend"
+	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
 // TestFind compares with the programs that make the structures.
@@ -29,9 +30,7 @@ func TestFind(t *testing.T) {
 		t.Run(c.command, func(t *testing.T) {
 			t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 			program := strings.Fields(c.command[strings.LastIndex(c.command, "|")+1:])[0]
-			if _, err := exec.LookPath(program); err != nil {
-				t.Skipf("%s is not installed", program)
-			}
+			oracle.Need(t, program)
 			name := filepath.Join(t.TempDir(), "disk")
 			if err := os.WriteFile(name, nil, 0o666); err != nil {
 				t.Fatal(err)

@@ -30,6 +30,9 @@ type CheckOptions struct {
 	Parents ParentSearch // where to search for parents
 	NoLock  bool         // open parents even if another process writes to them
 	Now     time.Time    // reference for timestamps; zero: the current time
+	// Opened, if set, is the disk of the same unchanged image. Metadata that opening has read and
+	// validated is not examined again.
+	Opened Disk
 	// Progress, if set, is called with the bytes of blocks that Deep has examined, and their
 	// total.
 	Progress Progress

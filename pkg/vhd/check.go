@@ -31,6 +31,9 @@ type CheckOptions struct {
 	Parents disk.ParentSearch
 	// NoLock opens parents even if another process writes to them.
 	NoLock bool
+	// Opened, if set, is the same unchanged image. A BAT that opening has validated is not
+	// examined again.
+	Opened *Image
 	// Now is the time that time stamps are compared with; zero means the current time.
 	Now time.Time
 	// Progress, if set, is called by Deep with the bytes of blocks that are done, and their
@@ -289,9 +292,11 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
 	c.batOff = lay.batOff
-	t, err := readBAT(c.r, lay.batOff, blocks)
-	if err != nil {
-		return err
+	t, validated := c.validatedBAT(&lay, blocks)
+	if !validated {
+		if t, err = readBAT(c.r, lay.batOff, blocks); err != nil {
+			return err
+		}
 	}
 	m, err := readBatmap(c.r, &f.Footer, lay.batEnd(), c.size)
 	if err != nil {
@@ -335,20 +340,9 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 			return err
 		}
 	}
-	proposed, err := rebuildBAT(c.ctx, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, int64(h.MaxTableEntries), trailing, batSectors{})
-	if err != nil {
-		return err
+	if !validated {
+		err = c.checkEntries(t, &lay, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, trailing)
 	}
-	t.validate(&lay, func(f finding) bool {
-		proposeEntries(&f, proposed, blockSize)
-		if f.Note == "" && (f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata") {
-			f.Note, err = c.candidates(&f)
-		}
-		if err == nil {
-			err = c.add(f)
-		}
-		return err == nil
-	})
 	if err == nil {
 		err = c.checkExcess(&lay, blocks, int64(h.MaxTableEntries))
 	}
@@ -361,6 +355,36 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	if err == nil && f.Type == Differencing && c.o.Chain {
 		err = c.checkParents()
 	}
+	return err
+}
+
+// validatedBAT returns the BAT of the opened image, if it is that of the layout, and opening has
+// refused none of its entries.
+func (c *Checker) validatedBAT(lay *layout, blocks int64) (bat, bool) {
+	img := c.o.Opened
+	if img == nil || img.f != nil || img.salvage != nil || img.bat.len() != blocks ||
+		img.lay.batOff != lay.batOff || img.lay.limit != lay.limit || img.lay.blockSize != lay.blockSize {
+		return bat{}, false
+	}
+	return img.bat, true
+}
+
+// checkEntries validates the BAT entries, and proposes others for those that are wrong.
+func (c *Checker) checkEntries(t bat, lay *layout, img *Image, trailing bool) error {
+	proposed, err := rebuildBAT(c.ctx, img, int64(img.header.MaxTableEntries), trailing, batSectors{})
+	if err != nil {
+		return err
+	}
+	t.validate(lay, func(f finding) bool {
+		proposeEntries(&f, proposed, lay.blockSize)
+		if f.Note == "" && (f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata") {
+			f.Note, err = c.candidates(&f)
+		}
+		if err == nil {
+			err = c.add(f)
+		}
+		return err == nil
+	})
 	return err
 }
 

@@ -40,7 +40,9 @@ func checkFormat(r io.ReaderAt, size int64, o *disk.CheckOptions) (disk.Checker,
 	if err != nil {
 		return nil, err
 	}
+	opened, _ := o.Opened.(*Image)
 	return NewChecker(r, size, &CheckOptions{
+		Opened:   opened,
 		SizeRule: vo.SizeRule, Device: o.Device, Deep: o.Deep, Chain: o.Chain, Parents: o.Parents, NoLock: o.NoLock,
 		Now: o.Now, Progress: o.Progress,
 	}), nil

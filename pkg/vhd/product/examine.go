@@ -18,10 +18,12 @@ type subject struct {
 	trailing bool  // the trailing footer is valid
 	errors   int64 // number of errors that a check has found
 
-	copiesAgree   bool // the two footers are valid and equal
-	packed        bool // blocks follow each other without gaps
-	metadataFirst bool // before the first block
-	batmap        bool // the image has XenServer's batmap
+	copiesAgree bool // the two footers are valid and equal
+	batmap      bool // the image has XenServer's batmap
+
+	// These examine each block, and few products have a rule about them.
+	packed        func() bool // blocks follow each other without gaps
+	metadataFirst func() bool // before the first block
 
 	parent     vhd.ParentRecord
 	parentSize int64  // -1: unknown
@@ -31,6 +33,8 @@ type subject struct {
 
 // dynamic reports whether the image has blocks.
 func (s *subject) dynamic() bool { return s.footer.Type != vhd.Fixed }
+
+func always() bool { return true }
 
 // Examination has the facts that [Product.Examine] cannot read from the image. The zero value
 // of each field but Length means unknown.
@@ -49,11 +53,11 @@ func (p *Product) Examine(img *vhd.Image, e Examination) []BrokenRule {
 	s := &subject{
 		footer: img.Footer(), header: img.Header(), size: img.Size(), length: e.Length, errors: e.Errors,
 		trailing: img.HasTrailingFooter(), copiesAgree: img.FooterCopiesAgree(),
-		packed: true, metadataFirst: true,
+		packed: always, metadataFirst: always,
 		parent: img.ParentRecord(), parentSize: -1, dir: e.Dir, now: e.Now,
 	}
 	if s.dynamic() {
-		s.packed, s.metadataFirst = img.Packed(), img.MetadataFirst()
+		s.packed, s.metadataFirst = img.Packed, img.MetadataFirst
 	}
 	_, s.batmap = img.Marker()
 	if parent := img.Parent(); parent != nil {
@@ -85,8 +89,8 @@ func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) (
 	}
 	s := &subject{
 		footer: f, header: h, size: f.VirtualSize(), length: length,
-		trailing: true, copiesAgree: true, metadataFirst: true,
-		packed: f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize,
+		trailing: true, copiesAgree: true, metadataFirst: always,
+		packed: func() bool { return f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize },
 		batmap: f.Creator == vhd.CreatorXenServer && f.CreatorVersion >= tapBatmapVersion,
 		parent: o.ParentRecord, parentSize: -1, dir: dir, now: now,
 	}

@@ -180,7 +180,7 @@ func virtualboxRules() []Rule {
 			Name: "packed", Field: "blocks in the file", Wants: "packed: one after the other without gaps",
 			Reason: "compact assumes this layout, and destroys the disk if blocks are elsewhere", Source: trial,
 			check: func(s *subject) (any, Want, bool) {
-				return "with gaps", oneOf("packed"), !s.packed
+				return "with gaps", oneOf("packed"), !s.packed()
 			},
 		},
 		childSizeRule("it cannot read a child larger than its parent", trial),

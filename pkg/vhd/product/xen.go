@@ -91,7 +91,7 @@ func xenRules() []Rule {
 			Name: "metadata-first", Field: "first block", Wants: "after all metadata",
 			Reason: "the image is refused (block clobbers headers)", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				return "before the end of the metadata", oneOf("after the metadata"), !s.metadataFirst
+				return "before the end of the metadata", oneOf("after the metadata"), !s.metadataFirst()
 			},
 		},
 		{
