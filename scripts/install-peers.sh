@@ -2,7 +2,7 @@
 # Installs the programs that the tests compare vhdtool with, on Debian and Ubuntu, as root or
 # with sudo. Does nothing if they are installed.
 #
-# Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, shellcheck for the lint, a C
+# Installed: qemu-img and qemu-io, vhdiinfo and vhdimount. shellcheck is for the lint, a C
 # compiler for the race detector, mandoc for the man pages, rpm for the package.
 #
 # Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of Debian

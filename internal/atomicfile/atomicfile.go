@@ -1,13 +1,12 @@
-// Package atomicfile writes a file beside its target and gives it the target's
-// name when it is complete, so that whatever fails before leaves the target as
-// it was.
+// Package atomicfile writes a file next to its target, and renames it to the target when it is
+// complete. If anything fails before, the target is unchanged.
 //
-// Where the file system can, the file has no name until then, and nothing is left of a
-// program that is killed. Elsewhere it has a temporary name, and the next Create of the
-// same target removes what a killed program has left.
+// If the file system supports it, the file has no name until then, and a killed program leaves
+// no file. Otherwise it has a temporary name, and the next Create of the same target removes
+// the file that a killed program left.
 //
-// It is not renameio: that package always flushes, which the copying of
-// images leaves to the caller as cp does, and it does not build on Windows.
+// It is not renameio. That package always flushes, and does not build on Windows. Flushing is
+// left to the caller, as in cp.
 package atomicfile
 
 import (
@@ -18,8 +17,8 @@ import (
 	"path/filepath"
 )
 
-// Flushing, if set, is told of each directory before it is flushed. It is for tests:
-// nothing else shows that a directory was.
+// Flushing, if set, is called with each directory before it is flushed. It is for tests, which
+// have no other way to observe the flush.
 var Flushing func(dir string)
 
 // File is a file on its way to become the target.
@@ -91,8 +90,8 @@ func InPlace(name string, reason error) (*File, error) {
 	return &File{File: f, target: target, inPlace: reason}, nil
 }
 
-// InPlace returns why the file is written in place. It is nil if the file takes its name
-// when it is complete.
+// InPlace returns why the file is written in place. It is nil if the file is renamed when it
+// is complete.
 func (f *File) InPlace() error { return f.inPlace }
 
 // forName makes an error speak of the name that was asked for, not of the temporary one.

@@ -40,7 +40,7 @@ func getXattr(t *testing.T, name, attr string) []byte {
 	return b[:n]
 }
 
-// replace replaces a file, and returns what is there then.
+// replace replaces a file, and returns the information about the new one.
 func replace(t *testing.T, name, contents string) os.FileInfo {
 	t.Helper()
 	f, err := Create(name)

@@ -19,7 +19,7 @@ type End struct {
 	By    string // names the structure: "the GPT"
 }
 
-// maxEnd is more than any disk has, and leaves room for rounding.
+// maxEnd is larger than any disk. Rounding it up does not overflow.
 const maxEnd = 1 << 62
 
 // Find returns the end of a disk by its GPT, an ext file system without a partition table,

@@ -1,6 +1,6 @@
-// Package filesystem is what files can do besides being read and written: it finds and makes
-// holes, allocates space, clones and copies ranges, and maps files into memory. What a
-// system or a file system cannot do is done without, or is an error that callers expect.
+// Package filesystem has the operations on files besides reading and writing. It finds and
+// punches holes, allocates space, clones and copies ranges, and maps files into memory. If a
+// file system does not support an operation, it is skipped, or is an error that callers expect.
 //
 // Each function has one implementation for Linux, and one that works everywhere: there
 // everything counts as data, zeros are written, and nothing is cloned or mapped.
@@ -26,10 +26,10 @@ type HoleMap struct {
 }
 
 // NewHoleMap returns a HoleMap of the file. If holes cannot be found in such a file,
-// all of it counts as data. A file that only passes on what another one holds has a
-// method Holds() io.ReaderAt, which returns that one: its holes are mapped. A file that
-// knows its holes has a method NextData, which is called with an offset and returns the
-// first run of data that ends after it; ok false says that all may be data.
+// all of it counts as data. A wrapper has a method Holds() io.ReaderAt, which returns the
+// wrapped file: its holes are mapped. A file that knows its holes has a method NextData. It is
+// called with an offset and returns the first run of data that ends after it. If ok is false,
+// all may be data.
 func NewHoleMap(file io.ReaderAt) *HoleMap {
 	for {
 		w, ok := file.(interface{ Holds() io.ReaderAt })
@@ -66,7 +66,7 @@ func (m *HoleMap) find(off, limit int64) error {
 	switch {
 	case err != nil:
 		return err
-	case !ok: // cannot tell
+	case !ok: // not known
 		m.start, m.end, m.data = off, limit, true
 	case start > off:
 		m.start, m.end, m.data = off, start, false
@@ -76,9 +76,8 @@ func (m *HoleMap) find(off, limit int64) error {
 	return nil
 }
 
-// Extents yields the disk's bytes [off, off+n) that stand plainly in the file,
-// the disk's byte 0 at start: holes of the file in the state given, the rest as
-// Data.
+// Extents yields the disk's bytes [off, off+n) of a disk that is stored plainly in the file
+// from offset start on. Holes of the file have the given state, all else is Data.
 func (m *HoleMap) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}

@@ -13,8 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// nextData returns the first run of data that ends behind off. start is
-// MaxInt64 where only a hole follows. ok is false where the file cannot tell.
+// nextData returns the first run of data that ends after off. start is MaxInt64 if only a hole
+// follows. ok is false if the file's holes are not known.
 func nextData(file io.ReaderAt, off int64) (start, end int64, ok bool, err error) {
 	f, isFile := file.(*os.File)
 	if !isFile {

@@ -125,8 +125,8 @@ func TestHoles(t *testing.T) {
 	}
 }
 
-// TestMemory: a file in memory is found full or not from any place in it, and one
-// that was cut has nothing behind its end.
+// In a file in memory, data and holes are found from any offset. A truncated file has no data
+// past its end.
 func TestMemory(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "filesystem")
 	if err != nil {
@@ -156,7 +156,7 @@ func TestMemory(t *testing.T) {
 	check(5*mib, 16*mib, false)
 }
 
-// TestNoHoles: what cannot tell is data throughout.
+// A reader that knows no holes is data throughout.
 func TestNoHoles(t *testing.T) {
 	for e, err := range NewHoleMap(bytes.NewReader(make([]byte, mib))).Extents(0, 100, 1000, disk.Zero) {
 		if err != nil || e.Off != 100 || e.Len != 1000 || e.State != disk.Data {

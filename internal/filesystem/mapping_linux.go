@@ -103,7 +103,7 @@ func (m *Mapping) open(index int64) *window {
 		return w.users == 0
 	})
 	start := index * m.window
-	// Views that start in the window may end behind it.
+	// Views that start in the window may end after it.
 	b, err := unix.Mmap(int(m.f.Fd()), start, int(min(m.window+m.view, m.size-start)), unix.PROT_READ, unix.MAP_SHARED)
 	w := &window{index, b, 1}
 	if err == nil {

@@ -62,13 +62,13 @@ func TestView(t *testing.T) {
 	}
 	for _, c := range []struct{ off, n int64 }{{size, 1}, {size - 1, 2}, {4 * windowSize, 1}} {
 		if _, ok := m.View(c.off, c.n); ok {
-			t.Errorf("%d bytes at %d, behind the end at %d: a view", c.n, c.off, size)
+			t.Errorf("%d bytes at %d, past the end at %d: a view", c.n, c.off, size)
 		}
 	}
 	m.Close()
 }
 
-// What is not in the file any more is an error, and nothing else is taken for one.
+// Reading mapped bytes that were cut off the file is an error. A nil pointer is not.
 func TestGuarded(t *testing.T) {
 	f := mappedFile(t, make([]byte, longest))
 	m := NewMapping(f, windowSize, longest)
@@ -88,11 +88,11 @@ func TestGuarded(t *testing.T) {
 		return nil
 	}
 	if err := Guarded(look); !errors.Is(err, ErrFault) {
-		t.Errorf("looking behind the file's end: %v, want %v", err, ErrFault)
+		t.Errorf("reading past the file's end: %v, want %v", err, ErrFault)
 	}
 	defer func() {
 		if recover() == nil {
-			t.Error("a nil pointer was taken for a fault of the file")
+			t.Error("a nil pointer counts as a fault of the file")
 		}
 	}()
 	var p *View

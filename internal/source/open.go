@@ -25,9 +25,9 @@ type OpenOptions struct {
 	// Compressed detects compressed files, which are streams, and decompresses streams, if
 	// the format is not given. Without it a stream is the bytes of a raw disk.
 	Compressed bool
-	// Refuse returns an error for the first bytes of a raw disk, at most a sector, if no
-	// format is given and the named file is no disk. The file of a pipe is "". Nil: any
-	// bytes are a raw disk.
+	// Refuse is called with the first bytes of a raw disk, at most a sector, if no format is
+	// given. It returns an error if the named file is no disk. The file of a pipe is "". If
+	// Refuse is nil, any bytes are a raw disk.
 	Refuse func(head []byte, file string) error
 	// OpenFIFO opens a named pipe for reading, and waits until it has a writer or the
 	// context is done. Nil: a pipe is refused.

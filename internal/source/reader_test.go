@@ -27,7 +27,7 @@ type badDisk struct {
 	bad    map[int64]bool // by offset
 	file   *os.File
 	holeAt int64            // a hole of 1 MiB starts here, if it is not 0
-	found  []disk.LostRange // lost, as was found out while reading
+	found  []disk.LostRange // lost, as detected while reading
 }
 
 var errMedium = &fs.PathError{Op: "read", Path: "a.raw", Err: syscall.EIO}

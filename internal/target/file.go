@@ -98,7 +98,7 @@ func Create(name string, o *CreateOptions, create func(disk.File) (disk.Disk, er
 	return t, nil
 }
 
-// start starts the file; st is what is there now, or nil.
+// start starts the file. st describes the existing file, or is nil.
 func (t *File) start(st fs.FileInfo, o *CreateOptions) (err error) {
 	if st != nil {
 		links, loop := atomicfile.Links(st), atomicfile.LoopDevice(st)

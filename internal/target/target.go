@@ -1,6 +1,6 @@
-// Package target is what a command writes: a new file or a device, an image that exists,
-// a differencing image, or a stream. Each kind carries out the same options of a copy, and
-// has the safety that belongs to it: locks, temporary files, the order of completion.
+// Package target has the targets that a command writes: a new file or a device, an existing
+// image, a differencing image, or a stream. Each kind supports the same options of a copy, and
+// has its own safety: locks, temporary files, the order of completion.
 package target
 
 import (
@@ -24,12 +24,12 @@ type Target interface {
 	// Commit completes the target. With flush, it is durable then. If it fails, the target
 	// is discarded.
 	Commit(flush bool) error
-	// Discard gives the target up. What was written in place stays.
+	// Discard abandons the target. Data written in place stays.
 	Discard()
 }
 
-// Existing is an image that is written in place, from byte Seek of its disk on. What lies
-// before, and what the source does not reach, stays as it is.
+// Existing is an image that is written in place, from byte Seek of its disk on. The disk is
+// unchanged before Seek, and after the end of the source.
 type Existing struct {
 	Disk disk.Disk // open for writing; Commit and Discard close it
 	Seek int64

@@ -77,7 +77,7 @@ func TestMappedFileShrinks(t *testing.T) {
 	}
 }
 
-// Files are compared in memory: each difference is found, and the first one told.
+// Comparing mapped files finds each difference, and reports the first one.
 func TestCompareMapped(t *testing.T) {
 	size := int64(windowSize + 3<<20 + 512)
 	data := make([]byte, size)
@@ -93,7 +93,8 @@ func TestCompareMapped(t *testing.T) {
 		}
 	}
 	compare(-1)
-	for _, at := range []int64{size - 1, windowSize, windowSize - 1, chunk, 5, 0} { // each before those that are there
+	// Each difference is before the ones already made.
+	for _, at := range []int64{size - 1, windowSize, windowSize - 1, chunk, 5, 0} {
 		if _, err := g.WriteAt([]byte{data[at] + 1}, at); err != nil {
 			t.Fatal(err)
 		}

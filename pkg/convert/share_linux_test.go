@@ -62,7 +62,7 @@ func TestShareAcross(t *testing.T) {
 	testShare(t, mountNew(t, "xfs"), mountNew(t, "xfs"), nil, written)
 }
 
-// TestShareSpace: what is shared takes no room.
+// Shared data uses no space.
 func TestShareSpace(t *testing.T) {
 	mnt := mountNew(t, "xfs")
 	sources, _ := shareSources(t, mnt)

@@ -93,8 +93,8 @@ var shareTargets = func() map[string]func(f *os.File) (Target, error) {
 	return all
 }()
 
-// copyShared copies to a new target in a file, with the ways that are known
-// before, and returns the way that was found for the source's file.
+// copyShared copies to a new target in a file. before is the way that is known at the start.
+// It returns the way that works for the source's file.
 func copyShared(t *testing.T, name, kind string, src disk.Disk, o Options, hide bool, before *way) way {
 	t.Helper()
 	f, err := os.Create(name)
@@ -185,7 +185,7 @@ func testShare(t *testing.T, from, to string, before *way, wantWay way) {
 				t.Run(fmt.Sprintf("%s to %s, all=%v", source, target, all), func(t *testing.T) {
 					name := filepath.Join(to, "shared")
 					got := copyShared(t, name, target, src, Options{Allocate: all, Workers: 3}, false, before)
-					// Blocks of 4 KiB are never shared, and so nothing is found out.
+					// Blocks of 4 KiB are never shared, so no way is tried.
 					if source != "dynamic, 4 K" && target != "dynamic, 4 K" && got != wantWay {
 						t.Errorf("way %d, want %d", got, wantWay)
 					}

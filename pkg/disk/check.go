@@ -130,14 +130,13 @@ const (
 // block is stored.
 type Reconnection struct{ Block, Offset int64 }
 
-// Orphan is space in the file that holds data where a block may be, and that nothing
-// refers to.
+// Orphan is space in the file that may hold a block, contains data, and is not referenced.
 type Orphan struct {
 	Offset int64 // in the file, bytes, of the sector bitmap
 	Bitmap int64 // bytes of the bitmap; the data follows it
 	Length int64 // bytes of the data
-	// Blocks are those that may be stored here, at most a few. If there is one, the
-	// order of the file tells.
+	// Blocks are the blocks that may be stored here, at most a few. A single one follows from
+	// the order of the blocks in the file.
 	Blocks []int64
 }
 
