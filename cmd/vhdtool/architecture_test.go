@@ -13,7 +13,7 @@ import (
 var mermaidBlock = regexp.MustCompile("(?s)```mermaid\n.*?```\n")
 
 // TestArchitecturePicture compares the picture of the packages in
-// docs/architecture.md with what they import. 'make man' draws it anew.
+// docs/architecture.md with what they import. 'make man' draws it again.
 func TestArchitecturePicture(t *testing.T) {
 	const name = "../../docs/architecture.md"
 	text, err := os.ReadFile(name)

@@ -25,7 +25,7 @@ type convertOptions struct {
 	workers     string
 	rate        string
 
-	bytesPerSecond int64 // of rate
+	bytesPerSecond int64 // of --rate-limit
 
 	progress     bool
 	quiet        bool
@@ -115,8 +115,7 @@ PARENT. If PARENT is larger, zeros follow the data of SOURCE.` + salvageHelp,
 	return cmd
 }
 
-// cacheMode says whether what is written must be durable at the end, and whether qemu
-// has such a mode.
+// cacheMode reports whether the target must be durable at the end, and whether qemu has the mode.
 func cacheMode(name string) (flush, known bool) {
 	switch name {
 	case "none", "off", "directsync", "writeback", "writethrough":
@@ -127,10 +126,10 @@ func cacheMode(name string) (flush, known bool) {
 	return false, false
 }
 
-// maxSparseSize is the largest -S that qemu-img takes.
+// maxSparseSize is the largest -S that qemu-img accepts.
 const maxSparseSize = 16 << 20
 
-// copyOptions reads the flags that say how to copy.
+// copyOptions parses the flags for copying.
 func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
 	n, err := sizearg.Parse(o.sparse)
 	if err != nil {
@@ -193,7 +192,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	return co, flush, o.source.check()
 }
 
-// parseRate reads a rate limit in bytes a second; 0 is none.
+// parseRate parses a rate limit in bytes per second; 0 is no limit.
 func parseRate(s string) (int64, error) {
 	if s == "" {
 		return 0, nil

@@ -18,7 +18,7 @@ type createCmdOptions struct {
 	format  string
 	options []string
 	backing backingFlags
-	force   bool // replace an existing file by a child
+	force   bool // replace an existing file by a differencing image
 	quiet   bool
 	args    []string
 }
@@ -159,7 +159,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	return nil
 }
 
-// isRegular reports whether a file of the name exists and is no device.
+// isRegular reports whether a file of that name exists and is not a device.
 func isRegular(name string) bool {
 	st, err := os.Stat(name)
 	return err == nil && st.Mode().IsRegular()

@@ -25,7 +25,7 @@ type deviceTest struct {
 	want string // name of the raw file
 
 	// leaks is true once the image may have unused space between its blocks, which check
-	// reports: on a device none is given back.
+	// reports: on a device none is freed.
 	leaks bool
 }
 

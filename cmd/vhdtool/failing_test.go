@@ -19,8 +19,8 @@ import (
 type failingDisk struct {
 	*os.File
 	size    int64
-	bad     [2]int64 // what cannot be read
-	unknown bool     // fails to tell extents
+	bad     [2]int64 // the unreadable range
+	unknown bool     // Extents fails
 }
 
 var errBadSector = errors.New("bad sector")
@@ -49,8 +49,8 @@ func (d *failingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// useFailing adds the formats bad, of which [from, to) cannot be read, and
-// unknown, of which the extents are not known, to those that the command knows.
+// useFailing adds two formats to the command: bad, with the unreadable bytes [from, to), and
+// unknown, whose extents are not known.
 func useFailing(t *testing.T, from, to int64) {
 	t.Helper()
 	formatNamed := func(name string, open func(*failingDisk)) *format {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestMakeInstall installs into a temporary directory, uses what is there, and removes it.
+// TestMakeInstall installs into a temporary directory, uses the installed files, and removes them.
 func TestMakeInstall(t *testing.T) {
 	if testing.Short() || runtime.GOOS == "windows" {
 		t.Skip("it builds the program with make")

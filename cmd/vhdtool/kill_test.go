@@ -32,9 +32,9 @@ const (
 	tortureMost  = 4 << 20 // of the disk
 )
 
-// TestKill kills commands that change an image at any moment. Afterwards the
-// image opens, check -r all mends what is left of the command, and the disk
-// holds all that was there. VHDTOOL_TORTURE is the number of rounds.
+// TestKill kills commands that change an image at random moments. Afterwards the image opens,
+// check -r all repairs it, and the disk holds all its data. VHDTOOL_TORTURE is the number of
+// rounds.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	k := newTorture(t)
@@ -50,8 +50,8 @@ func TestKill(t *testing.T) {
 	})
 }
 
-// TestKillChain kills commands that change a differencing image and its parents.
-// Whatever of them was done, its disk is the same.
+// TestKillChain kills commands that change a differencing image and its parents. Its disk stays
+// the same, however far they came.
 func TestKillChain(t *testing.T) {
 	t.Parallel()
 	k := newTorture(t)
@@ -252,7 +252,7 @@ func (k *torture) repair() bool {
 	if k.run("check", "-r", "all", "--discard-orphans", k.image) {
 		return true
 	}
-	// What the damage was may still be there.
+	// The damage may still be there.
 	out, err := exec.Command("vhdtool", "check", "-r", "all", "--discard-orphans", k.image).CombinedOutput()
 	if err != nil {
 		k.t.Fatalf("after check -r all was killed, the next one: %v\n%s", err, out)

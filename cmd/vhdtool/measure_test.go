@@ -88,8 +88,9 @@ func TestMeasureConvert(t *testing.T) {
 					return append(args, options...)
 				}
 				command(t, 0, append(line("convert", "-q"), source, made)...)
-				from := made                                               // which has the final size, but is no image if that is 0
-				if what == "empty" && !slices.Contains(options, "--for") { // products have least sizes
+				from := made // has the final size
+				// An image of size 0 is no source. Products have minimum sizes.
+				if what == "empty" && !slices.Contains(options, "--for") {
 					from = source
 				}
 				again := append([]string{"convert", "-q", "-S", "0", from, full}, options...)

@@ -90,8 +90,8 @@ func screenOf(written string) string {
 	return strings.TrimRight(string(line), " ")
 }
 
-// newTestLine returns a status line on a terminal of so many columns, and a function that
-// returns what was written.
+// newTestLine returns a status line on a terminal of *width columns, and a function that
+// returns the written text.
 func newTestLine(t *testing.T, width *int) (*statusLine, func() string) {
 	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "")

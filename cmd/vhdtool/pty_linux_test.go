@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPTY opens a pseudo-terminal of so many columns: the side of its user, and that of the
+// openPTY opens a pseudo-terminal with a width: the side of its user, and that of the
 // program.
 func openPTY(t *testing.T, columns uint16) (user, program *os.File) {
 	t.Helper()

@@ -76,7 +76,7 @@ func needQEMU7(t *testing.T) {
 	}
 }
 
-// qemuSays is what qemu-img prints in a folder, and its exit status.
+// qemuSays returns what qemu-img prints in a directory, and its exit status.
 func qemuSays(dir, line string) (string, error) {
 	cmd := exec.Command("qemu-img", strings.Fields(line)...)
 	cmd.Dir = dir
@@ -88,8 +88,8 @@ func qemuSays(dir, line string) (string, error) {
 	return transcript(cmd.ProcessState.ExitCode(), &stdout, &stderr), nil
 }
 
-// weSay is what this program prints under qemu-img's name in the current folder.
-// It runs in this process, which is faster.
+// weSay returns what this program prints in the current directory when called as qemu-img. It
+// runs in this process, which is faster.
 func weSay(t *testing.T, line string) string {
 	t.Helper()
 	var stdout, stderr strings.Builder

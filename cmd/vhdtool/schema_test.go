@@ -87,7 +87,7 @@ func validateJSON(dir, command string, out []byte) error {
 }
 
 // runValidated is runMain for scripts: JSON that the schemas do not allow ends it with an
-// error. What is not read through a pipe is not validated.
+// error. Only output through a pipe is validated.
 func runValidated() int {
 	dir := os.Getenv(schemaDirVar)
 	st, err := os.Stdout.Stat()
@@ -171,7 +171,7 @@ func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ r
 	}
 	required, _ := object["required"].([]any)
 	for _, key := range required {
-		// What is always there, but for qemu-img.
+		// The output always has these, unless called as qemu-img.
 		if name := key.(string); optional[name] && name != "file-length" && name != "warnings" {
 			t.Errorf("%s: the schema requires %s, which the output omits when it is empty", path, name)
 		}

@@ -240,9 +240,9 @@ func likeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s is\n%s\nwant\n%s", args[0], got, want)
 }
 
-// dirCmd checks that a folder holds these names and no others.
+// dirCmd checks that a directory holds these names and no others.
 func dirCmd(ts *testscript.TestScript, neg bool, args []string) {
-	arguments(ts, neg, args[:min(len(args), 1)], 1, "dir folder [name...]")
+	arguments(ts, neg, args[:min(len(args), 1)], 1, "dir directory [name...]")
 	entries, err := os.ReadDir(ts.MkAbs(args[0]))
 	ts.Check(err)
 	names := []string{}
@@ -279,8 +279,7 @@ func randomCmd(ts *testscript.TestScript, neg bool, args []string) {
 	writeAt(ts, args[0], args[1], b)
 }
 
-// parentCmd makes an image say of its parent that it has this name, and stands
-// there.
+// parentCmd changes the parent record of an image: the name, and the locators.
 func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: parent file name [code=text]...")
@@ -296,8 +295,7 @@ func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(img.Close())
 }
 
-// levelsCmd makes so many images in a directory, 0.vhd and so on, each a child of
-// the one before.
+// levelsCmd makes n images in a directory, 0.vhd and so on, each a child of the one before.
 func levelsCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "levels n directory")
 	dir := ts.MkAbs(args[1])
@@ -359,7 +357,7 @@ func zerosCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 3, "zeros file offset n")
 	b := readAt(ts, args[0], args[1], int(number(ts, args[2])))
 	if i := bytes.IndexFunc(b, func(r rune) bool { return r != 0 }); i >= 0 {
-		ts.Fatalf("%s: byte %d behind %s is %#x, want zeros", args[0], i, args[1], b[i])
+		ts.Fatalf("%s: byte %d after %s is %#x, want zeros", args[0], i, args[1], b[i])
 	}
 }
 

@@ -29,7 +29,7 @@ func writeRandom(t *testing.T, dir, name string, n int) string {
 	return name
 }
 
-// stalledPipe is a pipe that nobody reads, with room for n more bytes.
+// stalledPipe returns a pipe that nobody reads, with space for n more bytes.
 func stalledPipe(t *testing.T, n int) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -229,7 +229,7 @@ func TestSecondSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFilled(t, r, 4096-5)
-	// The second percentage comes with some of the disk, and has no room.
+	// The second percentage comes with some of the disk, and has no space in the pipe.
 	if _, err := io.CopyN(io.Discard, stdout, 2<<20); err != nil {
 		t.Fatal(err)
 	}

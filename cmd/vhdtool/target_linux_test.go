@@ -121,7 +121,8 @@ func TestPreallocation(t *testing.T) {
 	needsReservation(t, dir)
 	t.Chdir(dir)
 	const mib = 1 << 20
-	sparseFile(t, "src", 40*mib, piece{0, 20 * mib}) // the copier reserves space itself, and frees what it does not use
+	// The copier reserves space itself, and frees the unused part.
+	sparseFile(t, "src", 40*mib, piece{0, 20 * mib})
 	for _, mode := range []string{"off", "falloc", "full"} {
 		for name, target := range map[string]string{"raw": "", "vpc": ",subformat=fixed,force_size"} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
