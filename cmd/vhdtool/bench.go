@@ -42,8 +42,8 @@ func (c *cli) newBenchCmd() *cobra.Command {
 		Short:  "Measure how fast an image is read or written",
 		Hidden: true, // for scripts
 		Long: `bench sends COUNT requests (default 75000) of SIZE bytes (default 4k) to
-the disk in FILE, DEPTH (default 64) at a time, and prints how long they
-took. Each request starts STEP bytes after the one before.
+the disk in FILE, and prints how long they took. DEPTH requests (default 64) are
+in flight at a time. Each request starts STEP bytes after the one before.
 
 With -w the requests overwrite the disk with zeros, or with the byte of
 --pattern.`,
