@@ -22,7 +22,7 @@ type backingFlags struct {
 }
 
 func (b *backingFlags) add(cmd *cobra.Command, short string) {
-	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD with the parent `FILE`")
+	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD whose parent is `PARENT`")
 	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "`FORMAT` of the parent (required if it is raw)")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
 }

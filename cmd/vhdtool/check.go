@@ -115,7 +115,7 @@ func (o *checkCmdOptions) changes() bool { return o.repair != "" || len(o.connec
 func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
 	cmd := &cobra.Command{
-		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
+		Use:   "check [-f FORMAT] [--deep] [-r leaks|all [--dry-run | --backup UNDO]] [--for PRODUCT] [--output=human|json] [-q] FILE",
 		Short: "Check an image for damage, and repair it",
 		Long: `check examines an image, reports what happened to it and lists the
 damage. Nothing is changed without -r. The first three findings of each
@@ -132,18 +132,18 @@ data may belong to lost blocks. It stays in the file unless --backup saves it or
 the next run does.
 
 After a repair, check prints what is left, with the reason and the next command.
---dry-run repairs a copy of the changes in memory. Its output and exit status are
-those of the repair.
+--dry-run makes the repair in memory only. Its output and exit status are those of
+the repair.
 
-The block of a BAT entry that points to an impossible place may still be in the
-file. Its finding names unreferenced data that may be the block. --orphans writes
-unreferenced data to files. --reconnect BLOCK=OFFSET stores a block of the disk
-at an offset in the file. --discard-lost makes such blocks unallocated: they read
-as zeros, or as the parent's.
+If a BAT entry points to an invalid offset, its block may still be in the file. The
+finding then names unreferenced data that may be the block. --orphans writes
+unreferenced data to files. --reconnect BLOCK=OFFSET points the BAT entry of a
+block at such data. --discard-lost makes blocks with invalid entries unallocated:
+they read as zeros, or as the parent's.
 
 --backup saves everything that is overwritten or cut off in a new file, and
---restore undoes the repair with it. --restore refuses any other image, and the
-repaired image after it was used again.
+--restore undoes the repair with it. --restore refuses any other image, and also
+the repaired image once it has been changed.
 
 --for also checks the rules of a product. A broken rule is not damage. Each rule
 has a name, such as azure-size-multiple; vhdtool-products(7) explains them. A raw
@@ -152,7 +152,8 @@ disk breaks the rule about the footer.
 After a repair, the exit status describes what is left, and after a dry run what
 would be left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
-			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
+			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd\n" +
+			"  vhdtool check --restore disk.undo disk.vhd\n  vhdtool check --orphans found disk.vhd",
 		Annotations: onlyReads, // except -r and --restore
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -166,14 +167,14 @@ would be left.`,
 	fl.BoolVar(&o.deep, "deep", false, "also check the contents of blocks for data that no reader sees")
 	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
 	fl.BoolVar(&o.alone, "no-parents", false, "do not check the parents of the image")
-	fl.StringVarP(&o.repair, "repair", "r", "", "repair `WHAT`: leaks, or all")
+	fl.StringVarP(&o.repair, "repair", "r", "", "`WHAT` to repair: leaks, or all")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be repaired and left; change nothing")
-	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in the new `FILE`")
-	fl.StringVar(&o.restore, "restore", "", "undo a repair with the `FILE` of --backup")
+	fl.StringVar(&o.backup, "backup", "", "with -r: save everything that is overwritten in the new file `UNDO`")
+	fl.StringVar(&o.restore, "restore", "", "undo a repair with the file `UNDO` of --backup")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
 	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: discard unreferenced space even if it holds data")
-	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with impossible BAT entries unallocated")
-	fl.StringArrayVar(&o.connect, "reconnect", nil, "let the BAT entry of a block point at unreferenced data, `BLOCK=OFFSET` in the file")
+	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with invalid BAT entries unallocated")
+	fl.StringArrayVar(&o.connect, "reconnect", nil, "point the BAT entry of a block at the unreferenced data at an offset in the file, as `BLOCK=OFFSET`")
 	fl.StringVar(&o.orphans, "orphans", "", "write unreferenced data to the directory `DIR`, as block-at-OFFSET.raw")
 	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "discard-lost", "reconnect", "orphans", "no-parents")
 	fl.StringP("cache", "T", "", "cache `MODE`, accepted for compatibility")

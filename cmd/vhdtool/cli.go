@@ -113,14 +113,14 @@ func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	var version bool
 	root := &cobra.Command{
 		Use:   c.name + " COMMAND",
-		Short: "Make, convert, check and repair VHD images",
+		Short: "Create, convert, check and repair VHD images",
 		Long: `vhdtool works on images in the VHD format (Virtual Hard Disk, which qemu calls vpc)
-and on raw disks. Its command lines are those of qemu-img. A link to it that is named
-qemu-img prints what qemu-img prints.
+and on raw disks. Its command lines are those of qemu-img. When called through a link
+named qemu-img, it prints exactly what qemu-img prints.
 
-Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
-that signal. A second signal ends it at once. SIGUSR1 prints the progress of a long
-command to standard error.`,
+Ctrl-C, SIGTERM and SIGHUP end a command, after it has removed incomplete files. A
+second signal ends it at once. SIGUSR1 prints the progress of a long command to
+standard error.`,
 		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
 			"  vhdtool info disk.vhd\n" +
 			"  vhdtool check disk.vhd",
@@ -162,6 +162,7 @@ command to standard error.`,
 		root.AddCommand(cmd)
 	}
 	addHelpFlag(root)
+	describeCompletion(root)
 	groupCommands(root)
 	return root
 }

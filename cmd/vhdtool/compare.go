@@ -51,9 +51,10 @@ disk are listed, and differences inside them do not count.`,
 		},
 	}
 	o.source.add(cmd, "a-format")
+	cmd.Flags().Lookup("a-format").Usage = "`FORMAT` of the first image (default: detected from the contents)"
 	o.salvage.add(cmd, "skip unreadable data instead of failing")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image")
+	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image (default: detected from the contents)")
 	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be equal, too")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")

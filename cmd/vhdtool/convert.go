@@ -50,8 +50,8 @@ func (c *cli) newConvertCmd() *cobra.Command {
 		Short: "Convert disk images between formats",
 		Long: `convert copies the disk in SOURCE to a new file TARGET. Several sources
 are concatenated. Holes and blocks of zeros are not stored. The source
-format is detected from the contents. The target format is the one after
--O, or the one of TARGET's suffix (.vhd, .vpc, .avhd), or raw.
+format is detected from the contents. Without -O, the suffix of TARGET
+selects its format: .vhd, .vpc and .avhd mean VHD, all others mean raw.
 
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size
 is set. Most products of --for set it. --for PRODUCT chooses all options that a
@@ -63,7 +63,7 @@ convert overwrites an existing image in place.
 
 SOURCE may be - for standard input, and TARGET may be - for standard output.
 Compressed sources (gzip, bzip2, zstd, xz) are decompressed, unless -f is given.
-Targets are not compressed; pipe them to a compressor.
+Targets are never compressed; pipe them to a compressor.
 
 Differencing images are read through their parents, so TARGET is complete. With
 -B PARENT, TARGET is a differencing VHD that stores only the differences from

@@ -28,9 +28,9 @@ func (c *cli) newCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [-f FORMAT] [-o OPTIONS] [--for PRODUCT] [-b PARENT [-F FORMAT]] FILE [SIZE]",
 		Short: "Create an empty image",
-		Long: `create makes FILE an image of SIZE whose disk reads as zeros. The image
-format is the one after -f, or the one of FILE's suffix (.vhd, .vpc,
-.avhd), or raw. An existing FILE is replaced.
+		Long: `create creates the image FILE, whose disk has SIZE and reads as zeros.
+Without -f, the suffix of FILE selects the format: .vhd, .vpc and .avhd
+mean VHD, all others mean raw. An existing FILE is replaced.
 
 SIZE is in bytes. A suffix k, M, G, T, P or E multiplies it by a power of 1024.
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size

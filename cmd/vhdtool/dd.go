@@ -36,9 +36,8 @@ of=. It copies count blocks of bs bytes (default 512), starting skip
 blocks into the input, to seek blocks into the output. The operands are
 those of dd(1), but they count bytes of the disks, not of the files.
 
-of= becomes a new image that is as large as the copied data needs. With
-conv=notrunc, an existing output is written in place and keeps the rest of its
-contents.
+of= becomes a new image, just large enough for the copied data. With conv=notrunc,
+an existing output is written in place and keeps the rest of its contents.
 
 Without if=, dd reads standard input. Without of=, it writes standard output.
 

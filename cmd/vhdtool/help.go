@@ -19,8 +19,8 @@ var commandGroups = []struct {
 	title    string
 	commands []string
 }{
-	{"Make images", []string{"create", "convert", "dd"}},
-	{"Look at images", []string{"info", "check", "compare", "map", "measure"}},
+	{"Create images", []string{"create", "convert", "dd"}},
+	{"Inspect and repair images", []string{"info", "check", "compare", "map", "measure"}},
 	{"Change images", []string{"resize", "set"}},
 	{"Parents and children", []string{"commit", "rebase"}},
 }
@@ -53,6 +53,18 @@ const helpUsage = "show this help and exit"
 // addHelpFlag adds -h to a command.
 func addHelpFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolP("help", "h", false, helpUsage)
+}
+
+// describeCompletion adds cobra's command "completion", with a help text of this program.
+func describeCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Use = "completion SHELL"
+			cmd.Short = "Print the completion script for a shell"
+			cmd.Long = "The help of each command below explains how to load its script."
+		}
+	}
 }
 
 // parentFlagNames are the flags for parents, which many commands have.

@@ -35,10 +35,10 @@ func (c *cli) newMapCmd() *cobra.Command {
 the file. JSON also lists zeros and unallocated extents.
 
 On a terminal, and with --draw or --plot, map draws two strips instead: the
-disk, and the file with its metadata, data, padding and leaks. Leaks are space
-that nothing refers to. Data is coloured by its position on the disk, and --draw
-uses the digits 0 to 9 for colours. In an unfragmented file both strips show the
-same gradient. With --output, -s or -l, map prints the list on a terminal, too.` + salvageHelp,
+disk, and the file with its metadata, data, padding and leaks (unreferenced
+space). Data is coloured by its position on the disk, and --draw uses the digits 0
+to 9 for colours. In an unfragmented file both strips show the same gradient. With
+--output, -s or -l, map prints the list on a terminal, too.` + salvageHelp,
 		Example: "  vhdtool map disk.vhd\n" +
 			"  vhdtool map --output=json disk.vhd\n" +
 			"  vhdtool map --plot disk.svg disk.vhd",

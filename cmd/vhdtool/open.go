@@ -30,7 +30,7 @@ type sourceFlags struct {
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
 	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "`FORMAT` of the image (default: detected from the contents)")
-	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "FILE is a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=chs|current_size")
+	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "give the image as a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=MODE (chs or current_size)")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
 	s.addParents(cmd)

@@ -56,7 +56,7 @@ one, and the same disk with both.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.backing.file, "backing", "b", "", "make `FILE` the new parent; \"\" for none")
+	fl.StringVarP(&o.backing.file, "backing", "b", "", "make `PARENT` the new parent; \"\" for none")
 	fl.StringVarP(&o.backing.format, "backing-format", "F", "", "`FORMAT` of the new parent (required if it is raw)")
 	fl.BoolVarP(&o.unsafe, "unsafe", "u", false, "change only the record of the parent")
 	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")

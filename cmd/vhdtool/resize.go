@@ -36,9 +36,9 @@ or -SIZE. New space reads as zeros. Making a disk smaller needs
 systems keep their sizes; resize them in the guest.
 
 Each step is safe against crashes: afterwards the image has the old size or the
-new one. Some readers compute the size of a VHD from its geometry (creator qemu
-or vpc). Its size is rounded up to the next geometry, unless --align or --for is
-given.
+new one. If the creator of a VHD is qemu or vpc, some readers compute its size from
+the geometry. resize then rounds the size up to the next geometry, unless --align
+or --for is given.
 
 --align and --for round the size up. Without SIZE they round the present size.
 --for fails if the product would not accept the resized image.`,

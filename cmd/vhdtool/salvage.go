@@ -30,11 +30,12 @@ type salvageFlags struct {
 const salvageHelp = `
 
 With --salvage, a damaged image is read as far as possible. Unreadable data
-becomes zeros, each lost range of the disk is listed, and the exit status is 5.`
+becomes zeros. If any range of the disk is lost, it is listed, and the exit status
+is 5.`
 
 func (s *salvageFlags) add(cmd *cobra.Command, does string) {
 	cmd.Flags().BoolVar(&s.on, "salvage", false, does)
-	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: write a map of the lost ranges to `FILE`, as ddrescue does")
+	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: list the lost ranges in the file `LOG`, in ddrescue's form")
 	markOwn(cmd, "salvage-log")
 	if cmd.Name() != "convert" {
 		markOwn(cmd, "salvage")
