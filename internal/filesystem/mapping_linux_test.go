@@ -16,7 +16,7 @@ const (
 	longest    = 1 << 20 // view
 )
 
-// mappedFile is a file that is mapped here; where none is, the test is skipped.
+// mappedFile creates a mapped file. It skips the test if files are not mapped here.
 func mappedFile(t *testing.T, data []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
@@ -33,8 +33,8 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 	return f
 }
 
-// Views show the file, also over the ends of windows and of the file, and windows
-// that nobody looks into are let go.
+// Views show the file, also across the ends of windows and of the file. Windows without users are
+// closed.
 func TestView(t *testing.T) {
 	data := make([]byte, 3*windowSize+12345)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(data)

@@ -151,7 +151,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
 			limit := int64(chunk)
-			if c.o.Allocate { // nothing asks what is in it
+			if c.o.Allocate { // unread: its contents do not matter
 				switch c.sharer.way(file) {
 				case cloned:
 					limit = shareChunk

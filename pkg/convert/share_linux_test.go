@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountNew makes a file system in a file and mounts it, or skips the test.
+// mountNew creates a file system in a file and mounts it, or skips the test.
 func mountNew(t *testing.T, kind string) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -46,8 +46,7 @@ func mountNew(t *testing.T, kind string) string {
 	return mnt
 }
 
-// TestShare: files share their storage where the file system can, and are the
-// same as those that are read and written.
+// Files share storage if the file system can. They equal files that are read and written.
 func TestShare(t *testing.T) {
 	for kind, want := range map[string]way{"ext4": written, "xfs": cloned, "btrfs": cloned} {
 		t.Run(kind, func(t *testing.T) {
@@ -57,7 +56,7 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestShareAcross: between two file systems nothing is shared.
+// Nothing is shared between two file systems.
 func TestShareAcross(t *testing.T) {
 	testShare(t, mountNew(t, "xfs"), mountNew(t, "xfs"), nil, written)
 }
