@@ -53,8 +53,7 @@ func TestArchitecturePicture(t *testing.T) {
 	t.Error("run 'make man', and look whether the arrows are as they should be")
 }
 
-// drawPackages draws the packages and their imports of each other, on Linux,
-// tests aside.
+// drawPackages draws the packages, and their imports of each other on Linux without tests.
 func drawPackages(t *testing.T) string {
 	const module = "github.com/vhdtool/vhdtool/"
 	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./cmd/...", "./pkg/...", "./internal/...")

@@ -45,7 +45,7 @@ func TestBarLine(t *testing.T) {
 	}
 }
 
-// TestRate: the rate forgets what was long ago, and counts a hole no longer than that.
+// The rate forgets old data, and a hole does not count for longer.
 func TestRate(t *testing.T) {
 	var m rateMeter
 	start := time.Unix(0, 0)
@@ -68,7 +68,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// screenOf returns the last line that a terminal shows of what was written to it.
+// screenOf returns the last line of a terminal after the written bytes.
 func screenOf(written string) string {
 	line, column := []byte(nil), 0
 	for _, b := range []byte(written) {
@@ -134,8 +134,7 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
-// TestBar: the bar shows what update was called with, begins again with each pass, and is
-// gone after finish.
+// The bar shows the arguments of update, restarts with each pass, and is removed by finish.
 func TestBar(t *testing.T) {
 	width := 80
 	line, written := newTestLine(t, &width)
@@ -163,7 +162,7 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestNoBar: a command that is done soon shows nothing.
+// A short command shows nothing.
 func TestNoBar(t *testing.T) {
 	width := 80
 	line, written := newTestLine(t, &width)

@@ -13,9 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
-// Target is something to copy a source to. Copy is called once, and then either Commit or
-// Discard. Errors of reading the source are a *[source.Error]; the others are about the
-// target.
+// Target is the target of a copy. Call Copy once, and then either Commit or Discard. Errors of
+// reading the source are a *[source.Error]. Others are about the target.
 type Target interface {
 	// Copy writes all of the source.
 	Copy(ctx context.Context, src *source.Source, o *convert.Options) error
@@ -42,7 +41,7 @@ func (t *Existing) Copy(ctx context.Context, src *source.Source, o *convert.Opti
 		return err
 	}
 	var dst convert.Target = at
-	if t.Seek == 0 { // the disk itself, which can do more than its section
+	if t.Seek == 0 { // the disk itself has more abilities than its section
 		dst = t.Disk.(convert.Target)
 	}
 	n := src.Size()
@@ -75,7 +74,7 @@ func (t *Existing) Commit(flush bool) error {
 // Discard implements [Target].
 func (t *Existing) Discard() { _ = t.Disk.Close() }
 
-// sync makes what was written to a disk durable.
+// sync flushes a disk.
 func sync(d disk.Disk) error {
 	if s, ok := d.(disk.Syncer); ok {
 		return s.Sync()
@@ -83,10 +82,10 @@ func sync(d disk.Disk) error {
 	return nil
 }
 
-// fixedSize is a target of a fixed size for a stream.
+// fixedSize is the target of a stream that has a fixed size.
 type fixedSize struct{ convert.Target }
 
-// Resize implements [disk.Resizer]: it refuses sizes that the target does not have.
+// Resize implements [disk.Resizer]. It refuses sizes larger than the target.
 func (t fixedSize) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size > t.Size() {
 		return fmt.Errorf("the target ends at byte %d, and there is more to write", t.Size())
@@ -94,10 +93,10 @@ func (t fixedSize) Resize(_ context.Context, size int64, _ disk.Progress) error 
 	return nil
 }
 
-// Child is a new differencing image. It keeps what differs from its parent.
+// Child is a new differencing image. It stores only the differences from its parent.
 type Child struct {
 	*File
-	Parent disk.Disk // which the new disk closes
+	Parent disk.Disk // closed by the new disk
 }
 
 // Copy implements [Target]. Zeros follow the source if the target is larger. The source is
