@@ -141,13 +141,13 @@ func (c *cli) printLost(s *salvageFlags, name string, lost []disk.LostRange) {
 func (c *cli) printLostLikeQEMU(lost []disk.LostRange) {
 	for _, r := range lost {
 		for off := r.Off; off < r.Off+r.N; off += disk.SectorSize {
-			c.message("warning: error while reading offset %d: %s", off, capitalized(r.Reason))
+			c.message("warning: error while reading offset %d: %s", off, capitalised(r.Reason))
 		}
 	}
 }
 
-// capitalized returns a reason as the C library writes it, with a capital.
-func capitalized(s string) string {
+// capitalised returns a reason as the C library writes it, with a capital.
+func capitalised(s string) string {
 	if s == "" || s[0] < 'a' || s[0] > 'z' {
 		return s
 	}
