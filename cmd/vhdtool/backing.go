@@ -91,7 +91,7 @@ func refuseAncestor(d disk.Disk, parent, child string) error {
 func refuseMadeOf(d disk.Disk, name, child string) error {
 	for _, parent := range fileNames(d, name)[1:] {
 		if disk.SameFile(parent, child) {
-			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, name)
+			return fmt.Errorf("%s: %w: %s depends on it", child, vhd.ErrParentLoop, name)
 		}
 	}
 	return nil

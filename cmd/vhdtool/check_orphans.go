@@ -131,7 +131,7 @@ func (x *orphan) String() string {
 	switch len(x.Blocks) {
 	case 0:
 	case 1:
-		whose = fmt.Sprintf("by its place it is block %d", x.Blocks[0])
+		whose = fmt.Sprintf("by its position it is block %d", x.Blocks[0])
 	default:
 		whose = "it may be one of the blocks " + joinInts(x.Blocks)
 	}
