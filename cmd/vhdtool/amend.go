@@ -24,7 +24,7 @@ func (c *cli) newAmendCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "amend -o OPTIONS [-f FORMAT] FILE",
 		Short:  "Change the options of an image",
-		Hidden: true, // it is there to be refused
+		Hidden: true, // scripts of qemu-img call it, and get its error
 		Long: `amend exists for scripts of qemu-img, and fails as qemu-img does: raw
 disks and VHDs have no options that can be changed. 'set' changes fields
 of a VHD, and 'resize' its size.`,
@@ -95,9 +95,8 @@ func (c *cli) runAmend(_ context.Context, o *amendOptions) error {
 	return refuse(f)
 }
 
-// openToRefuse opens an image for what no format can do, so that what is wrong with the
-// image is said first. With write, a raw disk that was not named as one gets qemu-img's
-// warning.
+// openToRefuse opens an image for an operation that no format supports, so that errors of the image
+// are reported first. With write, a raw disk whose format was not given gets qemu-img's warning.
 func (c *cli) openToRefuse(ref imageRef, write bool) (disk.Disk, *format, error) {
 	ref.options.Parents.None = true
 	d, f, err := c.open(ref, false)

@@ -40,10 +40,10 @@ func (c *cli) newBenchCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "bench [-c COUNT] [-d DEPTH] [-o OFFSET] [-s SIZE] [-S STEP] [-w] FILE",
 		Short:  "Measure how fast an image is read or written",
-		Hidden: true, // it is there for scripts
+		Hidden: true, // for scripts
 		Long: `bench sends COUNT requests (default 75000) of SIZE bytes (default 4k) to
-the disk in FILE, DEPTH (default 64) at a time, and prints how long they
-took. Each request starts STEP bytes after the one before.
+the disk in FILE, and prints how long they took. DEPTH requests (default 64) are
+in flight at a time. Each request starts STEP bytes after the one before.
 
 With -w the requests overwrite the disk with zeros, or with the byte of
 --pattern.`,
@@ -73,14 +73,14 @@ With -w the requests overwrite the disk with zeros, or with the byte of
 	return cmd
 }
 
-// benchRun is a bench command whose numbers are understood.
+// benchRun is a bench command with parsed numbers.
 type benchRun struct {
 	count, depth, flush int64
 	off, size, step     int64
 	pattern             byte
 }
 
-// parse reads the numbers, in the order in which qemu-img complains of them.
+// parse parses the numbers in qemu-img's order, which decides the first error.
 func (o *benchOptions) parse() (b benchRun, err error) {
 	if b.count, err = benchNumber("request count", o.count, 1, math.MaxInt32); err != nil {
 		return b, err
@@ -201,7 +201,7 @@ func (c *cli) runBench(ctx context.Context, o *benchOptions) error {
 	return err
 }
 
-// after returns the offset of the request after that at off, on a disk of size bytes.
+// after returns the offset of the request that follows the one at off, on a disk of size bytes.
 func (b *benchRun) after(off, size int64) int64 {
 	last := size - b.size
 	if last <= 0 {
@@ -210,7 +210,7 @@ func (b *benchRun) after(off, size int64) int64 {
 	return (off + b.step%last) % last
 }
 
-// maxBenchMemory bounds the buffers of the requests under way.
+// maxBenchMemory bounds the buffers of all requests in flight.
 const maxBenchMemory = 256 << 20
 
 // run sends the requests, in groups that end with a flush.
@@ -219,7 +219,7 @@ func (b *benchRun) run(ctx context.Context, d disk.Disk, write bool, progress di
 	if b.flush > 0 {
 		group = b.flush
 	}
-	buf := bytes.Repeat([]byte{b.pattern}, int(b.size)) // which all writes share
+	buf := bytes.Repeat([]byte{b.pattern}, int(b.size)) // shared by all writes
 	next, sent := b.off, int64(0)
 	for done := int64(0); done < b.count; {
 		var requests errgroup.Group

@@ -12,14 +12,14 @@ import (
 
 type bitmapOptions struct {
 	source       sourceFlags
-	actions      []string // in the order in which qemu-img acts on them
+	actions      []string // in the order in which qemu-img runs them
 	granularity  string
 	sourceFile   string
 	sourceFormat string
 	args         []string
 }
 
-// bitmapActions are the flags that say what to do.
+// bitmapActions are the flags for actions.
 var bitmapActions = []string{"add", "remove", "remove-all", "clear", "enable", "disable", "merge"}
 
 func (c *cli) newBitmapCmd() *cobra.Command {
@@ -27,7 +27,7 @@ func (c *cli) newBitmapCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "bitmap {--add | --remove | --clear | --enable | --disable | --merge SOURCE}... FILE BITMAP",
 		Short:  "Change the dirty bitmaps of an image",
-		Hidden: true, // it is there to be refused
+		Hidden: true, // scripts of qemu-img call it, and get its error
 		Long: `bitmap exists for scripts of qemu-img, and fails as qemu-img does: raw
 disks and VHDs have no dirty bitmaps.`,
 		Annotations: onlyReads,
@@ -120,7 +120,7 @@ func (c *cli) runBitmap(_ context.Context, o *bitmapOptions) error {
 	case action == "add" && size != 0 && (size < 512 || bits.OnesCount64(uint64(size)) != 1):
 		return qemuErrorf("Operation add on bitmap %s failed: Granularity must be power of 2 and at least 512", name)
 	case action == "add":
-		// qemu-img names a node here, by a number that changes.
+		// Here qemu-img names a node by a number that changes.
 		return qemuErrorf("Operation add on bitmap %s failed: Can't store persistent bitmaps to %s: Operation not supported", name, f.Name)
 	default:
 		return qemuErrorf("Operation %s on bitmap %s failed: Dirty bitmap '%s' not found", action, name, name)

@@ -19,14 +19,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// Exit statuses of check, as qemu-img's.
+// Exit statuses of check, equal to qemu-img's.
 const (
 	checkCorrupt     = 2
 	checkLeaks       = 3
 	checkUnsupported = 63
 )
 
-// checkFinding is one thing found wrong.
+// checkFinding is one finding of check.
 type checkFinding struct {
 	Check    string      `json:"check"` // stable name of the rule
 	Severity string      `json:"severity"`
@@ -34,31 +34,31 @@ type checkFinding struct {
 	Field    string      `json:"field"`
 	Found    string      `json:"found"`
 	Wanted   string      `json:"wanted"`
-	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
-	Repair   string      `json:"repair,omitempty"`      // what -r all does, where that was found out
+	Count    int64       `json:"count,omitempty"`       // number of faults, if more than one
+	Repair   string      `json:"repair,omitempty"`      // what -r all does, if that was determined
 	Text     string      `json:"text,omitempty"`        // found and wanted in a sentence
-	File     string      `json:"file,omitempty"`        // the parent that it is about
-	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
-	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
-	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
+	File     string      `json:"file,omitempty"`        // the parent with the fault
+	Note     string      `json:"note,omitempty"`        // what it may mean, and what to do
+	Bytes    int64       `json:"bytes,omitempty"`       // of the file: missing, added, unreferenced
+	Disk     []diskRange `json:"disk-ranges,omitempty"` // affected parts of the disk
 
 	Number *disk.Number `json:"number,omitempty"` // found and wanted, where the field is a number
 }
 
-// diskRange is bytes of the disk.
+// diskRange is a range of bytes of the disk.
 type diskRange struct {
 	Start  int64 `json:"start"`
 	Length int64 `json:"length"`
 }
 
-// doubtful is bytes of the disk that a repair could not restore.
+// doubtful is a range of the disk that a repair could not restore.
 type doubtful struct {
 	Start  int64  `json:"start"`
 	Length int64  `json:"length"`
 	Check  string `json:"check"` // what was repaired
 }
 
-// checkCounts sum a check up, in the order of qemu-img's JSON.
+// checkCounts summarises a check, in the order of qemu-img's JSON.
 type checkCounts struct {
 	EndOffset   int64          `json:"image-end-offset"`
 	Total       int64          `json:"total-clusters"`
@@ -75,16 +75,16 @@ type checkCounts struct {
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Diagnosis   []string       `json:"diagnosis,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
-	DryRun      bool           `json:"dry-run,omitempty"` // the file is as it was
+	DryRun      bool           `json:"dry-run,omitempty"` // the file is unchanged
 	Repairs     []string       `json:"repairs,omitempty"`
 	Doubtful    []doubtful     `json:"doubtful,omitempty"`
 	NotRepaired []unrepaired   `json:"not-repaired,omitempty"`
-	Orphaned    int64          `json:"orphaned,omitempty"` // of the leaks, those with data
+	Orphaned    int64          `json:"orphaned,omitempty"` // leaks that contain data
 	Orphans     []orphan       `json:"orphans,omitempty"`  // with --orphans
 
 	warnings  int64
 	blockSize int64
-	unchecked bool // the format has nothing to check
+	unchecked bool // the format has no check
 }
 
 type checkCmdOptions struct {
@@ -94,28 +94,28 @@ type checkCmdOptions struct {
 	deep    bool
 	alone   bool
 	force   bool
-	discard bool // orphans
+	discard bool // discard orphans
 	lost    bool // discard lost blocks
-	all     bool // findings
+	all     bool // print all findings
 	repair  string
 	dryRun  bool
 	connect []string // reconnections, BLOCK=OFFSET
 	orphans string   // directory to write orphans to
 	backup  string
 	restore string
-	product string // to check the image for
+	product string // check the image for this product
 	args    []string
 
 	reconnect []disk.Reconnection // parsed
 }
 
-// changes reports whether the image is changed, or is to be shown as if it were.
+// changes reports whether the image is changed, or a dry run shows its changes.
 func (o *checkCmdOptions) changes() bool { return o.repair != "" || len(o.connect) > 0 }
 
 func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
 	cmd := &cobra.Command{
-		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
+		Use:   "check [-f FORMAT] [--deep] [-r leaks|all [--dry-run | --backup UNDO]] [--for PRODUCT] [--output=human|json] [-q] FILE",
 		Short: "Check an image for damage, and repair it",
 		Long: `check examines an image, reports what happened to it and lists the
 damage. Nothing is changed without -r. The first three findings of each
@@ -132,18 +132,18 @@ data may belong to lost blocks. It stays in the file unless --backup saves it or
 the next run does.
 
 After a repair, check prints what is left, with the reason and the next command.
---dry-run repairs a copy of the changes in memory. Its output and exit status are
-those of the repair.
+--dry-run makes the repair in memory only. Its output and exit status are those of
+the repair.
 
-The block of a BAT entry that points to an impossible place may still be in the
-file. Its finding names unreferenced data that may be the block. --orphans writes
-unreferenced data to files. --reconnect BLOCK=OFFSET stores a block of the disk
-at an offset in the file. --discard-lost makes such blocks unallocated: they read
-as zeros, or as the parent's.
+If a BAT entry points to an invalid offset, its block may still be in the file. The
+finding then names unreferenced data that may be the block. --orphans writes
+unreferenced data to files. --reconnect BLOCK=OFFSET points the BAT entry of a
+block at such data. --discard-lost makes blocks with invalid entries unallocated:
+they read as zeros, or as the parent's.
 
 --backup saves everything that is overwritten or cut off in a new file, and
---restore undoes the repair with it. --restore refuses any other image, and the
-repaired image after it was used again.
+--restore undoes the repair with it. --restore refuses any other image, and also
+the repaired image once it has been changed.
 
 --for also checks the rules of a product. A broken rule is not damage. Each rule
 has a name, such as azure-size-multiple; vhdtool-products(7) explains them. A raw
@@ -152,8 +152,9 @@ disk breaks the rule about the footer.
 After a repair, the exit status describes what is left, and after a dry run what
 would be left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
-			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
-		Annotations: onlyReads, // but for -r and --restore
+			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd\n" +
+			"  vhdtool check --restore disk.undo disk.vhd\n  vhdtool check --orphans found disk.vhd",
+		Annotations: onlyReads, // except -r and --restore
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCheck(cmd.Context(), &o)
@@ -166,14 +167,14 @@ would be left.`,
 	fl.BoolVar(&o.deep, "deep", false, "also check the contents of blocks for data that no reader sees")
 	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
 	fl.BoolVar(&o.alone, "no-parents", false, "do not check the parents of the image")
-	fl.StringVarP(&o.repair, "repair", "r", "", "repair `WHAT`: leaks, or all")
+	fl.StringVarP(&o.repair, "repair", "r", "", "`WHAT` to repair: leaks, or all")
 	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be repaired and left; change nothing")
-	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in the new `FILE`")
-	fl.StringVar(&o.restore, "restore", "", "undo a repair with the `FILE` of --backup")
+	fl.StringVar(&o.backup, "backup", "", "with -r: save everything that is overwritten in the new file `UNDO`")
+	fl.StringVar(&o.restore, "restore", "", "undo a repair with the file `UNDO` of --backup")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
 	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: discard unreferenced space even if it holds data")
-	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with impossible BAT entries unallocated")
-	fl.StringArrayVar(&o.connect, "reconnect", nil, "store block `BLOCK=OFFSET` of the disk at the offset in the file, where unreferenced data is")
+	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with invalid BAT entries unallocated")
+	fl.StringArrayVar(&o.connect, "reconnect", nil, "point the BAT entry of a block at the unreferenced data at an offset in the file, as `BLOCK=OFFSET`")
 	fl.StringVar(&o.orphans, "orphans", "", "write unreferenced data to the directory `DIR`, as block-at-OFFSET.raw")
 	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "discard-lost", "reconnect", "orphans", "no-parents")
 	fl.StringP("cache", "T", "", "cache `MODE`, accepted for compatibility")
@@ -183,7 +184,7 @@ would be left.`,
 	return cmd
 }
 
-// valid finds contradictions between the flags.
+// valid returns an error if flags contradict each other.
 func (o *checkCmdOptions) valid() error {
 	if err := checkOutput(o.output); err != nil {
 		return err
@@ -237,7 +238,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 		}
 	}
 	write := o.changes() && !o.dryRun || o.restore != ""
-	if write { // a signal ends a repair between two steps; putting back goes on to its end
+	if write { // a signal ends a repair between two steps, but no restore
 		ctx = c.untilSignal(ctx)
 	}
 	var lock disk.LockFunc
@@ -283,7 +284,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	return k.report(counts)
 }
 
-// restore puts back what a repair has overwritten.
+// restore undoes a repair.
 func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64) error {
 	if _, err := os.Stat(o.restore); err != nil {
 		return pathFirst(err)
@@ -295,31 +296,30 @@ func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64
 	if err := undo.Restore(file, o.restore, id.UniqueID); err != nil {
 		err = fmt.Errorf("%s: %w", name, withoutPath(err))
 		if errors.Is(err, undo.ErrMismatch) {
-			err = &hintError{err, "restore the file that was repaired, as it was right after the repair; nothing was written"}
+			err = &hintError{err, "nothing was written; restore the repaired file itself, unchanged since the repair"}
 		}
 		return err
 	}
 	if !o.quiet {
-		fmt.Fprintf(c.stdout, "%s is as it was before the repair.\n", name)
+		fmt.Fprintf(c.stdout, "%s is restored to its state before the repair.\n", name)
 	}
 	return nil
 }
 
-// checking is a check of one file.
+// checking is the check of one file.
 type checking struct {
 	*cli
 	o       *checkCmdOptions
 	ref     imageRef
-	product *product.Product // that the image is to be for, or nil
+	product *product.Product // nil without --for
 	file    *os.File
-	view    io.ReaderAt // the file, or what it would be after a dry run
+	view    io.ReaderAt // the file, or the view of it that a dry run has changed
 	format  *format
 
 	progress progress
 }
 
-// withoutFooter is the result for a file that has no footer, which is examined for a
-// product only.
+// withoutFooter returns the result for a file that has no footer. It is checked only for a product.
 func (k *checking) withoutFooter() checkCounts {
 	counts := checkCounts{Filename: k.ref.name, Format: k.format.Name, unchecked: true}
 	k.setProduct(&counts, k.product.ExamineUnreadable(false, 0))
@@ -329,7 +329,7 @@ func (k *checking) withoutFooter() checkCounts {
 	return counts
 }
 
-// setProduct notes which rules of the product are broken, and prints them for people.
+// setProduct notes the rules of the product that are broken, and prints them.
 func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) {
 	result := newProductResult(k.product, broken)
 	counts.Product = &result
@@ -340,7 +340,7 @@ func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) 
 	}
 }
 
-// pass checks once, and prints for people what happened and what it found.
+// pass runs one check, and prints the diagnosis and the findings.
 func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p := findingPrinter{checking: k, kinds: map[findingKind]*kindOfFindings{}}
 	checker, err := k.format.Check(k.view, size, &disk.CheckOptions{
@@ -382,20 +382,20 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	return counts, nil
 }
 
-// findingKind is what findings that are printed together have in common.
+// findingKind identifies findings that are printed together.
 type findingKind struct{ file, id string }
 
-// kindOfFindings is the findings of one kind.
+// kindOfFindings are the findings of one kind.
 type kindOfFindings struct {
 	n     int64
-	lines []string // of those that are printed
+	lines []string // the printed ones
 }
 
-// findingPrinter groups findings by kind for people, and keeps all for the JSON.
+// findingPrinter groups findings by kind for printing, and keeps all of them for JSON.
 type findingPrinter struct {
 	*checking
 	kinds map[findingKind]*kindOfFindings
-	order []findingKind // in which they were found first
+	order []findingKind // in the order of their first findings
 	kept  []checkFinding
 }
 
@@ -432,7 +432,7 @@ func (p *findingPrinter) add(f disk.Finding) {
 	kind.lines = append(kind.lines, line)
 }
 
-// newCheckFinding is the finding as it is in the JSON.
+// newCheckFinding converts a finding for JSON.
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
 		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want, Number: f.Number,
@@ -447,7 +447,7 @@ func newCheckFinding(f disk.Finding) checkFinding {
 	return x
 }
 
-// print prints what happened, and then the findings by kind.
+// print prints the diagnosis, and then the findings by kind.
 func (p *findingPrinter) print(diagnosis []string) {
 	if !p.talks() {
 		return
@@ -469,7 +469,7 @@ func (p *findingPrinter) print(diagnosis []string) {
 	}
 }
 
-// report prints the summary, and gives the exit status.
+// report prints the summary, and returns the exit status.
 func (k *checking) report(counts checkCounts) error {
 	var err error
 	switch {
@@ -492,8 +492,8 @@ func (k *checking) report(counts checkCounts) error {
 	return nil
 }
 
-// formatToCheck is the format to check a file as. A file that has marks of a
-// format but is damaged is checked as of that format.
+// formatToCheck returns the format for the check of a file. A damaged file is checked as the format
+// whose marks it has.
 func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, error) {
 	if name := ref.options.Format; name != "" {
 		f, err := formatByName(name)
@@ -527,12 +527,12 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	return formatOf(f), c.doubtRaw(ref)
 }
 
-// leaked says how much space leaks.
+// leaked returns how much space is leaked, as text.
 func (n *checkCounts) leaked() string {
 	return fmt.Sprintf("%s (%s)", english.Plural(int(n.Leaks), "leaked block", ""), humanize.IBytes(uint64(n.Leaks*n.blockSize)))
 }
 
-// print writes qemu-img's summary.
+// print prints qemu-img's summary.
 func (n *checkCounts) print(w io.Writer) error {
 	var s string
 	if n.Corruptions == 0 && n.Leaks == 0 && !n.unchecked {

@@ -18,8 +18,8 @@ import (
 type orphan struct {
 	Offset     int64   `json:"offset"`
 	Length     int64   `json:"length"`           // bytes of data
-	Blocks     []int64 `json:"blocks,omitempty"` // that it may be
-	Written    int64   `json:"written-sectors"`  // by its sector bitmap
+	Blocks     []int64 `json:"blocks,omitempty"` // the blocks that it may be
+	Written    int64   `json:"written-sectors"`  // sectors that its bitmap marks
 	Unreadable int64   `json:"unreadable,omitempty"`
 	File       string  `json:"file"`
 }
@@ -32,7 +32,7 @@ func (k *checking) writeOrphans(ctx context.Context, counts *checkCounts, size i
 	}
 	for o, err := range vhd.Orphans(ctx, k.file, size) {
 		if _, format := errors.AsType[*vhd.FormatError](err); format {
-			return nil // the findings say so
+			return nil // the findings report the error
 		}
 		if err != nil {
 			return k.openError(k.ref, err)
@@ -51,11 +51,10 @@ func (k *checking) writeOrphans(ctx context.Context, counts *checkCounts, size i
 	return nil
 }
 
-// orphanChunk is how much of an orphan is read at a time.
+// orphanChunk is the number of bytes of an orphan to read at a time.
 const orphanChunk = 64 << 10
 
-// writeOrphan writes the data of an orphan to a new file. Sectors that cannot be read are
-// zeros.
+// writeOrphan writes the data of an orphan to a new file. Unreadable sectors become zeros.
 func (k *checking) writeOrphan(ctx context.Context, o *disk.Orphan) (orphan, error) {
 	x := orphan{Offset: o.Offset, Length: o.Length, Blocks: o.Blocks, File: filepath.Join(k.o.orphans, fmt.Sprintf("block-at-%d.raw", o.Offset))}
 	bitmap := make([]byte, o.Bitmap)
@@ -81,8 +80,8 @@ func (k *checking) writeOrphan(ctx context.Context, o *disk.Orphan) (orphan, err
 	return x, err
 }
 
-// copyOrphan copies the data of an orphan to f, without its zeros, and returns how many
-// bytes could not be read.
+// copyOrphan copies the data of an orphan to f as a sparse file, and returns the number of
+// unreadable bytes.
 func (k *checking) copyOrphan(ctx context.Context, f *os.File, o *disk.Orphan) (unreadable int64, err error) {
 	buf := make([]byte, orphanChunk)
 	for off := int64(0); off < o.Length; off += int64(len(buf)) {
@@ -105,8 +104,8 @@ func (k *checking) copyOrphan(ctx context.Context, f *os.File, o *disk.Orphan) (
 	return unreadable, nil
 }
 
-// readSalvaging fills p from offset off. Sectors that cannot be read are zeros; it returns
-// how many bytes these are.
+// readSalvaging fills p from offset off. Unreadable sectors become zeros. It returns the number of
+// unreadable bytes.
 func readSalvaging(r io.ReaderAt, p []byte, off int64) (lost int64, err error) {
 	if n, err := r.ReadAt(p, off); n == len(p) {
 		return 0, nil
@@ -126,13 +125,13 @@ func readSalvaging(r io.ReaderAt, p []byte, off int64) (lost int64, err error) {
 	return lost, nil
 }
 
-// String is a line about the orphan.
+// String returns a line about the orphan.
 func (x *orphan) String() string {
 	whose := "its block is not known"
 	switch len(x.Blocks) {
 	case 0:
 	case 1:
-		whose = fmt.Sprintf("by its place it is block %d", x.Blocks[0])
+		whose = fmt.Sprintf("by its position it is block %d", x.Blocks[0])
 	default:
 		whose = "it may be one of the blocks " + joinInts(x.Blocks)
 	}
@@ -144,7 +143,7 @@ func (x *orphan) String() string {
 	return line
 }
 
-// joinInts is "1, 2, 3".
+// joinInts returns "1, 2, 3".
 func joinInts(n []int64) string {
 	var b bytes.Buffer
 	for i, v := range n {

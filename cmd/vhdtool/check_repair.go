@@ -13,7 +13,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// unrepaired is the findings of one kind that a repair has left.
+// unrepaired are the findings of one kind that a repair did not repair.
 type unrepaired struct {
 	Check     string         `json:"check"`
 	Count     int64          `json:"count"`
@@ -22,13 +22,13 @@ type unrepaired struct {
 	Reconnect []reconnection `json:"reconnect,omitempty"`
 }
 
-// reconnection is a block of the disk, and where in the file its data may be.
+// reconnection is a block of the disk, and the offset in the file where its data may be.
 type reconnection struct {
 	Block  int64 `json:"block"`
 	Offset int64 `json:"offset"`
 }
 
-// parseReconnection reads BLOCK=OFFSET.
+// parseReconnection parses BLOCK=OFFSET.
 func parseReconnection(arg string) (c disk.Reconnection, err error) {
 	block, off, ok := strings.Cut(arg, "=")
 	if ok {
@@ -43,10 +43,10 @@ func parseReconnection(arg string) (c disk.Reconnection, err error) {
 	return c, nil
 }
 
-// conditional are the verbs of the texts of repairs, and what they are in a dry run.
+// conditional has the verbs of repair texts, and their forms in a dry run.
 var conditional = strings.NewReplacer(" was ", " would be ", " were ", " would be ", " got ", " would get ", " are zeros now", " would be zeros")
 
-// said is the text of a repair, of a dry run in the conditional.
+// said returns the text of a repair, in the conditional for a dry run.
 func (o *checkCmdOptions) said(text string) string {
 	if o.dryRun {
 		return conditional.Replace(text)
@@ -62,8 +62,8 @@ func (o *checkCmdOptions) choose(now, dry string) string {
 	return now
 }
 
-// repair repairs what it can, and checks again if that was anything. A dry run does so
-// with a view of the file that keeps changes apart.
+// repair runs the repair, and checks again if it changed anything. A dry run does both on a view of
+// the file that keeps changes apart.
 func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
 	var f disk.File = k.file
 	if k.o.dryRun {
@@ -125,7 +125,7 @@ func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (
 	return after, err
 }
 
-// refused reports an error for which a repair has done nothing, and returns any other.
+// refused reports an error that kept the repair from changing anything, and returns any other.
 func (k *checking) refused(err error) error {
 	err = withoutPath(err)
 	var backup *backupError
@@ -139,7 +139,7 @@ func (k *checking) refused(err error) error {
 	case errors.Is(err, vhd.ErrReconnect):
 		return &hintError{named, "'vhdtool check --orphans DIR " + quoteArg(k.ref.name) + "' lists unreferenced data with its offsets"}
 	case errors.Is(err, vhd.ErrTwoIDs):
-		k.cli.report(&hintError{named, "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
+		k.cli.report(&hintError{named, "determine which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
 	case errors.Is(err, vhd.ErrShifted):
 		k.cli.report(&hintError{named, "copy the file again from its source, in binary mode"})
 	case errors.Is(err, vhd.ErrBeyondRepair), errors.Is(err, vhd.ErrTwoImages):
@@ -150,7 +150,7 @@ func (k *checking) refused(err error) error {
 	return nil
 }
 
-// print prints the findings that were left, why, and what to do next.
+// print prints the unrepaired findings, the reasons, and the next step.
 func (u *unrepaired) print(k *checking) {
 	count := ""
 	if u.Count > 1 {
@@ -162,7 +162,7 @@ func (u *unrepaired) print(k *checking) {
 	}
 }
 
-// nextCommand is the command for the next step, or "".
+// nextCommand returns the command for the next step, or "".
 func (k *checking) nextCommand(x *disk.Unrepaired) string {
 	name := quoteArg(k.ref.name)
 	what := "-r " + k.o.repair
@@ -199,7 +199,7 @@ func (k *checking) nextCommand(x *disk.Unrepaired) string {
 	return ""
 }
 
-// repairFile repairs the image in f, and saves what is overwritten if that was asked for.
+// repairFile repairs the image in f. With --backup it saves the bytes to overwrite.
 func (k *checking) repairFile(ctx context.Context, f disk.File, size int64) (disk.RepairReport, error) {
 	o := &disk.RepairOptions{
 		All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "",
@@ -209,7 +209,7 @@ func (k *checking) repairFile(ctx context.Context, f disk.File, size int64) (dis
 		return k.format.Repair(ctx, f, size, o)
 	}
 	id, err := vhd.Identify(f, size)
-	if err != nil { // nothing tells which image the undo file would belong to
+	if err != nil { // no identity for the undo file
 		view := overlay.New(f, size)
 		defer view.Close()
 		report, rerr := k.format.Repair(ctx, view, size, o)
@@ -232,7 +232,7 @@ func (k *checking) repairFile(ctx context.Context, f disk.File, size int64) (dis
 	return report, err
 }
 
-// closeUndo completes an undo file with what identifies the repaired image.
+// closeUndo completes an undo file with the identity of the repaired image.
 func closeUndo(saved *undo.File) error {
 	var identify []undo.Span
 	size, err := saved.Size()
@@ -246,7 +246,7 @@ func closeUndo(saved *undo.File) error {
 	return errors.Join(err, saved.Close(identify...))
 }
 
-// backupError is an error about the undo file, and not about the image.
+// backupError is an error of the undo file, not of the image.
 type backupError struct {
 	name string
 	err  error

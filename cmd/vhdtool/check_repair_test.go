@@ -14,7 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/samples"
 )
 
-// ran is what a command printed, and its exit status.
+// ran is the output and the exit status of a command.
 type ran struct {
 	stdout, stderr string
 	status         int
@@ -29,7 +29,7 @@ func runCLI(t *testing.T, args ...string) ran {
 	return ran{stdout.String(), stderr.String(), status}
 }
 
-// inConditional is the output of a repair as that of a dry run.
+// inConditional converts the output of a repair to that of a dry run.
 func inConditional(out string) string {
 	lines := strings.SplitAfter(out, "\n")
 	for i, line := range lines {
@@ -64,8 +64,8 @@ func damagedFile(t *testing.T, d *samples.Damage) (content []byte, renew func())
 	}
 }
 
-// A dry run prints what the repair prints, in the conditional, ends with the same status,
-// and changes nothing.
+// A dry run prints the output of the repair in the conditional, exits with the same status, and
+// changes nothing.
 func TestDryRunForetells(t *testing.T) {
 	for _, d := range samples.Damages(t) {
 		t.Run(d.Name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestDryRunForetells(t *testing.T) {
 	}
 }
 
-// dryJSON is the JSON of a repair as that of a dry run.
+// dryJSON converts the JSON of a repair to that of a dry run.
 func dryJSON(t *testing.T, out string) string {
 	t.Helper()
 	if out == "" {
@@ -144,8 +144,8 @@ func sameJSON(t *testing.T, out string) string {
 	return string(b)
 }
 
-// The next commands that a repair names can be run on what it left: they do not fail, and
-// the same command is not named again. --orphans changes nothing in the image.
+// The next commands that a repair names succeed on the repaired image, and are not named again.
+// --orphans changes nothing in the image.
 func TestNextCommands(t *testing.T) {
 	tried := map[string]bool{}
 	for _, d := range samples.Damages(t) {

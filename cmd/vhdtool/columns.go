@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	defaultColumns = 80 // of an output that is no terminal
-	fewestColumns  = 40 // narrower terminals break the lines themselves
+	defaultColumns = 80 // of an output that is not a terminal
+	fewestColumns  = 40 // narrower terminals wrap the lines themselves
 )
 
 // columnsOf returns the width of an output in columns: the terminal's, or defaultColumns.

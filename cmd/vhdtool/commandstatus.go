@@ -38,7 +38,10 @@ func exitStatuses(cmd *cobra.Command) []exitStatus {
 			{compareReadFailed, "an image could not be read"},
 		}
 	}
-	if cmd.Flags().Lookup("salvage") != nil {
+	switch {
+	case cmd.Name() == "compare":
+		statuses = append(statuses, exitStatus{statusLost, "the disks are the same, except in lost ranges (--salvage)"})
+	case cmd.Flags().Lookup("salvage") != nil:
 		statuses = append(statuses, exitStatus{statusLost, "success, but parts of a disk are lost (--salvage)"})
 	}
 	statuses = append(statuses, exitStatus{exitOutputLost, "stdout could not be written"})

@@ -20,7 +20,7 @@ type commitOptions struct {
 	cache    string
 	rate     string
 	keep     bool // do not empty the image
-	keepID   bool // of what is changed
+	keepID   bool // keep the unique id of the changed parent
 	progress bool
 	quiet    bool
 	args     []string
@@ -100,14 +100,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")
 		if intoRaw(ref.name, fileName(o.base)) {
-			c.warn(warning{ref.name + ": the changed parent is a raw disk, which has no unique id: its other children are invalid now, and nothing tells them from valid ones", ""})
+			c.warn(warning{ref.name + ": the changed parent is a raw disk, which has no unique id: its other children are invalid now, but are not refused", ""})
 		}
 	}
 	return nil
 }
 
-// intoRaw reports whether the image in the named file was merged into a raw disk: base, or its
-// own parent if that is "".
+// intoRaw reports whether the image in the named file was merged into a raw disk: base, or its own
+// parent if base is "".
 func intoRaw(name, base string) bool {
 	if base != "" {
 		f, size, err := disk.OpenFile(base, false, nil)
@@ -125,8 +125,7 @@ func intoRaw(name, base string) bool {
 	return img.ParentRecord().ID == uuid.Nil
 }
 
-// differencingFile is the only file that a command line names, which must be a
-// differencing image.
+// differencingFile opens the only image of a command line, which must be a differencing image.
 func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, error) {
 	alone := *flags
 	alone.parents = disk.ParentSearch{None: true}

@@ -14,7 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Exit statuses of compare, as qemu-img's.
+// Exit statuses of compare, equal to qemu-img's.
 const (
 	compareDiffers    = 1 // and wrong usage
 	compareOpenFailed = 2
@@ -51,9 +51,10 @@ disk are listed, and differences inside them do not count.`,
 		},
 	}
 	o.source.add(cmd, "a-format")
-	o.salvage.add(cmd, "leave out what cannot be read instead of failing")
+	cmd.Flags().Lookup("a-format").Usage = "`FORMAT` of the first image (default: detected from the contents)"
+	o.salvage.add(cmd, "skip unreadable data instead of failing")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image")
+	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image (default: detected from the contents)")
 	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be equal, too")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
@@ -75,7 +76,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	}
 	err = o.salvage.check()
 	if o.salvage.on && o.strict {
-		err = usagef("-s and --salvage cannot be combined: what is lost is not allocated")
+		err = usagef("-s and --salvage cannot be combined: the allocation of lost ranges is unknown")
 	}
 	if err != nil {
 		return &statusError{compareOpenFailed, err}
@@ -117,7 +118,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	asCompared(progress, longer)
 	defer func() { progress.finish(err == nil) }()
 	co := &convert.CompareOptions{Workers: workers(0), Progress: progress.update}
-	var ignored atomic.Int64 // sectors that differ where a disk has lost them
+	var ignored atomic.Int64 // differing sectors that a disk has lost
 	if o.salvage.on {
 		co.Ignore = func(off int64) bool {
 			lost := ins[0].Losses.Contains(off) || ins[1].Losses.Contains(off)
@@ -139,7 +140,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			}
 		}
 		if side.Op == "mapping" {
-			return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", name, side.Off, cause)}
+			return &statusError{compareMapFailed, fmt.Errorf("error while reading the allocation of %s, at offset %d: %w", name, side.Off, cause)}
 		}
 		return &statusError{compareReadFailed, fmt.Errorf("error while reading offset %d of %s: %w", side.Off, name, cause)}
 	}
@@ -155,7 +156,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			return differ("Strict mode: Offset %d block status mismatch!", status)
 		}
 	}
-	if !c.likeQEMU { // qemu-img ends the line after the result
+	if !c.likeQEMU { // qemu-img ends its progress line after the result
 		progress.finish(at < 0)
 	}
 	common := min(disks[0].Size(), disks[1].Size())

@@ -25,7 +25,7 @@ type convertOptions struct {
 	workers     string
 	rate        string
 
-	bytesPerSecond int64 // of rate
+	bytesPerSecond int64 // of --rate-limit
 
 	progress     bool
 	quiet        bool
@@ -50,8 +50,8 @@ func (c *cli) newConvertCmd() *cobra.Command {
 		Short: "Convert disk images between formats",
 		Long: `convert copies the disk in SOURCE to a new file TARGET. Several sources
 are concatenated. Holes and blocks of zeros are not stored. The source
-format is detected from the contents. The target format is the one after
--O, or the one of TARGET's suffix (.vhd, .vpc, .avhd), or raw.
+format is detected from the contents. Without -O, the suffix of TARGET
+selects its format: .vhd, .vpc and .avhd mean VHD, all others mean raw.
 
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size
 is set. Most products of --for set it. --for PRODUCT chooses all options that a
@@ -63,7 +63,7 @@ convert overwrites an existing image in place.
 
 SOURCE may be - for standard input, and TARGET may be - for standard output.
 Compressed sources (gzip, bzip2, zstd, xz) are decompressed, unless -f is given.
-Targets are not compressed; pipe them to a compressor.
+Targets are never compressed; pipe them to a compressor.
 
 Differencing images are read through their parents, so TARGET is complete. With
 -B PARENT, TARGET is a differencing VHD that stores only the differences from
@@ -115,8 +115,7 @@ PARENT. If PARENT is larger, zeros follow the data of SOURCE.` + salvageHelp,
 	return cmd
 }
 
-// cacheMode says whether what is written must be durable at the end, and whether qemu
-// has such a mode.
+// cacheMode reports whether the target must be durable at the end, and whether qemu has the mode.
 func cacheMode(name string) (flush, known bool) {
 	switch name {
 	case "none", "off", "directsync", "writeback", "writethrough":
@@ -127,10 +126,10 @@ func cacheMode(name string) (flush, known bool) {
 	return false, false
 }
 
-// maxSparseSize is the largest -S that qemu-img takes.
+// maxSparseSize is the largest -S that qemu-img accepts.
 const maxSparseSize = 16 << 20
 
-// copyOptions reads the flags that say how to copy.
+// copyOptions parses the flags for copying.
 func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
 	n, err := sizearg.Parse(o.sparse)
 	if err != nil {
@@ -193,7 +192,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	return co, flush, o.source.check()
 }
 
-// parseRate reads a rate limit in bytes a second; 0 is none.
+// parseRate parses a rate limit in bytes per second; 0 is no limit.
 func parseRate(s string) (int64, error) {
 	if s == "" {
 		return 0, nil

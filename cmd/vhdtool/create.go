@@ -18,7 +18,7 @@ type createCmdOptions struct {
 	format  string
 	options []string
 	backing backingFlags
-	force   bool // replace an existing file by a child
+	force   bool // replace an existing file by a differencing image
 	quiet   bool
 	args    []string
 }
@@ -28,9 +28,9 @@ func (c *cli) newCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [-f FORMAT] [-o OPTIONS] [--for PRODUCT] [-b PARENT [-F FORMAT]] FILE [SIZE]",
 		Short: "Create an empty image",
-		Long: `create makes FILE an image of SIZE whose disk reads as zeros. The image
-format is the one after -f, or the one of FILE's suffix (.vhd, .vpc,
-.avhd), or raw. An existing FILE is replaced.
+		Long: `create creates the image FILE, whose disk has SIZE and reads as zeros.
+Without -f, the suffix of FILE selects the format: .vhd, .vpc and .avhd
+mean VHD, all others mean raw. An existing FILE is replaced.
 
 SIZE is in bytes. A suffix k, M, G, T, P or E multiplies it by a power of 1024.
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size
@@ -159,7 +159,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	return nil
 }
 
-// isRegular reports whether a file of the name exists and is no device.
+// isRegular reports whether a file of that name exists and is not a device.
 func isRegular(name string) bool {
 	st, err := os.Stat(name)
 	return err == nil && st.Mode().IsRegular()

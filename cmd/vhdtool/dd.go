@@ -36,9 +36,8 @@ of=. It copies count blocks of bs bytes (default 512), starting skip
 blocks into the input, to seek blocks into the output. The operands are
 those of dd(1), but they count bytes of the disks, not of the files.
 
-of= becomes a new image that is as large as the copied data needs. With
-conv=notrunc, an existing output is written in place and keeps the rest of its
-contents.
+of= becomes a new image, just large enough for the copied data. With conv=notrunc,
+an existing output is written in place and keeps the rest of its contents.
 
 Without if=, dd reads standard input. Without of=, it writes standard output.
 
@@ -61,7 +60,7 @@ on a terminal, too.` + salvageHelp,
 	return cmd
 }
 
-// ddOperands are the operands of dd, counts in blocks of bs bytes.
+// ddOperands are the operands of dd. Counts are in blocks of bs bytes.
 type ddOperands struct {
 	input, output     string
 	bs                int64
@@ -188,7 +187,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	return c.reportLost(&o.salvage, in.Name, in.Size(), in.Losses.Ranges(), false)
 }
 
-// openDDInput opens the input, which must not be the output.
+// openDDInput opens the input, which must differ from the output.
 func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f *format) (*input, error) {
 	flags := o.source
 	flags.verbatim, flags.salvage = true, o.salvage.on
@@ -219,8 +218,8 @@ func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f
 	return in, nil
 }
 
-// ddPart is the part of the input that the operands name. What rounds the input up to a
-// whole sector is not part of it.
+// ddPart returns the part of the input that the operands select. The padding of the last sector is
+// not part of it.
 func (c *cli) ddPart(args *ddOperands, in *input) (*source.Source, error) {
 	skip, count := args.skip*args.bs, int64(-1)
 	if args.hasCount {
@@ -246,8 +245,8 @@ func (c *cli) ddPart(args *ddOperands, in *input) (*source.Source, error) {
 	return part, nil
 }
 
-// newDDTarget starts the output: a stream, an image that is written in place, or a new
-// one. flush says that it is durable when it is complete.
+// newDDTarget starts the output: a stream, an existing image, or a new one. flush reports whether
+// it must be durable when it is complete.
 func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *source.Source) (t target.Target, flush bool, err error) {
 	options := newImageOptions(f, "", nil)
 	if c.isStream(args.output) {
@@ -257,7 +256,7 @@ func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f
 		}
 		t := f.streamTo(w, options)
 		if f == &rawFormat {
-			t.End = nil // a pipe gets the bytes that were copied, not whole sectors
+			t.End = nil // a pipe gets the copied bytes without padding to whole sectors
 		}
 		return t, false, nil
 	}
@@ -290,13 +289,13 @@ func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f
 	return out, false, nil
 }
 
-// copiedLine is the last line of dd(1) for n bytes that took so long.
+// copiedLine returns dd(1)'s last line for n bytes copied in the given time.
 func copiedLine(n int64, elapsed time.Duration) string {
 	rate := float64(n) / max(elapsed.Seconds(), 1e-9)
 	return fmt.Sprintf("%s copied, %.3g s, %s/s", humanSize(n), elapsed.Seconds(), humanize.IBytes(uint64(rate)))
 }
 
-// ddPipes puts standard input and output where an operand is missing.
+// ddPipes fills in standard input and output for missing operands.
 func (c *cli) ddPipes(args *ddOperands) error {
 	if c.likeQEMU && (args.input == "" || args.output == "") {
 		return qemuErrorf("Must specify both input and output files")
@@ -318,7 +317,7 @@ func (r *countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// zeroReader is zeros without end.
+// zeroReader reads zeros without end.
 type zeroReader struct{}
 
 func (zeroReader) Read(p []byte) (int, error) {

@@ -36,14 +36,14 @@ var vpcFormat = format{
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
 		{name: "uuid", kind: textValue, own: true, help: "Unique id, or random, or derived from the other options (default random, or derived with SOURCE_DATE_EPOCH)"},
 		alignOption,
-		{name: "min_size", kind: sizeValue, own: true, help: "Make the disk at least so large"},
+		{name: "min_size", kind: sizeValue, own: true, help: "Minimum size of the disk"},
 		{
 			name: "data_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
-			help: "Alignment of the data of blocks in the file {4k (default) | 512: packed, as VirtualBox needs it}",
+			help: "Alignment of the data of blocks in the file {4k (default) | 512: packed, for VirtualBox}",
 		},
 		{
 			name: "file_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
-			help: "Alignment of the length of a file with blocks {512 (default) | 4k, as Hyper-V has it}",
+			help: "Alignment of the length of a file with blocks {512 (default) | 4k, for Hyper-V}",
 		},
 		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
 	},
@@ -86,13 +86,12 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 	}
 	img, err := vhd.CreateIn(r.file, vo)
 	if err != nil {
-		return nil, err // not img: a nil *Image is not a nil Disk
+		return nil, err // not img: that would be a Disk that is not nil
 	}
 	return img, nil
 }
 
-// streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
-// twice.
+// streamVPC writes a new image to a pipe. For a dynamic image it reads the source twice.
 func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
@@ -119,7 +118,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 	return vhd.WriteStream(ctx, w, vo, src, used, writing)
 }
 
-// endVPC writes what follows the bytes of a fixed disk.
+// endVPC writes the trailing footer of a fixed disk.
 func endVPC(w io.Writer, size int64, o disk.Options) error {
 	vo, err := vhd.ParseCreateOptions(size, o)
 	if err != nil {
@@ -141,7 +140,7 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 
-// vpcDetails is what info tells about a VHD.
+// vpcDetails are the fields of a VHD in info.
 type vpcDetails struct {
 	Subformat      string       `json:"subformat"`
 	Creator        string       `json:"creator"`
@@ -168,17 +167,17 @@ type vpcDetails struct {
 	created time.Time
 }
 
-// vpcParent is what a differencing image records of its parent.
+// vpcParent is the parent record of a differencing image.
 type vpcParent struct {
-	UUID     string       `json:"uuid,omitempty"` // none: a raw disk
+	UUID     string       `json:"uuid,omitempty"` // empty for a raw disk
 	Name     string       `json:"name"`
-	Changed  string       `json:"changed,omitempty"` // when it was last
+	Changed  string       `json:"changed,omitempty"` // parent time stamp
 	Locators []vpcLocator `json:"locators"`
 
 	changed time.Time
 }
 
-// vpcLocator is a path to the parent.
+// vpcLocator is a parent locator.
 type vpcLocator struct {
 	Code string `json:"code"`
 	Path string `json:"path"`
@@ -232,7 +231,7 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 	return v
 }
 
-// lines implements description.
+// lines implements [description].
 func (v *vpcDetails) lines(o *infoLines) []string {
 	out := []string{"subformat: " + v.Subformat, "uuid: " + v.UUID}
 	if v.SavedState {
@@ -270,7 +269,7 @@ func (v *vpcDetails) lines(o *infoLines) []string {
 	return append(out, productLine(v.Products))
 }
 
-// lines returns the recorded parent in lines for people.
+// lines returns the parent record in lines for people.
 func (p *vpcParent) lines(verbose bool) []string {
 	out := []string{fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk"))}
 	if !verbose {
@@ -285,7 +284,7 @@ func (p *vpcParent) lines(verbose bool) []string {
 	return out
 }
 
-// partKind is how pictures show a use of a file's parts.
+// partKind returns the picture's kind for a use of a part of the file.
 func partKind(use vhd.FileUse) picture.Kind {
 	switch use {
 	case vhd.UseBitmap:
@@ -304,7 +303,7 @@ func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 	img := d.(*vhd.Image)
 	return func(yield func(filePart, error) bool) {
 		for e := range img.FileMap(length) {
-			if e.Use == vhd.UseData && e.Block < 0 { // of a fixed disk, which knows the file's holes
+			if e.Use == vhd.UseData && e.Block < 0 { // a fixed disk, which can have holes in the file
 				for p, err := range plainParts(d, length) {
 					if !yield(p, err) || err != nil {
 						return

@@ -6,7 +6,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// moveBackupGPT is the remedy that works for every disk.
+// moveBackupGPT is the remedy for every disk.
 const moveBackupGPT = "'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there, in the running system or on a raw disk"
 
 // gptRemedy returns the hint for a target that is larger than its source. If the geometry
@@ -18,7 +18,7 @@ func (v *conversion) gptRemedy() string {
 	return moveBackupGPT
 }
 
-// noRounding reports whether options decide on the size, and not the geometry.
+// noRounding reports whether the options determine the size, instead of the geometry.
 func (v *conversion) noRounding() bool {
 	for _, key := range []string{"force_size", alignOption.name, "min_size"} {
 		if value := v.options[key]; value != "" && value != "off" {
@@ -28,7 +28,7 @@ func (v *conversion) noRounding() bool {
 	return false
 }
 
-// warnResizedGPT warns about a disk whose partition table expected its backup at the old end.
+// warnResizedGPT warns about a disk whose backup GPT is expected at the old end.
 func (c *cli) warnResizedGPT(name string, backup, old, now int64) {
 	end := (backup + 1) * disk.SectorSize
 	switch {

@@ -13,14 +13,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// commandGroups are the commands as the help of the program lists them. The remaining ones
-// follow them.
+// commandGroups are the groups of commands in the help of the program. Commands in no group follow
+// them.
 var commandGroups = []struct {
 	title    string
 	commands []string
 }{
-	{"Make images", []string{"create", "convert", "dd"}},
-	{"Look at images", []string{"info", "check", "compare", "map", "measure"}},
+	{"Create images", []string{"create", "convert", "dd"}},
+	{"Inspect and repair images", []string{"info", "check", "compare", "map", "measure"}},
 	{"Change images", []string{"resize", "set"}},
 	{"Parents and children", []string{"commit", "rebase"}},
 }
@@ -37,11 +37,11 @@ func groupCommands(root *cobra.Command) {
 	}
 }
 
-// ignoredFlag marks flags that qemu-img has and that make no difference here.
+// ignoredFlag marks flags of qemu-img that have no effect here.
 const ignoredFlag = "ignored"
 
-// markIgnored marks flags that are accepted for compatibility only. Help lists them by name at
-// its end.
+// markIgnored marks flags that are accepted only for compatibility. Help lists their names at its
+// end.
 func markIgnored(cmd *cobra.Command, names ...string) {
 	for _, name := range names {
 		_ = cmd.Flags().SetAnnotation(name, ignoredFlag, nil)
@@ -55,14 +55,26 @@ func addHelpFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolP("help", "h", false, helpUsage)
 }
 
-// parentFlagNames are the flags that say where parents are; many commands have them.
+// describeCompletion adds cobra's command "completion", with a help text of this program.
+func describeCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Use = "completion SHELL"
+			cmd.Short = "Print the completion script for a shell"
+			cmd.Long = "The help of each command below explains how to load its script."
+		}
+	}
+}
+
+// parentFlagNames are the flags for parents, which many commands have.
 var parentFlagNames = []string{"parent", "parent-dir", "trust-parents"}
 
-// printHelp prints the help of a command in lines that fit the terminal, and of at most
+// printHelp prints the help of a command, in lines as wide as the terminal, but at most
 // defaultColumns.
 func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 	columns := min(columnsOf(c.stdout), defaultColumns)
-	// cobra makes the completion commands and their flags itself.
+	// cobra creates the completion commands and their flags
 	cmd.DisableFlagsInUseLine = true
 	cmd.InitDefaultHelpFlag()
 	cmd.Flags().Lookup("help").Usage = helpUsage
@@ -90,7 +102,7 @@ func (c *cli) printHelp(cmd *cobra.Command, _ []string) {
 	_, _ = io.WriteString(c.stdout, b.String()) // c.stdout keeps an error
 }
 
-// wrapUsage breaks a usage line between its arguments, which may hold spaces in brackets.
+// wrapUsage wraps a usage line between its arguments. Arguments in brackets may contain spaces.
 func wrapUsage(usage string, columns int) []string {
 	var words []string
 	depth, start := 0, 0
@@ -115,7 +127,7 @@ func wrapUsage(usage string, columns int) []string {
 	return lines
 }
 
-// listCommands lists the subcommands of a command in their groups.
+// listCommands lists the subcommands of a command by group.
 func listCommands(w io.Writer, cmd *cobra.Command, columns int) {
 	indent := cmd.NamePadding() + 3
 	list := func(title, id string) {
@@ -137,8 +149,8 @@ func listCommands(w io.Writer, cmd *cobra.Command, columns int) {
 	list("Commands:", "")
 }
 
-// listFlags lists the flags of a command: its own, those for parents, and the names of those
-// that make no difference.
+// listFlags lists the flags of a command: its own, those for parents, and the names of ignored
+// ones.
 func (c *cli) listFlags(w io.Writer, cmd *cobra.Command, columns int) {
 	own, parents := new(pflag.FlagSet), new(pflag.FlagSet)
 	var ignored []string
@@ -173,8 +185,8 @@ func (c *cli) listFlags(w io.Writer, cmd *cobra.Command, columns int) {
 	}
 }
 
-// withValueName returns a flag whose value is called VALUE if its usage does not name it.
-// Otherwise pflag would show a Go type.
+// withValueName returns a flag whose value is called VALUE, unless its usage names it. Otherwise
+// pflag shows a Go type.
 func withValueName(f *pflag.Flag) *pflag.Flag {
 	if f.Value.Type() == "bool" || strings.Count(f.Usage, "`") == 2 {
 		return f
@@ -184,7 +196,7 @@ func withValueName(f *pflag.Flag) *pflag.Flag {
 	return &named
 }
 
-// valueOf is a flag's value whose type is called VALUE.
+// valueOf is the value of a flag, with the type name VALUE.
 type valueOf struct{ pflag.Value }
 
 func (valueOf) Type() string { return "VALUE" }
@@ -285,7 +297,7 @@ func listAllowed(w io.Writer, specs []optionSpec, columns int) {
 	}
 }
 
-// allowed is the list of the values that an option accepts, or their kind.
+// allowed returns the values that an option accepts, or their type.
 func (s *optionSpec) allowed(separator string) string {
 	switch {
 	case s.values != nil:
@@ -300,7 +312,7 @@ func (s *optionSpec) allowed(separator string) string {
 
 // explainProducts lists the products.
 func explainProducts(w io.Writer, columns int) {
-	fmt.Fprint(w, wrapText(`With --for PRODUCT, create and convert make a VHD that the product accepts, resize rounds the size up, and check examines an image by the product's rules.`, columns), "\n\n")
+	fmt.Fprint(w, wrapText(`With --for PRODUCT, create and convert make a VHD that the product accepts. resize rounds the size up, and check examines an image by the product's rules.`, columns), "\n\n")
 	for _, p := range product.All() {
 		fmt.Fprintf(w, "  %-12s %s\n", p.Name, p.Title)
 	}
@@ -315,7 +327,7 @@ The suffixes MB and MiB are refused, because programs disagree about them.
 A dynamic VHD holds at most 2040 GiB (%s bytes).`, humanize.Comma(10<<20), humanize.Comma(maxVHDSize)), columns), "\n")
 }
 
-// joinWords joins words as a sentence does: "a, b or c".
+// joinWords joins words as in a sentence: "a, b or c".
 func joinWords(words []string, last string) string {
 	if len(words) < 2 {
 		return strings.Join(words, "")

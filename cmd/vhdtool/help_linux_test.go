@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// TestHelpWidth: the help of the program and the text of a command fit a narrow terminal, and
-// get no wider than 80 columns on a wide one.
+// The help of the program and of a command fits a narrow terminal. On a wide one it has at
+// most 80 columns.
 func TestHelpWidth(t *testing.T) {
 	widest := func(text string) int {
 		n := 0

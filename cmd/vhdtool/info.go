@@ -15,16 +15,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// description is what a format tells about a disk: lines for people, and
-// itself as JSON.
+// description has the properties of a disk in a format, as lines for people. It marshals to JSON.
 type description interface{ lines(o *infoLines) []string }
 
-// infoLines says which lines info prints for people.
+// infoLines says which lines info prints.
 type infoLines struct {
-	verbose       bool  // all
-	isParent      bool  // of the image before
+	verbose       bool  // all lines
+	isParent      bool  // the image is the parent of the one before
 	parentFollows bool  // the parent is printed next
-	shownSize     int64 // of the disk of the image before
+	shownSize     int64 // disk size of the image before
 	damaged       bool
 }
 
@@ -35,7 +34,7 @@ type infoOptions struct {
 	cache   string
 	chain   bool
 	limits  bool
-	detail  bool // all lines for people
+	detail  bool // --verbose
 	args    []string
 }
 
@@ -74,7 +73,7 @@ status is 1.` + salvageHelp,
 	return cmd
 }
 
-// imageInfo is what info tells, in the order of qemu-img's JSON.
+// imageInfo is the output of info, in the order of qemu-img's JSON.
 type imageInfo struct {
 	Limits         *limits         `json:"limits,omitempty"`
 	Children       []childInfo     `json:"children,omitempty"`
@@ -85,15 +84,15 @@ type imageInfo struct {
 	ActualSize     int64           `json:"actual-size"`
 	FileLength     *int64          `json:"file-length,omitempty"`
 	FormatSpecific *formatSpecific `json:"format-specific,omitempty"`
-	FullBacking    string          `json:"full-backing-filename,omitempty"` // where it was found
-	BackingError   string          `json:"backing-error,omitempty"`         // why it could not be opened
+	FullBacking    string          `json:"full-backing-filename,omitempty"` // path where it was found
+	BackingError   string          `json:"backing-error,omitempty"`         // why it is not open
 	Backing        string          `json:"backing-filename,omitempty"`      // as the image records it
 	BackingFormat  string          `json:"backing-filename-format,omitempty"`
 	DirtyFlag      bool            `json:"dirty-flag"`
 	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
 	disk      disk.Disk
-	probedRaw bool   // nothing but the lack of another format says that it is a raw disk
+	probedRaw bool   // raw, because no other format matches
 	damage    string // a line about the findings of check, or ""
 }
 
@@ -164,8 +163,8 @@ func (c *cli) runInfo(ctx context.Context, o *infoOptions) (err error) {
 	return broken
 }
 
-// infoOfChain describes an image and its open parents. An error says where the chain
-// breaks; what comes before that is returned with it.
+// infoOfChain describes an image and its open parents. If the chain breaks, it returns the images
+// before the break, and an error.
 func (c *cli) infoOfChain(d disk.Disk, f *format, ref imageRef, limits bool) ([]imageInfo, error) {
 	var all []imageInfo
 	leaf := ref
@@ -193,7 +192,7 @@ func (c *cli) infoOfChain(d disk.Disk, f *format, ref imageRef, limits bool) ([]
 	}
 }
 
-// printInfoJSON prints what info shows, in qemu-img's layout.
+// printInfoJSON prints the output of info in qemu-img's layout.
 func (c *cli) printInfoJSON(v any) error {
 	if c.qemu < qemuChildren {
 		return printJSON(c.stdout, v)
@@ -206,7 +205,7 @@ func (c *cli) printInfoJSON(v any) error {
 	return err
 }
 
-// parentOf is the parent of a disk, and its file; nil if the disk has none.
+// parentOf returns the parent of a disk, and its file; nil if it has none.
 func parentOf(d disk.Disk) (disk.Disk, string) {
 	if child, ok := d.(disk.Child); ok {
 		return child.Parent(), child.ParentPath()
@@ -214,7 +213,7 @@ func parentOf(d disk.Disk) (disk.Disk, string) {
 	return nil, ""
 }
 
-// infoOf tells about one disk.
+// infoOf returns the output of info for one disk.
 func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	st, err := os.Stat(ref.name)
 	if err != nil {
@@ -243,7 +242,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	return info, nil
 }
 
-// fileLength is the length of a regular file or a block device.
+// fileLength returns the length of a regular file or a block device.
 func fileLength(name string, st fs.FileInfo) (int64, error) {
 	if st.Mode().IsRegular() {
 		return st.Size(), nil
@@ -255,11 +254,11 @@ func fileLength(name string, st fs.FileInfo) (int64, error) {
 	return size, f.Close()
 }
 
-// damagePrefix starts the line about damage that makes reading go wrong.
+// damagePrefix starts the line about damage that makes reads wrong.
 const damagePrefix = "damage: "
 
-// damageOf returns a line about the findings of check, or "". The image is the one of ref, or
-// one of its parents.
+// damageOf returns a line about the findings of check, or "". The image is the one that ref names,
+// or one of its parents.
 func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) string {
 	f, err := formatByName(info.Format)
 	if err != nil || f.Check == nil || ref.share { // another process may be writing
@@ -279,7 +278,7 @@ func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) strin
 		return ""
 	}
 	for _, err := range checker.Findings(ctx) {
-		if err != nil { // the image opened, so another part is unreadable
+		if err != nil { // the image opens, so another part is unreadable
 			return damagePrefix + "the check ended with an error: " + withoutPath(err).Error()
 		}
 	}
@@ -292,7 +291,7 @@ func (c *cli) damageOf(ctx context.Context, info *imageInfo, ref imageRef) strin
 	return ""
 }
 
-// printOwn writes the lines for people that qemu-img has in part.
+// printOwn prints the lines that qemu-img has only in part.
 func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
 	s := ""
 	o.damaged = strings.HasPrefix(i.damage, damagePrefix)
@@ -327,7 +326,7 @@ func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
 	return err
 }
 
-// print writes qemu-img's lines for people.
+// print prints qemu-img's lines.
 func (i *imageInfo) print(w io.Writer) error {
 	s := fmt.Sprintf("image: %s\nfile format: %s\nvirtual size: %s (%d bytes)\ndisk size: %s\n",
 		i.Filename, i.Format, sizearg.Format(i.VirtualSize), i.VirtualSize, sizearg.Format(i.ActualSize))

@@ -54,7 +54,7 @@ func onTerminalOf(t *testing.T, columns uint16, args ...string) (string, error) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _ := io.ReadAll(ptmx) // ends in an error, when nobody has the terminal any more
+	out, _ := io.ReadAll(ptmx) // ends with an error when the terminal has no user any more
 	err = cmd.Wait()
 	return strings.ReplaceAll(string(out), "\r\n", "\n"), err
 }
@@ -78,8 +78,8 @@ func TestMapWidth(t *testing.T) {
 	}
 }
 
-// Somebody who looks sees a picture, and may ask for the list; who is called as
-// qemu-img prints the list.
+// On a terminal map draws a picture, unless the list is requested. Called as qemu-img, it prints
+// the list.
 func TestMapOnTerminal(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "d.vhd")

@@ -47,7 +47,7 @@ is given.` + salvageHelp,
 		},
 	}
 	o.source.add(cmd, "format")
-	o.salvage.add(cmd, "count what cannot be read as zeros instead of failing")
+	o.salvage.add(cmd, "count unreadable data as zeros instead of failing")
 	addOutputFlag(cmd, &o.output)
 	fl := cmd.Flags()
 	fl.StringVarP(&o.format, "target-format", "O", "", "`FORMAT` of the new image: vpc (or vhd), or raw (default: raw)")
@@ -58,7 +58,7 @@ is given.` + salvageHelp,
 	return cmd
 }
 
-// measurement is what measure tells, in the order of qemu-img's JSON.
+// measurement is the output of measure, in the order of qemu-img's JSON.
 type measurement struct {
 	Required       int64       `json:"required"`
 	FullyAllocated int64       `json:"fully-allocated"`
@@ -151,8 +151,8 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	return c.reportLost(&o.salvage, in.Name, size, lost, false)
 }
 
-// measureFile measures a new image of the disk, or of an empty one of the size
-// if src is nil.
+// measureFile measures a new image of the disk src. If src is nil, it is empty and has the given
+// size.
 func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options, progress disk.Progress) (m measurement, err error) {
 	if f.fileSize == nil {
 		size, err := raw.AlignedSize(size, o)

@@ -11,7 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/decompress"
 )
 
-// extractors are the commands that write the contents of an archive to a pipe.
+// extractors are commands that write the contents of an archive to a pipe.
 var extractors = map[string]string{
 	"7z":  "7z x -so %s",
 	"rar": "unrar p -inul %s",
@@ -19,8 +19,8 @@ var extractors = map[string]string{
 	"zip": "unzip -p %s",
 }
 
-// refuseNoDisk returns an error if head, the first bytes of the named file, is empty or starts
-// an archive. It is called where the user named no format. A name of "" is a pipe.
+// refuseNoDisk returns an error if head, the start of the named file, is empty or an archive. It is
+// called if no format is given. The name of a pipe is "".
 func refuseNoDisk(head []byte, name string) error {
 	if len(head) == 0 {
 		err := errors.New("the file is empty: there is no disk in it")
@@ -44,8 +44,8 @@ func refuseNoDisk(head []byte, name string) error {
 	}
 }
 
-// refuseNoDisk returns the function that refuses archives and empty sources, or nil under the
-// name of qemu-img.
+// refuseNoDisk returns the function that refuses archives and empty sources. It is nil when called
+// as qemu-img.
 func (c *cli) refuseNoDisk() func(head []byte, name string) error {
 	if c.likeQEMU {
 		return nil
@@ -84,7 +84,7 @@ var errStdinRefused = &hintError{
 	"write it to a file first; 'convert', 'compare', 'dd' and 'measure' accept -",
 }
 
-// headOf returns the first bytes of a file, as many as refuseNoDisk needs.
+// headOf returns the first bytes of a file, as many as refuseNoDisk uses.
 func headOf(r io.ReaderAt) ([]byte, error) {
 	b := make([]byte, archive.HeadSize)
 	n, err := r.ReadAt(b, 0)
@@ -94,11 +94,11 @@ func headOf(r io.ReaderAt) ([]byte, error) {
 	return b[:n], err
 }
 
-// compressors are the programs that compress a pipe, by the suffix of their files.
+// compressors are programs that compress a pipe, by the suffix of their files.
 var compressors = map[string]string{".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".xz": "xz"}
 
-// refuseCompressedName returns an error if the name of a target promises compressed data. No
-// target is compressed.
+// refuseCompressedName returns an error if the name of a target has the suffix of compressed data.
+// Targets are never compressed.
 func (c *cli) refuseCompressedName(name string) error {
 	program := compressors[strings.ToLower(filepath.Ext(name))]
 	if program == "" || c.likeQEMU || c.isStream(name) {

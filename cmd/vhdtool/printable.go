@@ -9,17 +9,16 @@ import (
 	"unicode/utf8"
 )
 
-// printable escapes the control characters of a text, as a Go string literal does. Names of
-// files and of parents may contain any of them. Ends of lines and tabs stay, and so do bytes that
-// are not UTF-8: the text may end within a character.
+// printable escapes the control characters of a text, as a Go string literal does. Names of files
+// and parents may contain any of them. Line ends and tabs stay. So do bytes that are not UTF-8,
+// because the text may end within a character.
 func printable(text string) string {
 	return escape(text, func(r rune, n int) bool {
 		return !unicode.IsPrint(r) && r != '\n' && r != '\r' && r != '\t' && (r != utf8.RuneError || n > 1)
 	})
 }
 
-// printedName returns the name of a file as it is printed, on one line. qemu-img prints names as
-// they are.
+// printedName returns the name of a file as one printed line. qemu-img prints names unchanged.
 func (c *cli) printedName(name string) string {
 	if c.likeQEMU {
 		return name
@@ -27,7 +26,7 @@ func (c *cli) printedName(name string) string {
 	return oneLine(name)
 }
 
-// oneLine returns a text in which nothing can end the line or control a terminal.
+// oneLine escapes the characters that end a line or control a terminal.
 func oneLine(text string) string {
 	return escape(text, func(r rune, n int) bool { return !unicode.IsPrint(r) || r == utf8.RuneError && n == 1 })
 }
@@ -48,8 +47,7 @@ func escape(text string, obeyed func(r rune, n int) bool) string {
 	return b.String()
 }
 
-// printableOn returns p as an output gets it: with control characters escaped if it is a
-// terminal.
+// printableOn returns p for an output. If that is a terminal, control characters are escaped.
 func printableOn(w io.Writer, p []byte) []byte {
 	if !isTerminal(w) {
 		return p
@@ -57,7 +55,7 @@ func printableOn(w io.Writer, p []byte) []byte {
 	return []byte(printable(string(p)))
 }
 
-// printTo prints a line to an output, with control characters escaped if it is a terminal.
+// printTo prints a line to an output. If that is a terminal, control characters are escaped.
 func printTo(w io.Writer, format string, args ...any) {
 	_, _ = w.Write(printableOn(w, fmt.Appendf(nil, format+"\n", args...)))
 }

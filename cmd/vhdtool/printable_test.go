@@ -21,8 +21,7 @@ func TestOneLine(t *testing.T) {
 	}
 }
 
-// TestNamesOfParents has a parent whose name a terminal would obey. No command prints it as
-// it is.
+// No command prints the control characters in the name of a parent to a terminal.
 func TestNamesOfParents(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no file has such a name")

@@ -46,7 +46,7 @@ func TestBarLine(t *testing.T) {
 	}
 }
 
-// TestRate: the rate forgets what was long ago, and counts a hole no longer than that.
+// The rate forgets old data, and a hole does not count for longer.
 func TestRate(t *testing.T) {
 	var m rateMeter
 	start := time.Unix(0, 0)
@@ -69,7 +69,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// screenOf returns the last line that a terminal shows of what was written to it.
+// screenOf returns the last line of a terminal after the written bytes.
 func screenOf(written string) string {
 	line, column := []byte(nil), 0
 	for _, b := range []byte(written) {
@@ -91,8 +91,8 @@ func screenOf(written string) string {
 	return strings.TrimRight(string(line), " ")
 }
 
-// newTestLine returns a status line on a terminal of so many columns, and a function that
-// returns what was written.
+// newTestLine returns a status line on a terminal of *width columns, and a function that
+// returns the written text.
 func newTestLine(t *testing.T, width *int) (*statusLine, func() string) {
 	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "")
@@ -135,8 +135,7 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
-// TestBar: the bar shows what update was called with, begins again with each pass, and is
-// gone after finish.
+// The bar shows the arguments of update, restarts with each pass, and is removed by finish.
 func TestBar(t *testing.T) {
 	width := 80
 	line, written := newTestLine(t, &width)

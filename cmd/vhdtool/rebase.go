@@ -16,12 +16,12 @@ import (
 type rebaseOptions struct {
 	source   sourceFlags
 	backing  backingFlags
-	given    bool // -b
+	given    bool // whether -b is given
 	unsafe   bool
 	compress bool
 	cache    string
 	srcCache string
-	product  string // whose spelling of paths
+	product  string // for the form of the recorded paths
 	progress bool
 	quiet    bool
 	args     []string
@@ -56,14 +56,14 @@ one, and the same disk with both.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.backing.file, "backing", "b", "", "make `FILE` the new parent; \"\" for none")
+	fl.StringVarP(&o.backing.file, "backing", "b", "", "make `PARENT` the new parent; \"\" for none")
 	fl.StringVarP(&o.backing.format, "backing-format", "F", "", "`FORMAT` of the new parent (required if it is raw)")
 	fl.BoolVarP(&o.unsafe, "unsafe", "u", false, "change only the record of the parent")
 	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")
 	fl.StringVarP(&o.srcCache, "source-cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
-	addProductFlag(cmd, &o.product, "spell the paths to the parent as `PRODUCT` does")
+	addProductFlag(cmd, &o.product, "record the paths to the parent in the form that `PRODUCT` expects")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
 	fl.BoolVarP(&o.compress, "compress", "c", false, "refused: no format here compresses")
 	_ = fl.MarkHidden("compress")
@@ -76,7 +76,7 @@ one, and the same disk with both.`,
 
 func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	if !o.given && !c.likeQEMU {
-		return usagef("-b says which image is to be the parent")
+		return usagef("-b PARENT names the new parent")
 	}
 	if !o.given {
 		return usagef("Must specify backing file (-b) or use unsafe mode (-u)")
@@ -132,8 +132,8 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	return nil
 }
 
-// findNewParent finds the file that the flags name, and its format, for the image in
-// the named file.
+// findNewParent finds the file that the flags name, and its format, for the image in the named
+// file.
 func (c *cli) findNewParent(name string, o *rebaseOptions, ro *chain.RebaseOptions) error {
 	d, parent, f, err := c.openBacking(&o.backing, name, disk.ParentSearch{None: true})
 	if err != nil {

@@ -36,9 +36,9 @@ or -SIZE. New space reads as zeros. Making a disk smaller needs
 systems keep their sizes; resize them in the guest.
 
 Each step is safe against crashes: afterwards the image has the old size or the
-new one. If readers compute the size of the VHD from its geometry (creator qemu
-or vpc), the size is rounded up to the next geometry, unless --align or --for is
-given.
+new one. If the creator of a VHD is qemu or vpc, some readers compute its size from
+the geometry. resize then rounds the size up to the next geometry, unless --align
+or --for is given.
 
 --align and --for round the size up. Without SIZE they round the present size.
 --for fails if the product would not accept the resized image.`,
@@ -61,7 +61,7 @@ given.
 	return cmd
 }
 
-// resizePreallocation reads --preallocation.
+// resizePreallocation parses --preallocation.
 func resizePreallocation(mode string) (target.Preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
@@ -70,13 +70,13 @@ func resizePreallocation(mode string) (target.Preallocation, error) {
 	return p, err
 }
 
-// exactResizer is a disk whose Resize may round the size.
+// exactResizer is a disk that can be resized without rounding; Resize may round.
 type exactResizer interface {
 	ResizeExact(ctx context.Context, size int64, progress disk.Progress) error
 }
 
-// resized is the size in bytes that a disk, in the named file, gets where size is asked
-// for, and whether it is exact. It is an error if the product will not accept the image.
+// resized returns the new size in bytes of the disk in the named file, and whether it is exact. It
+// is an error if the product will not accept the image.
 func (t *targetFlags) resized(f *format, d disk.Disk, name string, size int64) (n int64, exact bool, err error) {
 	if *t == (targetFlags{}) {
 		return size, false, nil
@@ -123,7 +123,7 @@ func (t *targetFlags) resized(f *format, d disk.Disk, name string, size int64) (
 	return size, exact, err
 }
 
-// rawWarning is qemu-img's, for a raw disk that was not named as one.
+// rawWarning is qemu-img's, for a raw disk whose format was not given.
 const rawWarning = `WARNING: Image format was not specified for '%s' and probing guessed raw.
          Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
          Specify the 'raw' format explicitly to remove the restrictions.

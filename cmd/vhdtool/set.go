@@ -48,9 +48,9 @@ it by that UUID.
 	fl.StringVar(&o.uuid, "uuid", "", "set the unique `ID`; new makes a random one")
 	fl.StringVar(&o.creator, "creator", "", "set the creator application to `NAME`, up to four characters")
 	fl.StringVar(&o.timestamp, "timestamp", "", "set the `TIME` of creation, in RFC 3339 or as seconds since 1970")
-	fl.StringVar(&o.hidden, "hidden", "", "`on|off`: XenServer does not attach a hidden image")
-	fl.StringVar(&o.savedState, "saved-state", "", "`off`: no suspended virtual machine depends on the image")
-	fl.StringVar(&o.marker, "marker", "", "set the byte `N` in the header of XenServer's batmap, 0 to 255")
+	fl.StringVar(&o.hidden, "hidden", "", "set or clear the hidden flag, `on|off`: XenServer does not attach hidden images")
+	fl.StringVar(&o.savedState, "saved-state", "", "clear the saved state, `off`: no suspended virtual machine depends on the image any more")
+	fl.StringVar(&o.marker, "marker", "", "set the marker in the header of XenServer's batmap to `N`, 0 to 255")
 	_ = cmd.RegisterFlagCompletionFunc("format", completeFormats)
 	return cmd
 }

@@ -11,7 +11,7 @@ type snapshotOptions struct {
 	source                sourceFlags
 	list                  bool
 	create, apply, delete string
-	actions               int // how many of the four were asked for
+	actions               int // number of the four flags given
 	quiet                 bool
 	args                  []string
 }
@@ -21,7 +21,7 @@ func (c *cli) newSnapshotCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "snapshot [-l | -c NAME | -a NAME | -d NAME] FILE",
 		Short:  "List the snapshots of an image",
-		Hidden: true, // it is there for scripts
+		Hidden: true, // for scripts
 		Long: `snapshot exists for scripts of qemu-img. Raw disks and VHDs have no
 snapshots, so the list is empty, and the other actions fail. To keep the
 present state of a disk, make a child with 'create -b' and use the

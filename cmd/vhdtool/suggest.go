@@ -24,7 +24,7 @@ var commandHints = func() map[string]string {
 		{"optimize optimize-vhd compact compress trim sparsify discard defrag zerofree", "'check -r leaks' returns unused space; 'convert OLD NEW' also leaves out blocks of zeros"},
 		{"shrink", "'resize --shrink' makes a disk smaller; 'check -r leaks' makes its file smaller"},
 		{"clone copy cp clonehd clonemedium clonevdi convert-vhd convertfromraw converthd converttoraw convertdd import export transform dump", "'convert SOURCE TARGET' copies a disk to a new image"},
-		{"show inspect describe stat list ls file query read identify get get-vhd showhdinfo showmediuminfo print dumpheader", "'info' shows what an image is"},
+		{"show inspect describe stat list ls file query read identify get get-vhd showhdinfo showmediuminfo print dumpheader", "'info' shows the properties of an image"},
 		{"new new-vhd make mk mkdisk init allocate createhd createmedium createvdi createbase", "'create FILE SIZE' makes an empty image"},
 		{"child branch fork diff-create differencing checkpoint", "'create -b PARENT CHILD' makes an image that stores only changes"},
 		{"merge merge-vhd coalesce consolidate mergemedium", "'commit CHILD' merges an image into its parent"},
@@ -51,19 +51,19 @@ var commandHints = func() map[string]string {
 	return m
 }
 
-// unknownCommand is the error about a command that does not exist.
+// unknownCommand returns the error about a command that does not exist.
 func unknownCommand(typed string) error {
 	return &hintError{usagef("Command not found: %s", typed), suggestCommand(typed)}
 }
 
-// suggestCommand returns a hint about a command that does not exist. It may also suggest the
-// other names.
+// suggestCommand returns a hint about a command that does not exist. The result may also be other
+// names.
 func suggestCommand(typed string, others ...string) string {
 	if hint := commandHints()[strings.ToLower(typed)]; hint != "" {
 		return hint
 	}
 	if ext := strings.ToLower(filepath.Ext(typed)); exists(typed) || formats.BySuffix(typed) != nil || ext == ".raw" || ext == ".img" {
-		return fmt.Sprintf("a command comes first: 'info %s' shows what an image is", quoteArg(typed))
+		return fmt.Sprintf("a command comes first: 'info %s' shows the properties of an image", quoteArg(typed))
 	}
 	names := others
 	for name := range commands {
@@ -77,7 +77,7 @@ func suggestCommand(typed string, others ...string) string {
 	return "'help' lists the commands"
 }
 
-// hiddenCommands are there for scripts of qemu-img only.
+// hiddenCommands exist only for scripts of qemu-img.
 var hiddenCommands = map[string]bool{"amend": true, "bench": true, "bitmap": true, "snapshot": true}
 
 // flagHints are hints for flags that other programs have.
@@ -129,7 +129,7 @@ func (c *cli) flagError(cmd *cobra.Command, err error) error {
 	if !errors.As(err, &unknown) {
 		return wrong
 	}
-	// Of a long name after one dash, pflag reads the letters as short flags.
+	// pflag parses a long name after one dash as short flags.
 	for _, name := range []string{unknown.GetSpecifiedShortnames(), unknown.GetSpecifiedName()} {
 		if hint := c.suggestFlag(cmd, name); name != "" && hint != "" {
 			return &hintError{wrong, hint}
@@ -187,7 +187,7 @@ func nearest(typed string, names []string) []string {
 		switch {
 		case d <= max(1, min(len(typed), len(name))/3):
 		case len(typed) >= 3 && (strings.HasPrefix(name, typed) || strings.HasPrefix(typed, name)):
-			d = 3 // after names with a typing error
+			d = 3 // accept names with one typing error, too
 		default:
 			continue
 		}
@@ -199,8 +199,8 @@ func nearest(typed string, names []string) []string {
 	return found[:min(len(found), 3)]
 }
 
-// editDistance counts the letters to insert, delete, replace or swap with their neighbour that
-// make b of a.
+// editDistance returns the number of edits from a to b. An edit inserts, deletes or replaces a
+// letter, or swaps two neighbours.
 func editDistance(a, b string) int {
 	var before, above []int // the last two rows
 	row := make([]int, len(b)+1)

@@ -79,7 +79,7 @@ func formatHint(typed string) string {
 	return "the formats are " + joinWords(names, "and")
 }
 
-// cacheError is the error about a cache mode that qemu does not have.
+// cacheError returns the error about a cache mode that qemu does not have.
 func cacheError(what, mode string) error {
 	modes := []string{"none", "writeback", "unsafe", "directsync", "writethrough"}
 	hint := "the modes are " + joinWords(modes, "and")
@@ -89,14 +89,14 @@ func cacheError(what, mode string) error {
 	return &hintError{qemuErrorf("Invalid %s option: %s", what, mode), hint}
 }
 
-// A size with the unit spelt out, and one with a blank or comma in it.
+// Sizes with a unit spelt out, and sizes with a blank or comma.
 var (
 	unitSize  = regexp.MustCompile(`^\s*([0-9.]+)\s*([kKmMgGtTpPeE])([iI]?)[bB]$`)
 	split     = regexp.MustCompile(`^\s*([0-9.]+)\s+([kKmMgGtTpPeE])\s*$`)
 	commaSize = regexp.MustCompile(`^([0-9]+),([0-9]+)([kKmMgGtTpPeE])$`)
 )
 
-// sizeHint says how to write a size.
+// sizeHint explains how to write a size.
 func sizeHint(arg string) string {
 	if m := unitSize.FindStringSubmatch(arg); m != nil {
 		short := m[1] + strings.ToUpper(m[2])
@@ -119,14 +119,14 @@ func sizeHint(arg string) string {
 	return fmt.Sprintf("found '%s', want a size such as 512, 64k, 10M or 1.5G: k, M, G, T, P and E are powers of 1024", arg)
 }
 
-// isSize reports whether an argument is a size, perhaps with the sign that resize accepts.
+// isSize reports whether an argument is a size, with or without resize's sign.
 func isSize(arg string) bool {
 	_, err := sizearg.Parse(strings.TrimPrefix(arg, "-"))
 	return err == nil
 }
 
-// swappedError adds a hint to the error about a wrong size where the arguments, a file and its
-// size, are in the wrong order.
+// swappedError adds a hint to the error about a size, if a file and its size are in the wrong
+// order.
 func swappedError(err error, command string, args []string) error {
 	if isSize(args[0]) && !isSize(args[1]) && !exists(args[0]) {
 		return &hintError{err, fmt.Sprintf("the file comes before the size: '%s %s %s'", command, quoteArg(args[1]), args[0])}
@@ -134,7 +134,7 @@ func swappedError(err error, command string, args []string) error {
 	return err
 }
 
-// tooLargeHint says how large a VHD can be.
+// tooLargeHint states the largest size of a VHD.
 func tooLargeHint() string {
 	return fmt.Sprintf("a dynamic VHD holds at most 2040 GiB (%s bytes)", humanize.Comma(maxVHDSize))
 }

@@ -1,5 +1,5 @@
-// Package archive recognises archives by their first bytes. An archive may hold a disk, but it
-// is none.
+// Package archive recognises archives by their first bytes. An archive can contain a disk, but is
+// not one.
 package archive
 
 import (
@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// HeadSize is how many bytes of a file Format needs to see.
+// HeadSize is the number of bytes that Format needs.
 const HeadSize = 512
 
 // Offsets and lengths in the header of a tar member (POSIX, "ustar Interchange Format").
@@ -17,8 +17,7 @@ const (
 	tarMagic = 257
 )
 
-// Format returns the name of the archive format that a file starting with head has, or "" for
-// none.
+// Format returns the name of the archive format of a file that starts with head, or "".
 func Format(head []byte) string {
 	switch {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")),

@@ -13,7 +13,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
-// TestFind compares with the programs that make the structures.
+// TestFind compares with the programs that create the structures.
 func TestFind(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
@@ -67,7 +67,7 @@ func mbr(kind byte, start, n uint32) []byte {
 	return b
 }
 
-// TestFindMBR has no need of another program.
+// TestFindMBR needs no other program.
 func TestFindMBR(t *testing.T) {
 	want := diskend.End{Off: (2048 + 0xf0000000) * 512, By: "the MBR"}
 	if end, ok := diskend.Find(bytes.NewReader(mbr(7, 2048, 0xf0000000))); !ok || end != want {

@@ -1,4 +1,4 @@
-// Package overlay shows a file as it would be after changes that are never made to it.
+// Package overlay shows a file with changes that are kept apart from it.
 package overlay
 
 import (
@@ -15,10 +15,10 @@ import (
 
 const (
 	pageSize = 4096
-	// memoryPages is how many pages are kept in memory. Further ones are written to a
-	// temporary file.
+	// memoryPages is the number of pages kept in memory. Further pages are written to a temporary
+	// file.
 	memoryPages = 8 << 20 / pageSize
-	// zeroPage is the slot of a page of zeros, which is not stored.
+	// zeroPage is the slot of a page of zeros. It is not stored.
 	zeroPage = -1
 )
 
@@ -29,7 +29,7 @@ type File struct {
 	device  bool
 	holes   *filesystem.HoleMap // of base
 	size    int64
-	visible int64           // bytes of base that show where no page was written
+	visible int64           // bytes of base that show through unwritten pages
 	pages   map[int64]int64 // slots by page number
 	sorted  []int64         // page numbers in order; nil: to be sorted
 	memory  [][]byte        // the first slots
@@ -39,8 +39,8 @@ type File struct {
 
 var _ disk.File = (*File)(nil)
 
-// New returns a File that reads like the first size bytes of base. The caller keeps base
-// open and unchanged while it is used, and closes it.
+// New returns a File that reads like the first size bytes of base. The caller keeps base open and
+// unchanged while the File is in use, and closes it.
 func New(base io.ReaderAt, size int64) *File {
 	return &File{
 		base: base, device: disk.IsDevice(base), holes: filesystem.NewHoleMap(base),
@@ -54,10 +54,10 @@ func (f *File) Size() (int64, error) { return f.size, nil }
 // FixedLength reports whether the file is a device.
 func (f *File) FixedLength() bool { return f.device }
 
-// Below is the unchanged file.
+// Below returns the unchanged file.
 func (f *File) Below() io.ReaderAt { return f.base }
 
-// Name is the name of the unchanged file, or "" if it has none.
+// Name returns the name of the unchanged file, or "".
 func (f *File) Name() string {
 	if n, ok := f.base.(interface{ Name() string }); ok {
 		return n.Name()
@@ -83,7 +83,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 				return done, err
 			}
 		} else {
-			for end := done + len(part); end < n; { // as many unchanged pages as there are
+			for end := done + len(part); end < n; { // all unchanged pages up to the next changed one
 				if _, ok := f.pages[(off+int64(end))/pageSize]; ok {
 					break
 				}
@@ -102,7 +102,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// readBase reads what base shows.
+// readBase reads the visible part of base.
 func (f *File) readBase(p []byte, off int64) error {
 	n := max(0, min(int64(len(p)), f.visible-off))
 	clear(p[n:])
@@ -116,7 +116,7 @@ func (f *File) readBase(p []byte, off int64) error {
 	return fmt.Errorf("reading %d bytes at offset %d: %w", n, off, err)
 }
 
-// readSlot reads a stored page from its byte in on.
+// readSlot reads a stored page, starting at its byte in.
 func (f *File) readSlot(p []byte, slot, in int64) error {
 	switch {
 	case slot == zeroPage:
@@ -149,7 +149,7 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// writePage changes a page from its byte in on.
+// writePage changes a page, starting at its byte in.
 func (f *File) writePage(p []byte, page, in int64) error {
 	slot, stored := f.pages[page]
 	var b [pageSize]byte
@@ -205,8 +205,7 @@ func (f *File) writeSlot(b []byte, slot int64) error {
 	return err
 }
 
-// Truncate changes the length. Bytes that are added are zero. The length of a device
-// does not change.
+// Truncate changes the length. Added bytes are zero. The length of a device does not change.
 func (f *File) Truncate(n int64) error {
 	if n < 0 || f.device && n != f.size {
 		return fmt.Errorf("truncating %d bytes to %d", f.size, n)
@@ -276,7 +275,7 @@ func (f *File) run(off int64) (end int64, data bool, err error) {
 	return f.holes.At(off, min(limit, f.visible))
 }
 
-// Close forgets the changes.
+// Close discards the changes.
 func (f *File) Close() error {
 	if f.spill == nil {
 		return nil

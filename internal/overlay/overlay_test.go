@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// model is a file that has the changes.
+// model is a slice of bytes with the same changes.
 type model struct{ b []byte }
 
 func (m *model) write(p []byte, off int) {
@@ -29,8 +29,8 @@ func (m *model) truncate(n int) {
 	m.b = append([]byte(nil), m.b[:n]...)
 }
 
-// A File reads as if each change were made, finds holes only where zeros are, and the
-// file below stays as it is.
+// A File reads as if each change were made, and reports holes only where zeros are. The file below
+// does not change.
 func TestChanges(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "base")
 	for seed := range uint64(40) {
@@ -104,8 +104,7 @@ func compare(t *testing.T, seed uint64, step int, f *File, want []byte) {
 	}
 }
 
-// Changes that are too large for memory are kept in a temporary file, which has no name
-// afterwards.
+// Changes that exceed the memory limit are kept in a temporary file, which is removed.
 func TestManyChanges(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)

@@ -13,7 +13,7 @@ import (
 // Losses collects the ranges of a disk that could not be read. It is safe for concurrent
 // use, and a nil *Losses is empty.
 type Losses struct {
-	images []lossyImage // whose losses may grow while they are read; set before reading
+	images []lossyImage // images whose losses may grow during reads; set before the first read
 
 	mu     sync.Mutex
 	ranges []disk.LostRange // sorted, without overlaps, except for the last ones
@@ -63,8 +63,8 @@ func end(r disk.LostRange) int64 { return r.Off + r.N }
 
 func sameKind(a, b disk.LostRange) bool { return a.Doubtful == b.Doubtful && a.Reason == b.Reason }
 
-// merge sorts the ranges and joins neighbours. Where two overlap, the one that starts
-// first keeps the common part.
+// merge sorts the ranges and joins neighbours. If two overlap, the one that starts first keeps the
+// common part.
 func (l *Losses) merge() {
 	slices.SortStableFunc(l.ranges, func(a, b disk.LostRange) int {
 		switch {
@@ -97,8 +97,8 @@ func (l *Losses) merge() {
 	l.ranges, l.sorted = merged, len(merged)
 }
 
-// Ranges returns what was lost so far, in the order of the disk, without overlaps. The
-// slice is the caller's.
+// Ranges returns the ranges lost so far, in the order of the disk, without overlaps. The caller
+// owns the slice.
 func (l *Losses) Ranges() []disk.LostRange {
 	if l == nil {
 		return nil
@@ -110,15 +110,14 @@ func (l *Losses) Ranges() []disk.LostRange {
 	return slices.Clone(l.ranges)
 }
 
-// addKnown adds what the images have found to be lost by now.
+// addKnown adds the losses that the images have detected so far.
 func (l *Losses) addKnown() {
 	for _, image := range l.images {
 		l.add(image.start, image.disk.Lost())
 	}
 }
 
-// MergeLost returns the ranges that are lost in either of two disks, as Ranges returns those
-// of one.
+// MergeLost merges the lost ranges of two disks, in the form of Ranges.
 func MergeLost(a, b []disk.LostRange) []disk.LostRange {
 	var l Losses
 	l.add(0, a)
@@ -126,7 +125,7 @@ func MergeLost(a, b []disk.LostRange) []disk.LostRange {
 	return l.Ranges()
 }
 
-// Contains reports whether the byte at off, which was read before, is lost.
+// Contains reports whether the byte at off is lost. It must have been read before.
 func (l *Losses) Contains(off int64) bool {
 	if l == nil {
 		return false
@@ -134,7 +133,7 @@ func (l *Losses) Contains(off int64) bool {
 	if l.has(off) {
 		return true
 	}
-	l.addKnown() // the images may have found more while they were read
+	l.addKnown() // reads may have detected more losses
 	return l.has(off)
 }
 
@@ -156,7 +155,7 @@ func (l *Losses) has(off int64) bool {
 	return found && i < len(l.ranges)
 }
 
-// reason says why a sector could not be read, without the name of its file.
+// reason returns why a sector could not be read, without a file name.
 func reason(err error) string {
 	var number syscall.Errno
 	var pe *fs.PathError

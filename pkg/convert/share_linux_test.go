@@ -53,8 +53,7 @@ func mountNew(t *testing.T, kind string) string {
 	return mnt
 }
 
-// TestShare: files share their storage where the file system can, and are the
-// same as those that are read and written.
+// Files share storage if the file system can. They equal files that are read and written.
 func TestShare(t *testing.T) {
 	for kind, want := range map[string]way{"ext4": written, "xfs": cloned, "btrfs": cloned} {
 		t.Run(kind, func(t *testing.T) {
@@ -64,12 +63,12 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestShareAcross: between two file systems nothing is shared.
+// Nothing is shared between two file systems.
 func TestShareAcross(t *testing.T) {
 	testShare(t, mountNew(t, "xfs"), mountNew(t, "xfs"), nil, written)
 }
 
-// TestShareSpace: what is shared takes no room.
+// Shared data uses no space.
 func TestShareSpace(t *testing.T) {
 	mnt := mountNew(t, "xfs")
 	sources, _ := shareSources(t, mnt)

@@ -69,7 +69,7 @@ type RepairOptions struct {
 	Saved bool
 	// DiscardOrphans frees unreferenced space that contains data without saving it.
 	DiscardOrphans bool
-	// DiscardLost makes each block with an impossible BAT entry unallocated. It needs All.
+	// DiscardLost makes each block with an invalid BAT entry unallocated. It needs All.
 	DiscardLost bool
 	// Reconnect points BAT entries of blocks to unreferenced data in the file. It is validated
 	// before anything is written, and done with or without All.
@@ -93,24 +93,24 @@ type Repaired struct {
 	Doubtful []Range
 }
 
-// RepairReport says what a repair has done, in order, and what it has left.
+// RepairReport lists the changes of a repair, in order, and the findings that are left.
 type RepairReport struct {
 	Done []Repaired
 	Left []Unrepaired
 }
 
-// Unrepaired is the findings of one kind that a repair has left.
+// Unrepaired are the findings of one kind that a repair has left.
 type Unrepaired struct {
 	ID     string
 	Count  int64  // faults
 	Reason string // why they were left
 	Next   NextStep
-	// Reconnect are the blocks whose data the order of the file finds, for
-	// NextReconnect; at most a few.
+	// Reconnect are the blocks whose data follows from the order of the file, for NextReconnect; at
+	// most a few.
 	Reconnect []Reconnection
 }
 
-// NextStep is what a caller can do about findings that a repair has left.
+// NextStep is a possible next step for findings that a repair has left.
 type NextStep uint8
 
 // The next steps.
@@ -119,10 +119,10 @@ const (
 	NextRepairAll                      // repair with All
 	NextRepairLeaks                    // repair again, to return leaked space
 	NextSave                           // repair and save what is overwritten or cut off: Saved
-	NextDiscardOrphans                 // give the data up: DiscardOrphans
+	NextDiscardOrphans                 // discard the data: DiscardOrphans
 	NextReconnect                      // connect blocks with data: Reconnect
-	NextExtractOrphans                 // examine the data that nothing refers to
-	NextDiscardLost                    // give the blocks up: DiscardLost
+	NextExtractOrphans                 // examine the unreferenced data
+	NextDiscardLost                    // make the blocks unallocated: DiscardLost
 	NextForce                          // repair although the image should not be written: Force
 	NextNewID                          // give the image a new unique id
 	NextCopyAgain                      // copy the file again from its source
@@ -133,14 +133,13 @@ const (
 // block is stored.
 type Reconnection struct{ Block, Offset int64 }
 
-// Orphan is space in the file that holds data where a block may be, and that nothing
-// refers to.
+// Orphan is space in the file that may hold a block, contains data, and is not referenced.
 type Orphan struct {
 	Offset int64 // in the file, bytes, of the sector bitmap
 	Bitmap int64 // bytes of the bitmap; the data follows it
 	Length int64 // bytes of the data
-	// Blocks are those that may be stored here, at most a few. If there is one, the
-	// order of the file tells.
+	// Blocks are the blocks that may be stored here, at most a few. A single one follows from
+	// the order of the blocks in the file.
 	Blocks []int64
 }
 

@@ -8,7 +8,7 @@ type Severity uint8
 const (
 	// Warning: readers tolerate it, or it affects interoperability.
 	Warning Severity = iota
-	// Leak: space in the file that nothing refers to.
+	// Leak: unreferenced space in the file.
 	Leak
 	// Error: data is wrong, unreadable or in danger.
 	Error

@@ -67,8 +67,8 @@ type OpenOptions struct {
 	// Force allows writes to an image that should not be written, such as that of a suspended
 	// virtual machine.
 	Force bool
-	// Salvage opens a damaged image and its parents as far as they can be read. What cannot be
-	// read is zeros: see [Salvaged]. Salvage together with Write is an error.
+	// Salvage opens a damaged image and its parents as far as they can be read. Unreadable data
+	// reads as zeros: see [Salvaged]. Salvage together with Write is an error.
 	Salvage bool
 	// Lock, if set, locks files: the image before its length is read, and parents before they
 	// are read. See vhd.Lock.

@@ -28,8 +28,9 @@ func clearMarks(f disk.File, length int64) error {
 	return clearSector(f, lastSector(length), footerCookie)
 }
 
-// ClearTrailingFooter zeroes the last sector of a device if it is a VHD footer, and the header of
-// a dynamic VHD if it was not overwritten. Otherwise readers would open the device as that VHD.
+// ClearTrailingFooter zeroes the last sector of a device if it is a VHD footer. It also zeroes
+// the header of a dynamic VHD if that was not overwritten. Otherwise readers would open the
+// device as that VHD.
 // Call it after writing n bytes from the start of the disk. It does nothing if they reach the
 // last sector, or if the disk is not a device.
 func (d *Disk) ClearTrailingFooter(n int64) error {

@@ -116,7 +116,11 @@ var (
 	words      = regexp.MustCompile(`\pL\pL+ \pL\pL`)
 )
 
-// goPassages returns the comments of a Go file, and its strings of several words.
+// quoting is the function whose first argument quotes another program word for word.
+const quoting = "qemuErrorf"
+
+// goPassages returns the comments of a Go file, and its strings of several words. Texts of
+// another program are left out.
 func goPassages(source string) []passage {
 	files := token.NewFileSet()
 	file := files.AddFile("", -1, len(source))
@@ -125,14 +129,17 @@ func goPassages(source string) []passage {
 	var passages []passage
 	commentEnd := -1 // the offset after the last comment
 	outputEnd := -1  // the offset after the last line of an example's output
+	quotes := false  // whether the next string is the argument of quoting
 	for {
 		pos, tok, lit := s.Scan()
 		offset := file.Offset(pos)
+		wasQuoting := quotes
+		quotes = tok == token.IDENT && lit == quoting || quotes && tok == token.LPAREN
 		switch tok {
 		case token.EOF:
 			return passages
 		case token.STRING:
-			if words.MatchString(lit) {
+			if words.MatchString(lit) && !wasQuoting {
 				passages = append(passages, passage{offset, lit, message})
 			}
 		case token.COMMENT:
