@@ -36,6 +36,7 @@ type lostFixed struct {
 
 // findLostFixed searches for a fixed disk in a file of size bytes that does not end with a
 // footer. It returns nil unless the evidence is strong. It accepts either of these:
+//
 //   - a valid footer of a fixed disk whose current size is the offset of the footer. The
 //     partitions or the file system on the disk must not extend past it.
 //   - a file name of VHDs, and partitions or a file system that end near the end of the

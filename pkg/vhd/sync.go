@@ -9,11 +9,14 @@ import (
 )
 
 // The order of writes.
+//
 // No reader recognises a new image until complete writes its footers, so the order of the
 // writes before that does not matter.
+//
 // An image that is changed in place must open after a crash at any instant, with
 // everything of the last Sync. The leading copy of the footer never changes, so the image
 // can always be found. Otherwise the order is:
+//
 //  1. WriteAt allocates a block after the trailing footer. It writes another trailing
 //     footer after the block, and then the bitmap and the data. The footer of the last
 //     Sync stays. A crash only leaks the space of the block.
@@ -22,6 +25,7 @@ import (
 //     written for the first time in older blocks, and flushes again. Each entry commits
 //     its block.
 //  4. Sync zeroes the old footer, which nothing needs any more.
+//
 // Writes into sectors that are in the file overwrite these sectors directly.
 
 // An error loses nothing of the last Sync. The space of a failed allocation is freed, and Sync
