@@ -30,6 +30,7 @@ func (k *checking) writeOrphans(ctx context.Context, counts *checkCounts, size i
 	if err := os.Mkdir(k.o.orphans, 0o777); err != nil && !errors.Is(err, os.ErrExist) {
 		return pathFirst(err)
 	}
+	found := false
 	for o, err := range vhd.Orphans(ctx, k.file, size) {
 		if _, format := errors.AsType[*vhd.FormatError](err); format {
 			return nil // the findings report the error
@@ -37,6 +38,7 @@ func (k *checking) writeOrphans(ctx context.Context, counts *checkCounts, size i
 		if err != nil {
 			return k.openError(k.ref, err)
 		}
+		found = true
 		x, err := k.writeOrphan(ctx, &o)
 		if err != nil {
 			return pathFirst(err)
@@ -47,6 +49,9 @@ func (k *checking) writeOrphans(ctx context.Context, counts *checkCounts, size i
 		if k.o.output == "json" {
 			counts.Orphans = append(counts.Orphans, x)
 		}
+	}
+	if !found && k.talks() {
+		fmt.Fprintln(k.stdout, "No orphans were found.")
 	}
 	return nil
 }

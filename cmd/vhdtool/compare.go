@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -175,5 +176,11 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if n := ignored.Load(); n > 0 {
 		say("%s inside the lost ranges differ.", humanSize(n*disk.SectorSize))
 	}
-	return c.reportLost(&o.salvage, o.args[0]+", "+o.args[1], max(disks[0].Size(), disks[1].Size()), lost, o.quiet)
+	var damaged []string
+	for i, in := range ins {
+		if len(in.Losses.Ranges()) > 0 {
+			damaged = append(damaged, o.args[i])
+		}
+	}
+	return c.reportLost(&o.salvage, strings.Join(damaged, ", "), max(disks[0].Size(), disks[1].Size()), lost, o.quiet)
 }

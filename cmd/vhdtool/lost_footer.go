@@ -58,7 +58,7 @@ func damagedHint(err error, ref imageRef) string {
 	if errors.As(err, &fe) && fe.Note != "" {
 		return forFile(fe.Note, ref.name)
 	}
-	hint := "'check' lists all faults of the image"
+	hint := "'check' lists all faults of the image, and 'convert --salvage' reads what is left of the disk"
 	if opts := optionsThatOpen(ref); opts != "" {
 		hint += "; --image-opts " + quoteArg("driver=vpc,file.filename="+strings.ReplaceAll(ref.name, ",", ",,")+opts) + " instead of the file name opens it"
 	}

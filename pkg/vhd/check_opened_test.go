@@ -8,8 +8,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestCheckOpened checks that the check of an open image reports the same findings and counts
-// as that of its file, and does not read the BAT again.
+// TestCheckOpened checks an open image. The check reports the findings and counts of its file, and
+// does not read the BAT again.
 func TestCheckOpened(t *testing.T) {
 	image := craft{size: 64 * kib, blocks: []block{{entry: 1, sector: 8}, {entry: 3, sector: 20}}}
 	leaky := craft{size: 64 * kib, blocks: []block{{entry: 1, sector: 80}}}
