@@ -80,46 +80,48 @@ func suggestCommand(typed string, others ...string) string {
 // hiddenCommands exist only for scripts of qemu-img.
 var hiddenCommands = map[string]bool{"amend": true, "bench": true, "bitmap": true, "snapshot": true}
 
-// flagHints are hints for flags that other programs have.
-var flagHints = map[string]string{
-	"for":           "'check --for PRODUCT' examines an image by the rules of a product",
-	"format":        "-f FORMAT names the format of a source, -O FORMAT that of a target",
-	"json":          "--output=json prints JSON",
-	"yes":           "no command asks questions",
-	"y":             "no command asks questions",
-	"overwrite":     "convert and create replace an existing file",
-	"clobber":       "convert and create replace an existing file",
-	"fixed":         "-o subformat=fixed makes a fixed VHD",
-	"dynamic":       "-o subformat=dynamic makes a dynamic VHD, which is the default",
-	"variant":       "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
-	"type":          "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
-	"vhdtype":       "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
-	"subformat":     "write -o subformat=dynamic or -o subformat=fixed",
-	"block-size":    "write -o block_size=SIZE",
-	"blocksize":     "write -o block_size=SIZE",
-	"force-size":    "write -o force_size",
-	"force_size":    "write -o force_size",
-	"exact":         "-o force_size makes the disk exactly as large as asked for",
-	"path":          "the name of the image is an argument without a flag",
-	"filename":      "the name of the image is an argument without a flag",
-	"input":         "the names of images are arguments without flags: the source first, then the target",
-	"out":           "the names of images are arguments without flags: the source first, then the target",
-	"destination":   "the names of images are arguments without flags: the source first, then the target",
-	"size":          "the size is an argument after the name of the image: create disk.vhd 10G",
-	"sizebytes":     "the size is an argument after the name of the image: create disk.vhd 10G",
-	"resize":        "write 'resize FILE SIZE'",
-	"fix":           "'check -r all' repairs an image",
-	"product":       "--for PRODUCT names the product",
-	"azure":         "write --for azure",
-	"hyperv":        "write --for hyperv",
-	"aws":           "write --for aws",
-	"xen":           "write --for xen",
-	"virtualbox":    "write --for virtualbox",
-	"parentpath":    "-b PARENT names the parent",
-	"threads":       "-m N copies with N workers",
-	"jobs":          "-m N copies with N workers",
-	"sparse":        "holes and zeros stay holes unless -S 0 is given",
-	"preallocation": "write -o preallocation=falloc or -o preallocation=full",
+// flagHints returns hints for flags that other programs have.
+func flagHints() map[string]string {
+	return map[string]string{
+		"for":           "'check --for PRODUCT' examines an image by the rules of a product",
+		"format":        "-f FORMAT names the format of a source, -O FORMAT that of a target",
+		"json":          "--output=json prints JSON",
+		"yes":           "no command asks questions",
+		"y":             "no command asks questions",
+		"overwrite":     "convert and create replace an existing file",
+		"clobber":       "convert and create replace an existing file",
+		"fixed":         "-o subformat=fixed makes a fixed VHD",
+		"dynamic":       "-o subformat=dynamic makes a dynamic VHD, which is the default",
+		"variant":       "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
+		"type":          "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
+		"vhdtype":       "-o subformat=dynamic or -o subformat=fixed selects the type of a VHD",
+		"subformat":     "write -o subformat=dynamic or -o subformat=fixed",
+		"block-size":    "write -o block_size=SIZE",
+		"blocksize":     "write -o block_size=SIZE",
+		"force-size":    "write -o force_size",
+		"force_size":    "write -o force_size",
+		"exact":         "-o force_size makes the disk exactly as large as asked for",
+		"path":          "the name of the image is an argument without a flag",
+		"filename":      "the name of the image is an argument without a flag",
+		"input":         "the names of images are arguments without flags: the source first, then the target",
+		"out":           "the names of images are arguments without flags: the source first, then the target",
+		"destination":   "the names of images are arguments without flags: the source first, then the target",
+		"size":          "the size is an argument after the name of the image: create disk.vhd 10G",
+		"sizebytes":     "the size is an argument after the name of the image: create disk.vhd 10G",
+		"resize":        "write 'resize FILE SIZE'",
+		"fix":           "'check -r all' repairs an image",
+		"product":       "--for PRODUCT names the product",
+		"azure":         "write --for azure",
+		"hyperv":        "write --for hyperv",
+		"aws":           "write --for aws",
+		"xen":           "write --for xen",
+		"virtualbox":    "write --for virtualbox",
+		"parentpath":    "-b PARENT names the parent",
+		"threads":       "-m N copies with N workers",
+		"jobs":          "-m N copies with N workers",
+		"sparse":        "holes and zeros stay holes unless -S 0 is given",
+		"preallocation": "write -o preallocation=falloc or -o preallocation=full",
+	}
 }
 
 // flagError returns getopt's message about wrong flags, with a hint.
@@ -146,7 +148,7 @@ func (c *cli) suggestFlag(cmd *cobra.Command, name string) string {
 			names = append(names, f.Name)
 		}
 	})
-	if hint := flagHints[strings.ToLower(name)]; hint != "" {
+	if hint := flagHints()[strings.ToLower(name)]; hint != "" {
 		return hint
 	}
 	if cmd.Name() == "resize" && isSize(name) {
@@ -166,8 +168,8 @@ func (c *cli) suggestFlag(cmd *cobra.Command, name string) string {
 	}
 	near := nearest(name, names)
 	if len(near) == 0 {
-		if near = nearest(name, slices.Sorted(maps.Keys(flagHints))); len(near) == 1 && len(name) > 1 {
-			return flagHints[near[0]]
+		if near = nearest(name, slices.Sorted(maps.Keys(flagHints()))); len(near) == 1 && len(name) > 1 {
+			return flagHints()[near[0]]
 		}
 		return ""
 	}

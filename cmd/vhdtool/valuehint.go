@@ -89,15 +89,12 @@ func cacheError(what, mode string) error {
 	return &hintError{qemuErrorf("Invalid %s option: %s", what, mode), hint}
 }
 
-// Sizes with a unit spelt out, and sizes with a blank or comma.
-var (
-	unitSize  = regexp.MustCompile(`^\s*([0-9.]+)\s*([kKmMgGtTpPeE])([iI]?)[bB]$`)
-	split     = regexp.MustCompile(`^\s*([0-9.]+)\s+([kKmMgGtTpPeE])\s*$`)
-	commaSize = regexp.MustCompile(`^([0-9]+),([0-9]+)([kKmMgGtTpPeE])$`)
-)
-
 // sizeHint explains how to write a size.
 func sizeHint(arg string) string {
+	// Compiled here, because every start of the program would pay for variables.
+	unitSize := regexp.MustCompile(`^\s*([0-9.]+)\s*([kKmMgGtTpPeE])([iI]?)[bB]$`)
+	split := regexp.MustCompile(`^\s*([0-9.]+)\s+([kKmMgGtTpPeE])\s*$`)
+	commaSize := regexp.MustCompile(`^([0-9]+),([0-9]+)([kKmMgGtTpPeE])$`)
 	if m := unitSize.FindStringSubmatch(arg); m != nil {
 		short := m[1] + strings.ToUpper(m[2])
 		if m[2] == "k" || m[2] == "K" {
