@@ -47,6 +47,7 @@ type CheckCounts struct {
 	// Fragmented blocks do not follow, in the file, the allocated block before
 	// them on the disk.
 	Fragmented int64
+	Compressed int64 // blocks that are stored compressed; they count as fragmented
 	Leaked     int64 // blocks that would fit in the space that nothing refers to
 	Orphaned   int64 // of these, those in space that holds data
 	// Missing are the bytes that a cut has removed from the end of the file, the

@@ -15,6 +15,9 @@ const (
 	Zero
 	// Unallocated has no storage: it reads as zeros.
 	Unallocated
+	// Absent is stored neither by the image nor by a parent: it reads as zeros. Formats
+	// whose images record zeros, too, tell it from Unallocated.
+	Absent
 )
 
 // String returns the state's name in lower case.
@@ -26,6 +29,8 @@ func (s State) String() string {
 		return "zero"
 	case Unallocated:
 		return "unallocated"
+	case Absent:
+		return "absent"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
 }
@@ -41,6 +46,9 @@ type Extent struct {
 	// stand if they were not a hole. It is nil where they have no place.
 	File    io.ReaderAt
 	FileOff int64
+
+	// Compressed says that the bytes are stored compressed. File is nil then.
+	Compressed bool
 }
 
 // End is the offset just behind the extent.
@@ -48,7 +56,7 @@ func (e Extent) End() int64 { return e.Off + e.Len }
 
 // Follows reports whether e continues prev, so that the two are one extent.
 func (e Extent) Follows(prev Extent) bool {
-	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File &&
+	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File && prev.Compressed == e.Compressed &&
 		(e.File == nil || prev.FileOff+prev.Len == e.FileOff)
 }
 

@@ -65,6 +65,9 @@ type OpenOptions struct {
 	Write   bool         // open for reading and writing
 	Options Options      // the format's own
 	Parents ParentSearch // where the parents of an image are
+	// Formats are the formats that the parents may have, for a format whose images can
+	// have parents of other formats. [Open] and [OpenAs] set it to their list.
+	Formats Formats
 	// Force allows writing to an image that should not be written, such as that of a
 	// suspended virtual machine.
 	Force bool
@@ -186,9 +189,12 @@ func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 // r otherwise; after an error nothing is closed. OpenAs does not lock r: a file that other
 // processes may use is locked before it is measured (see [OpenFile]).
 func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
-	if o == nil {
-		o = &OpenOptions{}
+	var own OpenOptions
+	if o != nil {
+		own = *o
 	}
+	own.Formats = formats
+	o = &own
 	format, err := formats.named(o.Format)
 	if format == nil && err == nil {
 		format, err = formats.Probe(r, size)

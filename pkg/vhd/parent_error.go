@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 )
 
 // MaxParents is how many parents an image can have, one behind the other.
@@ -27,7 +29,7 @@ var (
 	ErrParentLoop = errors.New("the image is among its own parents")
 	// ErrParentRefused: the parent's path leads to where an image is not trusted
 	// to lead.
-	ErrParentRefused = errors.New("not followed: the path leads out of the image's folder")
+	ErrParentRefused = parentfile.ErrRefused
 )
 
 // errSameID is what [TriedParent] says of each of several files.

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 )
 
 // candidate is a path where a parent may be, or a text that cannot be one here.
@@ -69,12 +71,8 @@ func (c *parentSearch) candidates(p *ParentRecord, dirs []string) []candidate {
 	return list
 }
 
-// Why a text is not a path here.
-var (
-	errNetworkPath = errors.New("not followed: a path to another machine")
-	errDrivePath   = errors.New("a path of Windows, of which only the file name was looked for")
-	errSpecialPath = errors.New("not followed: not a file of a disk")
-)
+// errDrivePath: the text is not a path here.
+var errDrivePath = errors.New("a path of Windows, of which only the file name was looked for")
 
 // localPath reads a locator's text as a path of this system. Where it cannot be
 // one, the path returned is good for its last part only.
@@ -94,12 +92,12 @@ func localPath(text string) (string, error) {
 		case ".", "..": // XenServer's relative ones
 			return filepath.FromSlash(host), nil
 		}
-		return host, errNetworkPath
+		return host, parentfile.ErrNetwork
 	}
 	path := strings.ReplaceAll(text, `\`, "/")
 	switch {
 	case strings.HasPrefix(path, "//"):
-		return path, errNetworkPath
+		return path, parentfile.ErrNetwork
 	case len(path) >= 2 && path[1] == ':' && runtime.GOOS != "windows":
 		return path[2:], errDrivePath
 	}
