@@ -4,8 +4,8 @@
 //
 // A format (packages raw and vhd) implements [Disk] and exports a [Format]. What
 // only some disks can do is a small interface, found by type assertion: [io.WriterAt],
-// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [KnownZero], [Child],
-// [Describer]. Code that copies, compares or draws disks sees these interfaces only.
+// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [Packer], [KnownZero],
+// [Child], [Describer]. Code that copies, compares or draws disks sees these interfaces only.
 package disk
 
 import (
@@ -126,3 +126,24 @@ type KnownZero interface {
 // Progress is called from time to time with the bytes done and the bytes to do. It
 // may be nil.
 type Progress = func(done, total int64)
+
+// Packer is a new disk that stores its data compressed, in units that are written whole and
+// once. Compressing needs no order, and is done side by side; the order of Place decides
+// the file.
+type Packer interface {
+	// PackUnit is the size of a unit in bytes, a power of two.
+	PackUnit() int64
+	// Pack compresses the units that p holds, which are at off. The last unit of the disk may
+	// be cut by the disk's end. The caller may change p afterwards. It is safe from many
+	// goroutines.
+	Pack(p []byte, off int64) (Packed, error)
+}
+
+// Packed is data that a [Packer] has compressed. Place is called first, then Write.
+type Packed interface {
+	// Place gives the data its place in the file. Callers that want reproducible files call
+	// it in the order of the disk.
+	Place() error
+	// Write writes the data. Calls for different data run side by side.
+	Write() error
+}

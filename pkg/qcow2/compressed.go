@@ -47,16 +47,18 @@ func (img *Image) unpack(p []byte, part part) error {
 	if k, err := img.r.ReadAt(b, part.host); int64(k) < n {
 		return readError("compressed cluster", part.host, err)
 	}
-	var err error
-	if img.header.Compression == Zstd {
-		err = unpackZstd(p, b)
-	} else {
-		err = unpackDeflate(p, b)
-	}
-	if err != nil {
+	if err := img.header.Compression.unpack(p, b); err != nil {
 		return fail(err.Error(), fmt.Sprintf("%v data of %d bytes", img.header.Compression, img.clusterSize))
 	}
 	return nil
+}
+
+// unpack fills p with the data that b starts with.
+func (c Compression) unpack(p, b []byte) error {
+	if c == Zstd {
+		return unpackZstd(p, b)
+	}
+	return unpackDeflate(p, b)
 }
 
 // inflaters holds states of the deflate decoder.

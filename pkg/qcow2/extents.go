@@ -45,7 +45,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 					e.State = disk.Data
 				}
 			}
-			if p.kind == stored && img.preallocated {
+			if p.kind == stored && img.preallocated() {
 				if holes == nil {
 					holes = filesystem.NewHoleMap(img.data)
 				}

@@ -10,16 +10,19 @@ import (
 
 const formatName = "qcow2"
 
-// Format is the qcow2 format, for lists of formats. Its disks are an *Image, or a *Writer
-// for a new image.
+// Format is the qcow2 format, for lists of formats. Its disks are an *Image, and
+// for a new image a *Writer or a *PackedWriter.
 //
-// Opening accepts the options of [ParseOpenOptions]. Errors about options have qemu's words.
+// Opening accepts the options of [ParseOpenOptions], creating those of
+// [ParseCreateOptions]. Errors about options have qemu's words.
 var Format = disk.Format{
-	Name:     formatName,
-	Suffixes: []string{".qcow2"},
-	Probe:    Probe,
-	Open:     openFormat,
-	Check:    checkFormat,
+	Name:         formatName,
+	Suffixes:     []string{".qcow2"},
+	Probe:        Probe,
+	Open:         openFormat,
+	Create:       createFormat,
+	CheckOptions: func(o disk.Options) error { _, err := ParseCreateOptions(0, o); return err },
+	Check:        checkFormat,
 }
 
 // errInPlace: images are not opened for writing.
@@ -38,6 +41,26 @@ func openFormat(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, erro
 		return nil, err // not img: a nil *Image is not a nil disk.Disk
 	}
 	return img, nil
+}
+
+func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
+	qo, err := ParseCreateOptions(size, o)
+	if err != nil {
+		return nil, err
+	}
+	// Not as one expression: a nil *Writer is not a nil disk.Disk.
+	if qo.Compress {
+		w, err := CreatePacked(f, qo)
+		if err != nil {
+			return nil, err
+		}
+		return w, nil
+	}
+	w, err := Create(f, qo)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // ParseOpenOptions returns the options for [NewImage] that correspond to o; a nil o means

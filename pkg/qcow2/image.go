@@ -38,7 +38,7 @@ type Image struct {
 	parentPath string
 	parentErr  error
 
-	preallocated bool // holes of the file below data are zeros
+	preallocated func() bool // [Image.isPreallocated], called once
 }
 
 // Header returns the header. The caller may change it.

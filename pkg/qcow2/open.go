@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -122,6 +123,7 @@ func openAlone(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	img.size -= img.size % disk.SectorSize
 	img.tables = newTableCache(img.clusterSize)
 	img.unpacked = newClusterCache(img.clusterSize)
+	img.preallocated = sync.OnceValue(img.isPreallocated)
 	return img, nil
 }
 

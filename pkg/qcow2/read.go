@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"errors"
 	"fmt"
 	"io"
 )
@@ -80,15 +79,5 @@ func (img *Image) readInherited(p []byte, off int64) error {
 		clear(p)
 		return nil
 	}
-	n := max(0, min(int64(len(p)), img.parent.Size()-off))
-	if n > 0 {
-		if k, err := img.parent.ReadAt(p[:n], off); int64(k) < n {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("parent: %w", err)
-		}
-	}
-	clear(p[n:])
-	return nil
+	return readWithin(img.parent, p, off)
 }
