@@ -99,7 +99,7 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
 	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "write into an existing target, in place")
 	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros")
-	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
+	fl.BoolVarP(&o.compress, "compress", "c", false, "compress the data, in a qcow2 image")
 	o.salvage.add(cmd, "replace what cannot be read with zeros instead of failing")
 	o.target.add(cmd, "target-format")
 	addAlias(cmd, "backing", "", "b")                     // from qemu 11 on
@@ -251,23 +251,17 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return err
 	}
 	o.source.salvage = o.salvage.on && !c.likeQEMU // qemu-img opens no damaged image
-	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], &source.Options{
-		Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause),
-	})
+	sourceOptions := &source.Options{Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause)}
+	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], sourceOptions)
 	if err != nil {
+		return err
+	}
+	if in, err = c.openSnapshot(ctx, in, &o.snapshot, &o.source, sourceOptions, o.args[:len(o.args)-1]); err != nil {
 		return err
 	}
 	defer in.Close()
 	if err := o.salvage.checkSource(in.Source); err != nil {
 		return err
-	}
-	if len(in.formats) > 1 && o.snapshot.given {
-		return qemuErrorf("No support for concatenating multiple snapshot")
-	}
-	if len(in.formats) > 0 {
-		if err := o.snapshot.load(in.formats[0]); err != nil {
-			return err
-		}
 	}
 	if o.backing.file == "" && o.backing.format != "" {
 		return qemuErrorf("Backing file format not supported for file format '%s'", f.Name)
@@ -276,7 +270,10 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return qemuErrorf("Source lacks bitmap support")
 	}
 	if o.compress {
-		return qemuErrorf("Compression not supported for this file format")
+		if f != &qcow2Format || o.noCreate {
+			return qemuErrorf("Compression not supported for this file format")
+		}
+		v.options[qcow2Compress] = "on"
 	}
 	if !o.quiet {
 		for _, w := range in.warnings {
@@ -368,7 +365,7 @@ func (v *conversion) newFile(in *input) (*target.File, error) {
 	if err != nil {
 		return nil, conversionError(v.target, v.format, err)
 	}
-	if err := applyFileOptions(t, v.given, in.Size() >= 0); err != nil {
+	if err := v.format.applyFileOptions(t, v.given, in.Size() >= 0); err != nil {
 		t.Discard()
 		return nil, conversionError(v.target, v.format, err)
 	}

@@ -130,7 +130,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(withoutPath(err))
 	}
-	if err := applyFileOptions(out, opts.set, true); err != nil {
+	if err := f.applyFileOptions(out, opts.set, true); err != nil {
 		out.Discard()
 		return inFile(err)
 	}

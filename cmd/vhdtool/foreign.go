@@ -10,7 +10,6 @@ import (
 // foreignFormats are recognised so that they are not taken for raw disks, and
 // refused.
 var foreignFormats = []*format{
-	foreign("qcow2", 0, "QFI\xfb"),
 	foreign("qed", 0, "QED\x00"),
 	foreign("vdi", 64, "\x7f\x10\xda\xbe"),
 	foreign("vhdx", 0, "vhdxfile"),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/qcow2"
 )
 
 // description is what a format tells about a disk: lines for people, and
@@ -72,6 +73,7 @@ type imageInfo struct {
 	DirtyFlag      bool            `json:"dirty-flag"`
 	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
+	likeQEMU  bool // print qemu-img's lines of a qcow2 image
 	probedRaw bool // nothing but the lack of another format says that it is a raw disk
 }
 
@@ -192,20 +194,28 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}
+	described := int64(0)
+	child, isChild := d.(disk.Child)
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
+		if img, ok := d.(*qcow2.Image); ok {
+			h := img.Header()
+			info.addBacking(&h, ref.name)
+			info.DirtyFlag = h.Dirty()
+			info.likeQEMU = true
+		}
 	} else {
 		length, err := fileLength(ref.name, st)
 		if err != nil {
 			return imageInfo{}, err
 		}
-		info.FileLength = &length
-		if child, ok := d.(disk.Child); ok {
+		info.FileLength, described = &length, length
+		if isChild {
 			info.Backing, _ = child.RecordedParent()
 		}
-		if f.describe != nil {
-			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
-		}
+	}
+	if f.describe != nil && (!c.likeQEMU || f == &qcow2Format) {
+		info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, described)}
 	}
 	return info, nil
 }
@@ -231,6 +241,14 @@ func (i *imageInfo) print(w io.Writer) error {
 	}
 	if i.FileLength != nil {
 		s += fmt.Sprintf("file length: %s\n", humanSize(*i.FileLength))
+	}
+	if i.likeQEMU {
+		s += i.qemuLines() + i.Limits.lines()
+		for _, child := range i.Children {
+			s += child.lines()
+		}
+		_, err := io.WriteString(w, s)
+		return err
 	}
 	if i.FormatSpecific != nil {
 		for _, line := range i.FormatSpecific.Data.lines() {

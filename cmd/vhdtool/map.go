@@ -97,11 +97,11 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	w := bufio.NewWriter(c.stdout)
 	print, lost := printMapHuman, knownLost(d)
 	if o.output == "json" {
-		compressed := ""
-		if c.qemu >= qemuCompress {
-			compressed = `, "compressed": false`
-		}
+		compressed := c.qemu >= qemuCompress
 		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
+			if c.likeQEMU {
+				names = nil
+			}
 			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
@@ -145,6 +145,9 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 		if err != nil {
 			return err
 		}
+		if e.Compressed {
+			return qemuErrorf("File contains external, encrypted or compressed clusters.")
+		}
 		if e.State == disk.Data && e.File != nil {
 			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), names[e.Depth])
 		}
@@ -169,20 +172,23 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON, each with the keys more after the first ones, and with
-// what is lost of it.
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
+// printMapJSON prints the extents as JSON: whether each is compressed, if that is wanted, the
+// file of a parent's unless names is nil, and the part of it that is lost.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, compressed bool, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
-			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
-		w.WriteString(more)
+			open, e.Off, e.Len, e.Depth, present && e.State != disk.Absent, present && e.State != disk.Data,
+			present && (e.State == disk.Data || e.State == disk.Zero))
+		if compressed {
+			fmt.Fprintf(w, ", \"compressed\": %t", e.Compressed)
+		}
 		if lost := lostWithin(lost, e.Off, e.Len); len(lost) > 0 {
 			b, _ := json.Marshal(lostRanges(lost)) // of plain fields
 			fmt.Fprintf(w, ", \"lost-ranges\": %s", b)
 		}
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
-			if e.Depth > 0 {
+			if e.Depth > 0 && names != nil {
 				fmt.Fprintf(w, ", \"filename\": %s", jsonString(names[e.Depth]))
 			}
 		}

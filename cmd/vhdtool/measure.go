@@ -95,10 +95,11 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		if err != nil {
 			return err
 		}
-		defer in.Close()
-		if err := o.snapshot.load(in.formats[0]); err != nil {
+		in, err = c.openSnapshot(ctx, in, &o.snapshot, &o.source, &source.Options{Salvage: o.salvage.on}, o.args)
+		if err != nil {
 			return err
 		}
+		defer in.Close()
 		size = in.Size()
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), "")

@@ -20,11 +20,12 @@ import (
 type sourceFlags struct {
 	format    string
 	imageOpts bool
-	share     bool // read what another process writes
-	force     bool // write what had better not be written
-	verbatim  bool // do not decompress
-	seekable  bool // a file that cannot be read at any offset is refused
-	salvage   bool // read what can be read of a damaged image
+	share     bool         // read what another process writes
+	force     bool         // write what had better not be written
+	verbatim  bool         // do not decompress
+	seekable  bool         // a file that cannot be read at any offset is refused
+	salvage   bool         // read what can be read of a damaged image
+	snapshot  disk.Options // that choose a snapshot
 	parents   disk.ParentSearch
 }
 
@@ -72,8 +73,11 @@ type imageRef struct {
 // options, as a list with --image-opts or as JSON behind "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	ref := imageRef{arg: arg, share: s.share, options: disk.OpenOptions{
-		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force, Salvage: s.salvage,
+		Format: s.format, Options: maps.Clone(s.snapshot), Parents: s.parents, Force: s.force, Salvage: s.salvage,
 	}}
+	if ref.options.Options == nil {
+		ref.options.Options = disk.Options{}
+	}
 	var opts []optlist.Option
 	var err error
 	text, isJSON := strings.CutPrefix(arg, "json:")

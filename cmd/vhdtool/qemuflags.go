@@ -79,15 +79,14 @@ func checkObject(def string) error {
 	return nil
 }
 
-// snapshotFlag is the snapshot of an image to read, which no format here has.
+// snapshotFlag is the snapshot of an image to read, which only qcow2 images have.
 type snapshotFlag struct {
 	value string
 	given bool
 }
 
 func (s *snapshotFlag) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "accepted to be refused: no format here has snapshots")
-	_ = cmd.Flags().MarkHidden("snapshot")
+	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "read this snapshot of a qcow2 image: its id or name, or snapshot.id=ID,snapshot.name=NAME")
 }
 
 // check finds what is wrong with the parameter itself: a name or id, or
