@@ -1,14 +1,13 @@
 package qcow2
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/vhdtool/vhdtool/internal/inflate"
 )
 
 // readCompressed reads a part of a compressed cluster. A whole cluster is decompressed into
@@ -62,20 +61,13 @@ func (c Compression) unpack(p, b []byte) error {
 }
 
 // inflaters holds states of the deflate decoder.
-var inflaters sync.Pool
+var inflaters = sync.Pool{New: func() any { return new(inflate.Decoder) }}
 
 // unpackDeflate fills p with the start of what b holds.
 func unpackDeflate(p, b []byte) error {
-	src := bytes.NewReader(b)
-	r, ok := inflaters.Get().(io.ReadCloser)
-	if !ok {
-		r = flate.NewReader(src)
-	} else if err := r.(flate.Resetter).Reset(src, nil); err != nil {
-		return err
-	}
-	defer inflaters.Put(r)
-	_, err := io.ReadFull(r, p)
-	return err
+	d := inflaters.Get().(*inflate.Decoder)
+	defer inflaters.Put(d)
+	return d.Decode(p, b)
 }
 
 // zstdDecoder decodes whole frames for any number of goroutines.
