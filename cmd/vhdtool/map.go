@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -108,6 +109,9 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
 	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, fileNames(d, ref.name))
 	progress.finish(err == nil)
+	if errors.Is(err, errNotMapped) {
+		return errors.Join(w.Flush(), err)
+	}
 	if err != nil {
 		return c.openError(ref, err)
 	}
@@ -136,6 +140,9 @@ func (d *reportingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
+// errNotMapped ends a list for people at data that is not stored as it is.
+var errNotMapped = qemuErrorf("File contains external, encrypted or compressed clusters.")
+
 func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
 	fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File")
 	for e, err := range d.Extents(start, n) {
@@ -146,7 +153,7 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 			return err
 		}
 		if e.Compressed {
-			return qemuErrorf("File contains external, encrypted or compressed clusters.")
+			return errNotMapped
 		}
 		if e.State == disk.Data && e.File != nil {
 			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), names[e.Depth])
