@@ -14,6 +14,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/picture"
+	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -47,26 +48,65 @@ var qcow2Format = format{
 
 // qcow2Details is what info shows of a qcow2 image.
 type qcow2Details struct {
-	Compat        string          `json:"compat"`
-	DataFile      string          `json:"data-file,omitempty"`
-	DataFileRaw   *bool           `json:"data-file-raw,omitempty"`
-	Compression   string          `json:"compression-type"`
-	LazyRefcounts bool            `json:"lazy-refcounts"`
-	RefcountBits  int             `json:"refcount-bits"`
-	Corrupt       bool            `json:"corrupt"`
-	ExtendedL2    bool            `json:"extended-l2"`
-	Snapshots     []qcow2Snapshot `json:"snapshots,omitempty"`
+	Compat        string `json:"compat"`
+	DataFile      string `json:"data-file,omitempty"`
+	DataFileRaw   *bool  `json:"data-file-raw,omitempty"`
+	Compression   string `json:"compression-type"`
+	LazyRefcounts bool   `json:"lazy-refcounts"`
+	RefcountBits  int    `json:"refcount-bits"`
+	Corrupt       bool   `json:"corrupt"`
+	ExtendedL2    bool   `json:"extended-l2"`
 
 	version2 bool
 }
 
-// qcow2Snapshot is an internal snapshot, with qemu's keys.
-type qcow2Snapshot struct {
-	ID      string `json:"id"`
-	Name    string `json:"name"`
-	State   uint64 `json:"vm-state-size"`
-	Seconds int64  `json:"date-sec"`
-	Size    int64  `json:"virtual-size"`
+// snapshotInfo is an internal snapshot, in the order of qemu-img's JSON.
+type snapshotInfo struct {
+	Instructions *uint64 `json:"icount,omitempty"`
+	ClockNanos   int64   `json:"vm-clock-nsec"`
+	Name         string  `json:"name"`
+	Seconds      int64   `json:"date-sec"`
+	Nanos        int     `json:"date-nsec"`
+	ClockSeconds int64   `json:"vm-clock-sec"`
+	ID           string  `json:"id"`
+	StateSize    uint64  `json:"vm-state-size"`
+}
+
+// snapshotInfos are the snapshots of an image.
+func snapshotInfos(img *qcow2.Image) []snapshotInfo {
+	var list []snapshotInfo
+	for _, s := range img.Snapshots() {
+		i := snapshotInfo{
+			ClockNanos: int64(s.Clock % time.Second), ClockSeconds: int64(s.Clock / time.Second), Name: s.Name,
+			Seconds: s.Time.Unix(), Nanos: s.Time.Nanosecond(), ID: s.ID, StateSize: s.StateSize,
+		}
+		if s.HasInstructions {
+			i.Instructions = &s.Instructions
+		}
+		list = append(list, i)
+	}
+	return list
+}
+
+// snapshotTable lists snapshots as a release of qemu-img does.
+func snapshotTable(list []snapshotInfo, v qemuVersion) string {
+	if len(list) == 0 {
+		return ""
+	}
+	head, row, clock, none := []any{"ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"}, "%-10s%-17s%8s%20s%13s%11s\n", "%02d:%02d:%02d.%03d", ""
+	if v >= qemuChildren {
+		head, row, clock, none = []any{"ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"}, "%-7s %-16s %8s %19s %15s %10s\n", "%04d:%02d:%02d.%03d", "--"
+	}
+	s := "Snapshot list:\n" + fmt.Sprintf(row, head...)
+	for _, x := range list {
+		count := none
+		if x.Instructions != nil {
+			count = fmt.Sprint(*x.Instructions)
+		}
+		s += fmt.Sprintf(row, x.ID, x.Name, sizearg.Format(int64(x.StateSize)), time.Unix(x.Seconds, 0).Format(time.DateTime),
+			fmt.Sprintf(clock, x.ClockSeconds/3600, x.ClockSeconds/60%60, x.ClockSeconds%60, x.ClockNanos/1_000_000), count)
+	}
+	return s
 }
 
 func describeQCOW2(d disk.Disk, _ int64) description {
@@ -83,9 +123,6 @@ func describeQCOW2(d disk.Disk, _ int64) description {
 		raw := h.RawDataFile()
 		v.DataFile, v.DataFileRaw = h.DataFile, &raw
 	}
-	for _, s := range img.Snapshots() {
-		v.Snapshots = append(v.Snapshots, qcow2Snapshot{s.ID, s.Name, s.StateSize, s.Time.Unix(), s.Size})
-	}
 	return v
 }
 
@@ -101,9 +138,6 @@ func (v *qcow2Details) lines() []string {
 	}
 	if !v.version2 {
 		out = append(out, fmt.Sprintf("corrupt: %t", v.Corrupt), fmt.Sprintf("extended l2: %t", v.ExtendedL2))
-	}
-	for _, s := range v.Snapshots {
-		out = append(out, fmt.Sprintf("snapshot: %s %q, %s, %s", s.ID, s.Name, time.Unix(s.Seconds, 0).UTC().Format(time.RFC3339), humanSize(s.Size)))
 	}
 	return out
 }
@@ -248,9 +282,19 @@ func (i *imageInfo) qemuLines() string {
 	if i.BackingFormat != "" {
 		s += fmt.Sprintf("backing file format: %s\n", i.BackingFormat)
 	}
-	s += "Format specific information:\n"
+	s += snapshotTable(i.Snapshots, i.likeQEMU) + "Format specific information:\n"
 	for _, line := range i.FormatSpecific.Data.lines() {
 		s += "    " + line + "\n"
 	}
 	return s
+}
+
+// keepsBitmaps reports whether an image has a format in which qemu keeps bitmaps.
+func keepsBitmaps(d disk.Disk) bool {
+	img, ok := d.(*qcow2.Image)
+	if !ok {
+		return false
+	}
+	h := img.Header()
+	return h.Version >= 3
 }

@@ -59,6 +59,7 @@ images before that are shown, and the exit status is 1.` + salvageHelp,
 type imageInfo struct {
 	Limits         *limits         `json:"limits,omitempty"`
 	Children       []childInfo     `json:"children,omitempty"`
+	Snapshots      []snapshotInfo  `json:"snapshots,omitempty"`
 	VirtualSize    int64           `json:"virtual-size"`
 	Filename       string          `json:"filename"`
 	ClusterSize    int64           `json:"cluster-size,omitempty"`
@@ -73,8 +74,8 @@ type imageInfo struct {
 	DirtyFlag      bool            `json:"dirty-flag"`
 	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
-	likeQEMU  bool // print qemu-img's lines of a qcow2 image
-	probedRaw bool // nothing but the lack of another format says that it is a raw disk
+	likeQEMU  qemuVersion // whose lines are printed of a qcow2 image; 0 for the program's own
+	probedRaw bool        // nothing but the lack of another format says that it is a raw disk
 }
 
 type formatSpecific struct {
@@ -194,6 +195,9 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}
+	if img, ok := d.(*qcow2.Image); ok {
+		info.Snapshots = snapshotInfos(img)
+	}
 	described := int64(0)
 	child, isChild := d.(disk.Child)
 	if c.likeQEMU {
@@ -202,7 +206,7 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 			h := img.Header()
 			info.addBacking(&h, ref.name)
 			info.DirtyFlag = h.Dirty()
-			info.likeQEMU = true
+			info.likeQEMU = c.qemu
 		}
 	} else {
 		length, err := fileLength(ref.name, st)
@@ -242,7 +246,7 @@ func (i *imageInfo) print(w io.Writer) error {
 	if i.FileLength != nil {
 		s += fmt.Sprintf("file length: %s\n", humanSize(*i.FileLength))
 	}
-	if i.likeQEMU {
+	if i.likeQEMU != 0 {
 		s += i.qemuLines() + i.Limits.lines()
 		for _, child := range i.Children {
 			s += child.lines()
@@ -255,6 +259,7 @@ func (i *imageInfo) print(w io.Writer) error {
 			s += line + "\n"
 		}
 	}
+	s += snapshotTable(i.Snapshots, qemuChildren)
 	if i.FullBacking != "" {
 		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -57,6 +58,7 @@ and its length once all of the disk has been written.` + salvageHelp,
 
 // measurement is what measure tells, in the order of qemu-img's JSON.
 type measurement struct {
+	Bitmaps        *int64      `json:"bitmaps,omitempty"` // which are not copied
 	Required       int64       `json:"required"`
 	FullyAllocated int64       `json:"fully-allocated"`
 	LostRanges     []lostRange `json:"lost-ranges,omitempty"`
@@ -137,11 +139,17 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		return creationError(f, err)
 	}
 	lost := in.Losses.Ranges()
+	if c.likeQEMU && f == &qcow2Format && keepsBitmaps(in.Image()) && !slices.Contains([]string{"0.10", "v2"}, opts.set["compat"]) {
+		m.Bitmaps = new(int64)
+	}
 	if o.output == "json" {
 		m.LostRanges = lostRanges(lost)
 		err = printJSON(c.stdout, m)
 	} else {
 		_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
+		if err == nil && m.Bitmaps != nil {
+			_, err = fmt.Fprintf(c.stdout, "bitmaps size: %d\n", *m.Bitmaps)
+		}
 	}
 	if err != nil {
 		return err

@@ -17,8 +17,8 @@ const snapshotFixed = 40
 //	 8  4  entries of the L1 table    32  4  size of the virtual machine's state
 //	12  2  length of the id           36  4  length of the extra data
 //	14  2  length of the name         40  extra data: u64 size of the machine's state,
-//	16  4  seconds since 1970             u64 size of the disk, …; then id and name,
-//	20  4  nanoseconds                    padded to 8 bytes
+//	16  4  seconds since 1970             u64 size of the disk, u64 number of
+//	20  4  nanoseconds                    instructions; then id and name, padded to 8 bytes
 type Snapshot struct {
 	ID, Name string
 	Time     time.Time
@@ -27,6 +27,10 @@ type Snapshot struct {
 	// kept.
 	StateSize uint64
 	Size      int64 // of the disk, bytes
+	// Instructions is the number of instructions that the machine has executed; HasInstructions
+	// says whether it is recorded.
+	Instructions    uint64
+	HasInstructions bool
 
 	l1Offset uint64
 	l1Size   uint32
@@ -80,6 +84,10 @@ func readSnapshots(r io.ReaderAt, length int64, h *Header) ([]Snapshot, int64, e
 				return nil, 0, corrupt(at, field(i)+": size of the disk", size, "less than 2^63")
 			}
 			s.Size = int64(size)
+		}
+		if len(extra) >= 24 {
+			s.Instructions = binary.BigEndian.Uint64(extra[16:])
+			s.HasInstructions = s.Instructions != 1<<64-1
 		}
 		text, err := read(i, idLen+nameLen)
 		if err != nil {
