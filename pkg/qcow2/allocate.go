@@ -209,14 +209,16 @@ func (a *allocator) finish(size int64) (int64, error) {
 		_, err := a.f.WriteAt(b, off)
 		return err
 	}
-	l1 := max(1, ceilDiv(int64(len(a.l1))*8, h.ClusterSize()))
+	l1 := ceilDiv(int64(len(a.l1))*8, h.ClusterSize()) // 0 for a disk of size 0
 	refTable, err := a.allocateEnd(l1)
 	if err != nil {
 		return 0, err
 	}
 	h.L1Size, h.L1Offset = uint32(len(a.l1)), refTable-uint64(l1<<h.ClusterBits)
 	h.RefcountTableOffset, h.RefcountTableClusters = refTable, uint32(ceilDiv(int64(len(a.table))*8, h.ClusterSize()))
-	if err := write(a.l1, int64(h.L1Offset)); err != nil {
+	if l1 == 0 {
+		h.L1Offset = 0
+	} else if err := write(a.l1, int64(h.L1Offset)); err != nil {
 		return 0, err
 	}
 	if err := write(a.table, int64(refTable)); err != nil {

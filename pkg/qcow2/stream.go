@@ -95,7 +95,7 @@ func streamLayoutOf(h *Header, clusters []int64) *streamLayout {
 		}
 	}
 	h.L1Size = uint32(h.l1Needed(int64(h.Size)))
-	l1 := max(1, ceilDiv(int64(h.L1Size)*8, h.ClusterSize()))
+	l1 := ceilDiv(int64(h.L1Size)*8, h.ClusterSize())
 	rest := 1 + l1 + int64(len(lay.tables)) + int64(len(clusters))
 	table, blocks := h.refcountClusters(rest)
 	lay.refTable = 1
@@ -105,7 +105,9 @@ func streamLayoutOf(h *Header, clusters []int64) *streamLayout {
 	lay.data = lay.l2 + int64(len(lay.tables))
 	lay.end = lay.data + int64(len(clusters))
 	h.RefcountTableOffset, h.RefcountTableClusters = uint64(lay.refTable<<h.ClusterBits), uint32(table)
-	h.L1Offset = uint64(lay.l1 << h.ClusterBits)
+	if l1 > 0 {
+		h.L1Offset = uint64(lay.l1 << h.ClusterBits)
+	}
 	return lay
 }
 
@@ -154,7 +156,7 @@ func writeStreamMetadata(w io.Writer, h *Header, lay *streamLayout, clusters []i
 			return err
 		}
 	}
-	err = table(max(1, int64(h.L1Size)), func(i int64) uint64 {
+	err = table(int64(h.L1Size), func(i int64) uint64 {
 		n, ok := slices.BinarySearch(lay.tables, i)
 		if !ok {
 			return 0
