@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/pkg/qcow2"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -376,7 +377,9 @@ func hintFor(err error, ref imageRef) error {
 		return &hintError{err, "wait for it to end; what only reads takes -U"}
 	case errors.As(err, &search):
 		return &hintError{err, parentHint(search, ref.name, ref.backing)}
-	case errors.Is(err, vhd.ErrCorrupt):
+	case errors.As(err, new(*qcow2.ParentError)):
+		return &hintError{err, qcow2ParentHint(err, ref.name)}
+	case errors.Is(err, vhd.ErrCorrupt), errors.Is(err, qcow2.ErrCorrupt):
 		return &hintError{err, "'check' lists all that is wrong with the image"}
 	}
 	return err

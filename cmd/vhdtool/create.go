@@ -94,7 +94,7 @@ func (c *cli) runCreate(_ context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(err)
 	}
-	if o.backing.file != "" && (c.likeQEMU || f.createChild == nil) {
+	if o.backing.file != "" && !c.makesChildren(f) {
 		return inFile(qemuErrorf("Backing file not supported for file format '%s'", f.Name))
 	}
 	if o.backing.file == "" && o.backing.format != "" {

@@ -19,6 +19,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/convert"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/qcow2"
+	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
 // qcow2Compress is the option of a new image that convert -c sets.
@@ -44,6 +45,36 @@ var qcow2Format = format{
 	stream:    streamQCOW2,
 	streamEnd: endQCOW2,
 	fileParts: partsOfQCOW2,
+
+	createChild: createQCOW2Child,
+}
+
+// createQCOW2Child starts a new image with a parent, which it records by a path relative to
+// the image's directory.
+func createQCOW2Child(r *childRequest) (disk.Disk, error) {
+	qo, err := qcow2.ParseCreateOptions(0, r.options)
+	if err != nil {
+		return nil, err
+	}
+	qo.Size, qo.Parent = r.size, r.parent
+	qo.BackingFile, qo.BackingFormat = r.parentName, formatNameOf(r.parent)
+	if dir, err := filepath.Abs(filepath.Dir(r.name)); err == nil && !filepath.IsAbs(r.parentName) {
+		parent, err := filepath.Abs(r.parentName)
+		if err != nil {
+			return nil, err
+		}
+		if qo.BackingFile, err = filepath.Rel(dir, parent); err != nil {
+			qo.BackingFile = parent
+		}
+	}
+	if qo.Compress {
+		return nil, errors.New("a compressed image with a parent is not made; convert it again without the parent")
+	}
+	w, err := qcow2.Create(r.file, qo)
+	if err != nil {
+		return nil, err // not w: a nil *Writer is not a nil Disk
+	}
+	return w, nil
 }
 
 // qcow2Details is what info shows of a qcow2 image.
@@ -297,4 +328,24 @@ func keepsBitmaps(d disk.Disk) bool {
 	}
 	h := img.Header()
 	return h.Version >= 3
+}
+
+// qcow2ParentHint is the way out of a chain that breaks, for the image in the file that the
+// command line names.
+func qcow2ParentHint(err error, image string) string {
+	var e *qcow2.ParentError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	var give strings.Builder
+	child := image
+	for _, path := range e.Opened {
+		give.WriteString("--parent " + quoteArg(path) + " ")
+		child = path
+	}
+	hint := give.String() + "--parent FILE gives the parent of " + quoteArg(child)
+	if errors.Is(err, vhd.ErrParentRefused) {
+		return "--trust-parents follows the path; " + hint
+	}
+	return hint + ", --parent-dir DIR searches for it"
 }
