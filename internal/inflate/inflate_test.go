@@ -99,12 +99,17 @@ func likeStandard(t *testing.T, packed []byte, n int) {
 	t.Helper()
 	got, want := make([]byte, n), make([]byte, n)
 	err := new(Decoder).Decode(got, packed)
-	_, werr := io.ReadFull(flate.NewReader(bytes.NewReader(packed)), want)
+	k, werr := io.ReadFull(flate.NewReader(bytes.NewReader(packed)), want)
 	if n == 0 {
 		return
 	}
-	if err == nil && werr == nil && !bytes.Equal(got, want) {
-		t.Fatalf("the standard library decodes %d bytes otherwise", n)
+	if err == nil && !bytes.Equal(got[:k], want[:k]) {
+		t.Fatalf("the standard library decodes %d bytes otherwise", k)
+	}
+	// The standard library wants as many bits as the end of a block has for every symbol, and
+	// so finds the end of cut data earlier.
+	if errors.Is(werr, io.ErrUnexpectedEOF) {
+		return
 	}
 	// Codes that are not complete are accepted in fewer cases here, as in zlib.
 	if err == nil && werr != nil {
