@@ -196,3 +196,50 @@ func TestCutFile(t *testing.T) {
 		t.Errorf("a cluster after the end of the file: %v", err)
 	}
 }
+
+// failingOnce fails the first read of a range of the file.
+type failingOnce struct {
+	*bytes.Reader
+	from   int64
+	failed bool
+}
+
+var errFailing = errors.New("failing")
+
+func (r *failingOnce) ReadAt(p []byte, off int64) (int, error) {
+	if off >= r.from && !r.failed {
+		r.failed = true
+		return 0, errFailing
+	}
+	return r.Reader.ReadAt(p, off)
+}
+
+// TestReadAgain: after an error of reading the file, the same bytes can be read again.
+func TestReadAgain(t *testing.T) {
+	content := bytes.Repeat([]byte("text"), 64<<10)
+	for _, o := range []disk.Options{{}, {"compress": "on"}} {
+		b := written(t, content, o, 1)
+		r := &failingOnce{Reader: bytes.NewReader(b), from: 1 << 40}
+		img, err := qcow2.NewImage(r, int64(len(b)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.from = 0
+		got := make([]byte, 1000)
+		try := func(what string) {
+			r.failed = false
+			if _, err := img.ReadAt(got, 70_000); !errors.Is(err, errFailing) {
+				t.Errorf("%v: %s: %v, want the error of the file", o, what, err)
+			}
+			r.failed = true
+		}
+		try("the L2 table")
+		if _, err := img.ReadAt(got[:1], int64(len(content))-1); err != nil { // reads the table
+			t.Fatal(err)
+		}
+		try("the data")
+		if _, err := img.ReadAt(got, 70_000); err != nil || !bytes.Equal(got, content[70_000:71_000]) {
+			t.Errorf("%v: read again: %v", o, err)
+		}
+	}
+}
