@@ -17,7 +17,7 @@ func chunkFor(dst Target) int64 {
 }
 
 // pack compresses the runs of a piece, which are in buf, and writes them when all pieces
-// before it have their places.
+// before it are placed.
 func (c *copier) pack(ctx context.Context, p piece, runs []run, buf []byte) error {
 	var all []disk.Packed
 	fail := func(r run, err error) error { return &OpError{"writing", p.off + r.start, err} }

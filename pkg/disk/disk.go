@@ -128,8 +128,8 @@ type KnownZero interface {
 type Progress = func(done, total int64)
 
 // Packer is a new disk that stores its data compressed, in units that are written whole and
-// once. Compressing needs no order, and is done side by side; the order of Place decides
-// the file.
+// once. Many goroutines compress at a time; the order of the calls of Place determines the
+// file.
 type Packer interface {
 	// PackUnit is the size of a unit in bytes, a power of two.
 	PackUnit() int64
@@ -141,8 +141,8 @@ type Packer interface {
 
 // Packed is data that a [Packer] has compressed. Place is called first, then Write.
 type Packed interface {
-	// Place gives the data its place in the file. Callers that want reproducible files call
-	// it in the order of the disk.
+	// Place allocates the space of the data in the file. Calls in the order of the disk make
+	// the file reproducible.
 	Place() error
 	// Write writes the data. Calls for different data run side by side.
 	Write() error

@@ -11,8 +11,8 @@ import (
 // newTablesBytes bounds the memory of the L2 tables of a new image.
 const newTablesBytes = 8 << 20
 
-// allocator gives the clusters of a new image their offsets in the file, one after the
-// other, and counts the references to them. A refcount block is the first cluster of those
+// allocator allocates the clusters of the file of a new image, one after the other, and
+// counts the references to them. A refcount block is the first cluster of those
 // that it counts, except the first one, which comes after the header. What is complete is
 // written to the file as soon as it is.
 type allocator struct {
@@ -163,7 +163,7 @@ func (a *allocator) set(table []byte, i int64, e entry) {
 	binary.BigEndian.PutUint64(table[i*16+8:], e.sub)
 }
 
-// allocateCluster gives the cluster at an offset of the disk a cluster of the file.
+// allocateCluster allocates a cluster of the file for the cluster at an offset of the disk.
 func (a *allocator) allocateCluster(off int64) (entry, error) {
 	table, i, err := a.entryOf(off, true)
 	if err != nil {

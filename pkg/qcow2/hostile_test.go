@@ -33,7 +33,7 @@ func (p patch) apply(b []byte) {
 }
 
 // TestHostile changes fields of sound images as an attacker would. Opening or reading the
-// image is an error of the kind, and check reports it; nothing takes memory for it.
+// image is an error of the kind, and check reports it.
 func TestHostile(t *testing.T) {
 	const kib = 1 << 10
 	plain := written(t, bytes.Repeat([]byte("text"), 64*kib), disk.Options{"cluster_size": "4k"}, 1)

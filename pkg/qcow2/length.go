@@ -1,8 +1,8 @@
 package qcow2
 
-// FileLength is the length that qemu-img measure gives for the file of a new image of which
-// so many clusters are allocated: the metadata is that of a disk that is allocated whole. The
-// file that this package writes is not longer, except for a few clusters.
+// FileLength is the length in bytes that qemu-img measure prints for the file of a new image
+// with this number of allocated clusters. It counts the metadata of a disk that is allocated
+// whole. The file that this package writes is at most a few clusters longer.
 func (o *CreateOptions) FileLength(allocated int64) int64 {
 	h := o.header()
 	size := h.ClusterSize()

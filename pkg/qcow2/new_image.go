@@ -243,7 +243,7 @@ func (img *newImage) Close() error {
 	return err
 }
 
-// complete writes the metadata, and gives the file its length.
+// complete writes the metadata, and sets the length of the file.
 func (img *newImage) complete() error {
 	length, err := img.alloc.finish(img.size)
 	if err != nil || img.alloc.device {

@@ -9,7 +9,7 @@ import (
 )
 
 // deflateLevel is where klauspost's encoder is as small as zlib's default with the window
-// that qemu gives it.
+// that qemu sets.
 const deflateLevel = 5
 
 // pack appends the compressed p to dst. The result depends on p only.
@@ -25,7 +25,7 @@ func (c Compression) pack(dst, p []byte) ([]byte, error) {
 }
 
 // zstdEncoder encodes frames for any number of goroutines. The frames have no checksum: qemu
-// stops reading at the last byte of the data, and takes a frame that goes on for damaged.
+// stops reading at the last byte of the data, and treats a frame that goes on as damaged.
 var zstdEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithEncoderLevel(zstd.SpeedDefault))
 })

@@ -9,7 +9,7 @@ import (
 
 // PackedWriter is a new image whose data is stored compressed. Each cluster is written once,
 // and whole. Pack compresses in as many goroutines as call it; the order of the calls of
-// [disk.Packed].Place decides the file. The file is an image after Close.
+// [disk.Packed].Place determines the file. The file is an image after Close.
 type PackedWriter struct {
 	newImage
 	at int64 // offset in the file of the next compressed byte; 0 if a cluster is to be allocated
@@ -126,7 +126,7 @@ func (r *packedRun) Place() error {
 	return nil
 }
 
-// place gives one cluster its offset in the file.
+// place allocates the space of one cluster.
 func (w *PackedWriter) place(c *packedCluster, off int64) error {
 	if c.plain {
 		e, err := w.alloc.allocateCluster(off)

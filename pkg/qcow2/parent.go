@@ -235,7 +235,7 @@ func (s *fileSearch) examine(f *os.File, size int64, format string) (disk.Disk, 
 	return d, nil
 }
 
-// parentFormat is the format of a parent whose child records the format name; nil stands for
+// parentFormat is the format of a parent whose child records the format name; nil means
 // this package's.
 func (s *fileSearch) parentFormat(f *os.File, size int64, name string) (*disk.Format, error) {
 	if name == formatName || name == "" && Probe(f, size) == nil {

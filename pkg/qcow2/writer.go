@@ -25,7 +25,7 @@ func Create(f disk.File, o *CreateOptions) (*Writer, error) {
 	return w, nil
 }
 
-// preallocate gives the whole disk its clusters, if that is wanted and its size is known.
+// preallocate allocates all clusters, if the options say so and the size is known.
 func (w *Writer) preallocate() error {
 	if w.o.Preallocation == PreallocateOff || w.o.Growing {
 		return nil
