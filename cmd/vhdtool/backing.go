@@ -12,6 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/source"
 	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/raw"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -58,7 +59,7 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 		// A guest that writes to a raw disk can make it look like a VHD.
 		return nil, name, nil, &hintError{fmt.Errorf("%s: this looks like a raw disk", name), "if it is one, add -F raw"}
 	}
-	if f != &rawFormat && f != &vpcFormat {
+	if f != &rawFormat && f != &vpcFormat && f != &qcow2Format {
 		d.Close()
 		return nil, name, nil, fmt.Errorf("%s: a parent of format %s", name, f.Name)
 	}
@@ -100,6 +101,29 @@ func refuseMadeOf(d disk.Disk, name, child string) error {
 func exists(name string) bool {
 	_, err := os.Stat(name)
 	return err == nil
+}
+
+// makesChildren reports whether new images of the format can have a parent: under the name
+// qemu-img only where qemu's can.
+func (c *cli) makesChildren(f *format) bool {
+	return f.createChild != nil && (!c.likeQEMU || f == &qcow2Format)
+}
+
+// refuseParentFormat makes it an error for the parent of a VHD to be neither a VHD nor a raw
+// disk.
+func refuseParentFormat(d disk.Disk, name string) error {
+	if f := formatNameOf(d); f != raw.Format.Name && f != vhd.Format.Name {
+		return fmt.Errorf("%s: a parent of format %s", name, f)
+	}
+	return nil
+}
+
+// formatNameOf is the name of a disk's format.
+func formatNameOf(d disk.Disk) string {
+	if d, ok := d.(disk.Describer); ok {
+		return d.FormatName()
+	}
+	return raw.Format.Name
 }
 
 // childRequest describes a new image with a parent.
@@ -182,7 +206,7 @@ func (c *cli) warnApart(name string) {
 func (v *conversion) newChild(in *input) (*target.Child, error) {
 	fail := func(err error) (*target.Child, error) { return nil, conversionError(v.target, v.format, err) }
 	switch {
-	case v.likeQEMU || v.format.createChild == nil:
+	case !v.makesChildren(v.format):
 		return nil, qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
 	case in.Disk == nil || v.isStream(v.target):
 		return fail(errors.New("a differencing image cannot be created from a stream, or written to one"))

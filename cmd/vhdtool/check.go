@@ -66,6 +66,7 @@ type checkCounts struct {
 	Corruptions int64          `json:"corruptions,omitempty"`
 	Leaks       int64          `json:"leaks,omitempty"`
 	Allocated   int64          `json:"allocated-clusters"`
+	Compressed  int64          `json:"compressed-clusters,omitempty"`
 	Fragmented  int64          `json:"fragmented-clusters,omitempty"`
 	Product     *productResult `json:"product,omitempty"`
 	Filename    string         `json:"filename"`
@@ -264,6 +265,12 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 		}
 		return k.report(k.withoutFooter())
 	}
+	if write && f.Repair == nil {
+		return fmt.Errorf("%s: images of format %s cannot be repaired", ref.name, f.Name)
+	}
+	if o.changes() && f.Repair == nil {
+		return fmt.Errorf("%s: images of format %s cannot be repaired", ref.name, f.Name)
+	}
 	counts, err := k.pass(ctx, size)
 	if errors.Is(err, vhd.ErrNotVHD) && k.product != nil {
 		return k.report(k.withoutFooter())
@@ -271,7 +278,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.changes() && f.Repair != nil {
+	if o.changes() {
 		if counts, err = k.repair(ctx, counts, size); err != nil {
 			return err
 		}
@@ -359,7 +366,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	}
 	n := checker.Counts()
 	counts := checkCounts{
-		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented,
+		EndOffset: n.End, Total: n.Blocks, Allocated: n.Allocated, Fragmented: n.Fragmented, Compressed: n.Compressed,
 		Corruptions: n.Errors, Leaks: n.Leaked, warnings: n.Warnings, blockSize: n.BlockSize,
 	}
 	p.print(checker.Diagnosis())
@@ -551,12 +558,13 @@ func (n *checkCounts) print(w io.Writer) error {
 		}
 	}
 	if n.Total > 0 {
-		fragmented := 0.0
+		fragmented, compressed := 0.0, 0.0
 		if n.Allocated > 0 {
 			fragmented = 100 * float64(n.Fragmented) / float64(n.Allocated)
+			compressed = 100 * float64(n.Compressed) / float64(n.Allocated)
 		}
-		s += fmt.Sprintf("%d/%d = %0.2f%% allocated, %0.2f%% fragmented, 0.00%% compressed clusters\n",
-			n.Allocated, n.Total, 100*float64(n.Allocated)/float64(n.Total), fragmented)
+		s += fmt.Sprintf("%d/%d = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+			n.Allocated, n.Total, 100*float64(n.Allocated)/float64(n.Total), fragmented, compressed)
 	}
 	if n.EndOffset > 0 {
 		s += fmt.Sprintf("Image end offset: %d\n", n.EndOffset)

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
+	"github.com/vhdtool/vhdtool/pkg/qcow2"
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
@@ -409,8 +410,12 @@ func hintFor(err error, ref imageRef) error {
 		return &hintError{err, "wait for the other process to exit, or use -U to read anyway"}
 	case errors.As(err, &search):
 		return &hintError{err, parentHint(search, ref.name, ref.backing)}
+	case errors.As(err, new(*qcow2.ParentError)):
+		return &hintError{err, qcow2ParentHint(err, ref.name)}
 	case errors.Is(err, vhd.ErrCorrupt):
 		return &hintError{err, damagedHint(err, ref)}
+	case errors.Is(err, qcow2.ErrCorrupt):
+		return &hintError{err, "'check' lists all faults of the image"}
 	}
 	return err
 }

@@ -92,7 +92,7 @@ func (v *conversion) newFile(ctx context.Context, in *input) (*target.File, erro
 	if err != nil {
 		return nil, conversionError(v.target, v.format, err)
 	}
-	if err := applyFileOptions(ctx, t, v.given, in.Size() >= 0, nil); err != nil {
+	if err := v.format.applyFileOptions(ctx, t, v.given, in.Size() >= 0, nil); err != nil {
 		t.Discard()
 		return nil, conversionError(v.target, v.format, err)
 	}

@@ -104,7 +104,7 @@ PARENT. If PARENT is larger, zeros follow the data of SOURCE.` + salvageHelp,
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "overwrite an existing target in place")
 	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros, so zeros are not written")
-	fl.BoolVarP(&o.compress, "compress", "c", false, "refused: no format here compresses")
+	fl.BoolVarP(&o.compress, "compress", "c", false, "compress the data, in a qcow2 image")
 	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
 	o.target.add(cmd, "target-format")
 	addAlias(cmd, "backing", "", "b")                     // from qemu 11 on
@@ -238,23 +238,17 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 	}
 	o.source.strict = o.target.product != ""
 	o.source.salvage = o.salvage.on && !c.likeQEMU // qemu-img opens no damaged image
-	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], &source.Options{
-		Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause),
-	})
+	sourceOptions := &source.Options{Salvage: o.salvage.on, Throttle: source.NewThrottle(ctx, o.bytesPerSecond, c.pause)}
+	in, err := c.openInputs(ctx, &o.source, o.args[:len(o.args)-1], sourceOptions)
 	if err != nil {
+		return err
+	}
+	if in, err = c.openSnapshot(ctx, in, &o.snapshot, &o.source, sourceOptions, o.args[:len(o.args)-1]); err != nil {
 		return err
 	}
 	defer in.Close()
 	if err := o.salvage.checkSource(in.Source); err != nil {
 		return err
-	}
-	if len(in.formats) > 1 && o.snapshot.given {
-		return qemuErrorf("No support for concatenating multiple snapshot")
-	}
-	if len(in.formats) > 0 {
-		if err := o.snapshot.load(in.formats[0]); err != nil {
-			return err
-		}
 	}
 	if o.backing.file == "" && o.backing.format != "" {
 		return qemuErrorf("Backing file format not supported for file format '%s'", f.Name)
@@ -263,7 +257,10 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return qemuErrorf("Source lacks bitmap support")
 	}
 	if o.compress {
-		return qemuErrorf("Compression not supported for this file format")
+		if f != &qcow2Format || o.noCreate {
+			return qemuErrorf("Compression not supported for this file format")
+		}
+		v.options[qcow2Compress] = "on"
 	}
 	if !o.quiet {
 		for _, w := range in.warnings {

@@ -104,7 +104,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	if err != nil {
 		return inFile(err)
 	}
-	if o.backing.file != "" && (c.likeQEMU || f.createChild == nil) {
+	if o.backing.file != "" && !c.makesChildren(f) {
 		return inFile(qemuErrorf("Backing file not supported for file format '%s'", f.Name))
 	}
 	if o.backing.file == "" && o.backing.format != "" {
@@ -149,7 +149,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	}
 	progress := c.newProgress(false, o.quiet, false, 1)
 	defer progress.finish(true)
-	if err := applyFileOptions(ctx, out, opts.set, true, progress.update); err != nil {
+	if err := f.applyFileOptions(ctx, out, opts.set, true, progress.update); err != nil {
 		out.Discard()
 		return inFile(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 	"github.com/vhdtool/vhdtool/internal/optlist"
@@ -21,11 +22,27 @@ var fileOptions = []optionSpec{
 	{name: "extent_size_hint", kind: sizeValue, help: "Extent size hint for the image file, 0 to disable"},
 }
 
+// options returns the options of a new image, followed by those of its file. A format may have
+// file options of its own.
+func (f *format) options() []optionSpec {
+	all := slices.Clone(f.createOptions)
+	for _, s := range fileOptions {
+		if !f.hasOption(s.name) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (f *format) hasOption(name string) bool {
+	return slices.ContainsFunc(f.createOptions, func(s optionSpec) bool { return s.name == name })
+}
+
 // withoutFileOptions returns only the options of the format.
-func withoutFileOptions(all disk.Options) disk.Options {
+func (f *format) withoutFileOptions(all disk.Options) disk.Options {
 	own := disk.Options{}
 	for key, value := range all {
-		if !isFileOption(key) {
+		if f.hasOption(key) || !isFileOption(key) {
 			own[key] = value
 		}
 	}
@@ -85,14 +102,18 @@ func parsePreallocation(mode string) (target.Preallocation, error) {
 
 // applyFileOptions applies the file options to a new file. If the size of the disk is not known
 // yet, space is reserved on completion. progress may be nil.
-func applyFileOptions(ctx context.Context, out *target.File, set disk.Options, sizeKnown bool, progress disk.Progress) error {
-	p, err := parsePreallocation(set["preallocation"])
+func (f *format) applyFileOptions(ctx context.Context, out *target.File, set disk.Options, sizeKnown bool, progress disk.Progress) error {
+	mode := set["preallocation"]
+	if f.hasOption("preallocation") {
+		mode = ""
+	}
+	p, err := parsePreallocation(mode)
 	if err != nil {
 		return err
 	}
-	if f := out.OSFile(); f != nil {
+	if file := out.OSFile(); file != nil {
 		if on, _ := optlist.ParseBool(set["nocow"]); on {
-			filesystem.SetNoCOW(f)
+			filesystem.SetNoCOW(file)
 		}
 	}
 	return withoutPath(out.Preallocate(ctx, p, sizeKnown, progress))

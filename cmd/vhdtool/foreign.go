@@ -10,7 +10,6 @@ import (
 // foreignFormats are formats that are detected and refused, so that their images are not read as
 // raw disks.
 var foreignFormats = []*format{
-	foreign("qcow2", 0, "QFI\xfb"),
 	foreign("qed", 0, "QED\x00"),
 	foreign("vdi", 64, "\x7f\x10\xda\xbe"),
 	foreign("vhdx", 0, "vhdxfile"),

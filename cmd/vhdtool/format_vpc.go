@@ -67,6 +67,9 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 	if r.set["subformat"] != "" {
 		return nil, errors.New("an image with a parent is a differencing one, and has no other subformat")
 	}
+	if err := refuseParentFormat(r.parent, r.parentName); err != nil {
+		return nil, err
+	}
 	vo, err := vhd.ParseCreateOptions(0, r.options)
 	if err != nil {
 		return nil, err

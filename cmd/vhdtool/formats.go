@@ -63,7 +63,7 @@ type fileSize struct {
 }
 
 // The formats in the order of detection. raw accepts every file, so it is last.
-var allFormats = slices.Concat([]*format{&vpcFormat}, foreignFormats, []*format{&rawFormat})
+var allFormats = slices.Concat([]*format{&vpcFormat, &qcow2Format}, foreignFormats, []*format{&rawFormat})
 
 var formats = func() disk.Formats {
 	var fs disk.Formats

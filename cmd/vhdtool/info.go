@@ -13,6 +13,7 @@ import (
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 	"github.com/vhdtool/vhdtool/pkg/disk"
+	"github.com/vhdtool/vhdtool/pkg/qcow2"
 )
 
 // description has the properties of a disk in a format, as lines for people. It marshals to JSON.
@@ -77,6 +78,7 @@ status is 1.` + salvageHelp,
 type imageInfo struct {
 	Limits         *limits         `json:"limits,omitempty"`
 	Children       []childInfo     `json:"children,omitempty"`
+	Snapshots      []snapshotInfo  `json:"snapshots,omitempty"`
 	VirtualSize    int64           `json:"virtual-size"`
 	Filename       string          `json:"filename"`
 	ClusterSize    int64           `json:"cluster-size,omitempty"`
@@ -92,8 +94,9 @@ type imageInfo struct {
 	LostRanges     []lostRange     `json:"lost-ranges,omitempty"`
 
 	disk      disk.Disk
-	probedRaw bool   // raw, because no other format matches
-	damage    string // a line about the findings of check, or ""
+	probedRaw bool        // raw, because no other format matches
+	damage    string      // a line about the findings of check, or ""
+	likeQEMU  qemuVersion // the release of qemu-img whose lines are printed; 0: the program's own
 }
 
 type formatSpecific struct {
@@ -224,20 +227,31 @@ func (c *cli) infoOf(d disk.Disk, f *format, ref imageRef) (imageInfo, error) {
 	if b, ok := d.(disk.Blocker); ok {
 		info.ClusterSize = b.BlockSize()
 	}
+	if img, ok := d.(*qcow2.Image); ok {
+		info.Snapshots = snapshotInfos(img)
+	}
+	described := int64(0)
+	child, isChild := d.(disk.Child)
 	if c.likeQEMU {
 		info.Filename = ref.jsonName(f.Name)
+		if img, ok := d.(*qcow2.Image); ok {
+			h := img.Header()
+			info.addBacking(&h, ref.name)
+			info.DirtyFlag = h.Dirty()
+			info.likeQEMU = c.qemu
+		}
 	} else {
 		length, err := fileLength(ref.name, st)
 		if err != nil {
 			return imageInfo{}, err
 		}
-		info.FileLength = &length
-		if child, ok := d.(disk.Child); ok {
+		info.FileLength, described = &length, length
+		if isChild {
 			info.Backing, _ = child.RecordedParent()
 		}
-		if f.describe != nil {
-			info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, length)}
-		}
+	}
+	if f.describe != nil && (!c.likeQEMU || f == &qcow2Format) {
+		info.FormatSpecific = &formatSpecific{f.Name, f.describe(d, described)}
 	}
 	return info, nil
 }
@@ -315,6 +329,7 @@ func (i *imageInfo) printOwn(w io.Writer, o *infoLines) error {
 			s += line + "\n"
 		}
 	}
+	s += snapshotTable(i.Snapshots, qemuChildren)
 	if i.FullBacking != "" {
 		s += fmt.Sprintf("backing file: %s\n", oneLine(i.FullBacking))
 	}
@@ -333,7 +348,9 @@ func (i *imageInfo) print(w io.Writer) error {
 	if i.ClusterSize != 0 {
 		s += fmt.Sprintf("cluster_size: %d\n", i.ClusterSize)
 	}
-	if i.FullBacking != "" {
+	if i.likeQEMU != 0 {
+		s += i.qemuLines()
+	} else if i.FullBacking != "" {
 		s += fmt.Sprintf("backing file: %s\nbacking file format: %s\n", i.FullBacking, i.BackingFormat)
 	}
 	s += i.Limits.lines()

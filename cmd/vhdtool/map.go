@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -100,11 +101,11 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	w := bufio.NewWriter(c.stdout)
 	print, lost := printMapHuman, knownLost(d)
 	if o.output == "json" {
-		compressed := ""
-		if c.qemu >= qemuCompress {
-			compressed = `, "compressed": false`
-		}
+		compressed := c.qemu >= qemuCompress
 		print = func(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
+			if c.likeQEMU {
+				names = nil
+			}
 			return printMapJSON(ctx, w, d, start, n, names, compressed, lost)
 		}
 	}
@@ -117,6 +118,9 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	progress := c.newProgress(false, isTerminal(c.stdout), false, 1)
 	err = print(ctx, w, &reportingDisk{d, start, n, progress.update}, start, n, names)
 	progress.finish(err == nil)
+	if errors.Is(err, errNotMapped) {
+		return errors.Join(w.Flush(), err)
+	}
 	if err != nil {
 		return c.openError(ref, err)
 	}
@@ -145,6 +149,9 @@ func (d *reportingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
+// errNotMapped ends a list for people at data that is not stored as it is.
+var errNotMapped = qemuErrorf("File contains external, encrypted or compressed clusters.")
+
 func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string) error {
 	fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File")
 	for e, err := range d.Extents(start, n) {
@@ -153,6 +160,9 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 		}
 		if err != nil {
 			return err
+		}
+		if e.Compressed {
+			return errNotMapped
 		}
 		if e.State == disk.Data && e.File != nil {
 			fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", cHex(e.Off), cHex(e.Len), cHex(e.FileOff), names[e.Depth])
@@ -178,20 +188,23 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON. Each has the keys more after the first ones, and its
-// lost ranges.
-func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
+// printMapJSON prints the extents as JSON, each with its lost ranges. compressed adds whether an
+// extent is compressed. The file of a parent's extent is left out if names is nil.
+func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, compressed bool, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
-			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
-		w.WriteString(more)
+			open, e.Off, e.Len, e.Depth, present && e.State != disk.Absent, present && e.State != disk.Data,
+			present && (e.State == disk.Data || e.State == disk.Zero))
+		if compressed {
+			fmt.Fprintf(w, ", \"compressed\": %t", e.Compressed)
+		}
 		if lost := lostWithin(lost, e.Off, e.Len); len(lost) > 0 {
 			b, _ := json.Marshal(lostRanges(lost)) // plain fields marshal without errors
 			fmt.Fprintf(w, ", \"lost-ranges\": %s", b)
 		}
 		if present && e.File != nil {
 			fmt.Fprintf(w, ", \"offset\": %d", e.FileOff)
-			if e.Depth > 0 {
+			if e.Depth > 0 && names != nil {
 				fmt.Fprintf(w, ", \"filename\": %s", jsonString(names[e.Depth]))
 			}
 		}

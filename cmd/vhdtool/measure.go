@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -60,6 +61,7 @@ is given.` + salvageHelp,
 
 // measurement is the output of measure, in the order of qemu-img's JSON.
 type measurement struct {
+	Bitmaps        *int64      `json:"bitmaps,omitempty"` // which are not copied
 	Required       int64       `json:"required"`
 	FullyAllocated int64       `json:"fully-allocated"`
 	LostRanges     []lostRange `json:"lost-ranges,omitempty"`
@@ -98,10 +100,11 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		if err != nil {
 			return err
 		}
-		defer in.Close()
-		if err := o.snapshot.load(in.formats[0]); err != nil {
+		in, err = c.openSnapshot(ctx, in, &o.snapshot, &o.source, &source.Options{Salvage: o.salvage.on}, o.args)
+		if err != nil {
 			return err
 		}
+		defer in.Close()
 		size = in.Size()
 	}
 	f, err := c.outputFormat(o.target.formatName(o.format), "")
@@ -139,11 +142,17 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 		return creationError(f, err)
 	}
 	lost := in.Losses.Ranges()
+	if c.likeQEMU && f == &qcow2Format && keepsBitmaps(in.Image()) && !slices.Contains([]string{"0.10", "v2"}, opts.set["compat"]) {
+		m.Bitmaps = new(int64)
+	}
 	if o.output == "json" {
 		m.LostRanges = lostRanges(lost)
 		err = printJSON(c.stdout, m)
 	} else {
 		_, err = fmt.Fprintf(c.stdout, "required size: %d\nfully allocated size: %d\n", m.Required, m.FullyAllocated)
+		if err == nil && m.Bitmaps != nil {
+			_, err = fmt.Fprintf(c.stdout, "bitmaps size: %d\n", *m.Bitmaps)
+		}
 	}
 	if err != nil {
 		return err

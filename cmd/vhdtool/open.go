@@ -19,12 +19,13 @@ import (
 type sourceFlags struct {
 	format    string
 	imageOpts bool
-	share     bool // read an image that another process writes
-	force     bool // write to an image of a suspended virtual machine
-	verbatim  bool // do not decompress
-	seekable  bool // refuse a source that cannot be read at any offset
-	salvage   bool // read a damaged image as far as possible
-	strict    bool // refuse a damaged image of another format instead of reading it as raw
+	share     bool         // read an image that another process writes
+	force     bool         // write to an image of a suspended virtual machine
+	verbatim  bool         // do not decompress
+	seekable  bool         // refuse a source that cannot be read at any offset
+	salvage   bool         // read a damaged image as far as possible
+	strict    bool         // refuse a damaged image of another format instead of reading it as raw
+	snapshot  disk.Options // selects a snapshot
 	parents   disk.ParentSearch
 }
 
@@ -73,8 +74,11 @@ type imageRef struct {
 // list with --image-opts, or JSON after "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	ref := imageRef{arg: arg, share: s.share, strict: s.strict, options: disk.OpenOptions{
-		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force, Salvage: s.salvage,
+		Format: s.format, Options: maps.Clone(s.snapshot), Parents: s.parents, Force: s.force, Salvage: s.salvage,
 	}}
+	if ref.options.Options == nil {
+		ref.options.Options = disk.Options{}
+	}
 	var opts []optlist.Option
 	var err error
 	text, isJSON := strings.CutPrefix(arg, "json:")

@@ -69,7 +69,7 @@ func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirecti
 	}
 	before := typed[:strings.LastIndexByte(typed, ',')+1]
 	var all []string
-	for _, s := range slices.Concat(f.createOptions, fileOptions) {
+	for _, s := range f.options() {
 		values := s.values
 		if s.kind == boolValue {
 			values = []string{"on", "off"}
@@ -122,7 +122,7 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 // product. SOURCE_DATE_EPOCH sets the default time of creation, and makes the default unique id a
 // derived one.
 func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
-	set = withoutFileOptions(set)
+	set = f.withoutFileOptions(set)
 	all := maps.Clone(set)
 	if p, err := product.Find(productName); err == nil {
 		all = p.Options(set)
@@ -177,7 +177,7 @@ func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, erro
 
 // findOption finds an option of the format by name.
 func (c *cli) findOption(f *format, name string) (optionSpec, bool) {
-	for _, s := range slices.Concat(f.createOptions, fileOptions) {
+	for _, s := range f.options() {
 		if s.name == name && (!s.own || !c.likeQEMU) {
 			return s, true
 		}
@@ -235,7 +235,7 @@ func optionsError(f *format, set disk.Options) error {
 
 // printSettings prints the given options, except the size, as part of a line.
 func printSettings(w io.Writer, f *format, set disk.Options) {
-	for _, s := range slices.Concat(f.createOptions, fileOptions) {
+	for _, s := range f.options() {
 		if v, given := set[s.name]; given && s.name != sizeOption.name {
 			fmt.Fprintf(w, " %s=%s", s.name, strings.ReplaceAll(printedValue(s, v), ",", ",,"))
 		}
@@ -247,13 +247,13 @@ func printSettings(w io.Writer, f *format, set disk.Options) {
 func (c *cli) printOptionHelp(f *format, file bool) {
 	if c.likeQEMU && file {
 		fmt.Fprintln(c.stdout, "Supported options:")
-		listOptions(c.stdout, slices.Concat(fileOptions, f.createOptions), false)
+		listOptions(c.stdout, f.options(), false)
 		return
 	}
 	fmt.Fprintf(c.stdout, "Supported %s options:\n", f.Name)
 	specs := f.createOptions
 	if !c.likeQEMU {
-		specs = slices.Concat(specs, fileOptions)
+		specs = f.options()
 	}
 	listOptions(c.stdout, specs, !c.likeQEMU)
 	if c.likeQEMU {

@@ -76,15 +76,14 @@ func checkObject(def string) error {
 	return nil
 }
 
-// snapshotFlag names a snapshot to read. No format here has snapshots.
+// snapshotFlag names a snapshot to read. Only qcow2 images have snapshots.
 type snapshotFlag struct {
 	value string
 	given bool
 }
 
 func (s *snapshotFlag) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "refused: no format here has snapshots")
-	_ = cmd.Flags().MarkHidden("snapshot")
+	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "read `SNAPSHOT` of a qcow2 image: an id or name, or snapshot.id=ID,snapshot.name=NAME")
 }
 
 // check validates the parameter itself: a name or id, or snapshot.id=ID,snapshot.name=NAME.

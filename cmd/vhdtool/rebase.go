@@ -136,6 +136,11 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 // file.
 func (c *cli) findNewParent(name string, o *rebaseOptions, ro *chain.RebaseOptions) error {
 	d, parent, f, err := c.openBacking(&o.backing, name, disk.ParentSearch{None: true})
+	if err == nil {
+		if err = refuseParentFormat(d, parent); err != nil {
+			d.Close()
+		}
+	}
 	if err != nil {
 		return err
 	}

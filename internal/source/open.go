@@ -168,7 +168,11 @@ func stream(ctx context.Context, f *os.File, name, file string, o *OpenOptions) 
 	if vhd.IsFooter(head) {
 		return fail(ErrDynamicStream)
 	}
-	if _, err := o.Formats.Probe(streamHead(head), int64(len(head))); err != nil {
+	format, err := o.Formats.Probe(streamHead(head), int64(len(head)))
+	if err == nil && format.Name != raw.Format.Name {
+		err = fmt.Errorf("format %s cannot be read from a pipe or from compressed data; write it to a file first", format.Name)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	// Closing the decompressor could wait for data forever.

@@ -95,6 +95,10 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 		c.step = DefaultSparseSize
 	}
 	c.step = min(c.step, chunk)
+	if c.packer, _ = dst.(disk.Packer); c.packer != nil {
+		c.step = max(c.step, c.packer.PackUnit())
+	}
+	c.chunk = chunkFor(dst)
 	c.reserver, _ = dst.(disk.Reserver)
 	c.sharer.placer, _ = dst.(disk.Placer)
 	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
@@ -124,11 +128,13 @@ type copier struct {
 	src      disk.Disk
 	o        Options
 	reserver disk.Reserver // nil: order does not matter
+	packer   disk.Packer   // nil: data is written as it is
 	order    *queue
 	sharer   sharer
 	ahead    aheadAllocator
 	mappings mappings
 	step     int64
+	chunk    int64
 
 	// zeros is set if the last piece was all zeros, so that the next one may be. Detecting
 	// zeros is faster in mapped memory, but copying data out of it is slower
@@ -150,7 +156,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 	data := func(off, n int64, file *os.File, fileOff int64) bool {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
-			limit := int64(chunk)
+			limit := c.chunk
 			if c.o.Allocate { // unread: its contents do not matter
 				switch c.sharer.way(file) {
 				case cloned:
@@ -160,7 +166,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 					p.unread = true
 				}
 			}
-			if c.zeros.Load() && !p.unread && !c.o.Allocate {
+			if c.zeros.Load() && !p.unread && !c.o.Allocate && c.packer == nil {
 				p.mapping = c.mappings.of(file)
 			}
 			p.n = min(n, limit-off%limit)
@@ -182,7 +188,11 @@ func (c *copier) plan(yield func(piece, error) bool) {
 		return send(piece{off: off, n: n, zero: true})
 	}
 	off, more := int64(0), true
-	for r, err := range zeroRuns(c.src, c.o.Only) {
+	all := zeroRuns(c.src, c.o.Only)
+	if c.packer != nil {
+		all = wholeUnits(all, c.packer.PackUnit())
+	}
+	for r, err := range all {
 		if err != nil {
 			yield(piece{}, &OpError{"reading", off, err})
 			return
@@ -207,7 +217,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 }
 
 func (c *copier) work(ctx context.Context, pieces iter.Seq2[piece, error]) error {
-	buf := make([]byte, chunk)
+	buf := make([]byte, c.chunk)
 	for p, err := range pieces {
 		if err == nil {
 			err = c.copyPiece(ctx, p, buf)
@@ -240,6 +250,9 @@ func (c *copier) copyPiece(ctx context.Context, p piece, buf []byte) error {
 		}
 	}
 	c.zeros.Store(len(runs) == 0)
+	if c.packer != nil {
+		return c.pack(ctx, p, runs, buf)
+	}
 	if err := c.reserve(ctx, p, runs); err != nil {
 		return err
 	}

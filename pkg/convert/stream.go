@@ -34,6 +34,10 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 	if o.SparseSize > 0 {
 		s.step = min(o.SparseSize, chunk)
 	}
+	if p, ok := dst.(disk.Packer); ok {
+		s.step = max(s.step, p.PackUnit())
+	}
+	size := chunkFor(dst)
 	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
 		s.o.TargetIsZero = true
 	}
@@ -43,7 +47,7 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 	chunks := make(chan streamChunk)
 	free := make(chan []byte, 3)
 	for range cap(free) {
-		free <- make([]byte, chunk)
+		free <- make([]byte, size)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -62,7 +66,7 @@ func ReadFrom(ctx context.Context, dst GrowingTarget, r io.Reader, trailer func(
 				}
 				return s.off, s.finish(ctx)
 			}
-			free <- c.data[:chunk]
+			free <- c.data[:size]
 		}
 	}
 }

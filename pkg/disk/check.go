@@ -47,6 +47,7 @@ type CheckCounts struct {
 	// Fragmented counts allocated blocks that do not follow the previous allocated block of the
 	// disk in the file.
 	Fragmented int64
+	Compressed int64 // blocks that are stored compressed; they count as fragmented
 	Leaked     int64 // unreferenced space, in blocks
 	Orphaned   int64 // blocks of Leaked that contain data
 	// Missing is the number of bytes cut off the end of the file, including the trailing

@@ -4,7 +4,7 @@
 //
 // A format, such as packages raw and vhd, implements [Disk] and exports a [Format]. Abilities
 // that only some disks have are small interfaces, found by type assertion: [io.WriterAt],
-// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [KnownZero], [Child],
+// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [Packer], [KnownZero], [Child],
 // [Describer], [Salvaged]. Code that copies, compares or draws disks uses only these interfaces.
 package disk
 
@@ -127,3 +127,24 @@ type KnownZero interface {
 // Progress is called from time to time with the number of bytes done and the total. It may be
 // nil.
 type Progress = func(done, total int64)
+
+// Packer is a new disk that stores its data compressed, in units that are written whole and
+// once. Many goroutines compress at a time; the order of the calls of Place determines the
+// file.
+type Packer interface {
+	// PackUnit is the size of a unit in bytes, a power of two.
+	PackUnit() int64
+	// Pack compresses the units that p holds, which are at off. The last unit of the disk may
+	// be cut by the disk's end. The caller may change p afterwards. It is safe from many
+	// goroutines.
+	Pack(p []byte, off int64) (Packed, error)
+}
+
+// Packed is data that a [Packer] has compressed. Place is called first, then Write.
+type Packed interface {
+	// Place allocates the space of the data in the file. Calls in the order of the disk make
+	// the file reproducible.
+	Place() error
+	// Write writes the data. Calls for different data run side by side.
+	Write() error
+}

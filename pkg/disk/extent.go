@@ -15,6 +15,9 @@ const (
 	Zero
 	// Unallocated has no storage and reads as zeros.
 	Unallocated
+	// Absent is stored neither by the image nor by a parent: it reads as zeros. Formats
+	// whose images record zeros, too, tell it from Unallocated.
+	Absent
 )
 
 // String returns the state's name in lower case.
@@ -26,6 +29,8 @@ func (s State) String() string {
 		return "zero"
 	case Unallocated:
 		return "unallocated"
+	case Absent:
+		return "absent"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
 }
@@ -41,6 +46,9 @@ type Extent struct {
 	// It is nil if the bytes are not stored in a file.
 	File    io.ReaderAt
 	FileOff int64
+
+	// Compressed says that the bytes are stored compressed. File is nil then.
+	Compressed bool
 }
 
 // End is the offset of the first byte after the extent.
@@ -48,7 +56,7 @@ func (e Extent) End() int64 { return e.Off + e.Len }
 
 // Follows reports whether e continues prev, so that both can be merged.
 func (e Extent) Follows(prev Extent) bool {
-	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File &&
+	return prev.End() == e.Off && prev.State == e.State && prev.Depth == e.Depth && prev.File == e.File && prev.Compressed == e.Compressed &&
 		(e.File == nil || prev.FileOff+prev.Len == e.FileOff)
 }
 

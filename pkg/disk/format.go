@@ -64,6 +64,9 @@ type OpenOptions struct {
 	Write   bool         // open for reading and writing
 	Options Options      // options of the format
 	Parents ParentSearch // where to search for parents
+	// Formats are the formats of the parents, for a format whose images can have parents of
+	// other formats. [Open] and [OpenAs] set it to their list.
+	Formats Formats
 	// Force allows writes to an image that should not be written, such as that of a suspended
 	// virtual machine.
 	Force bool
@@ -187,9 +190,12 @@ func Open(name string, formats Formats, o *OpenOptions) (Disk, *Format, error) {
 // OpenAs does not lock r. If other processes may use the file, lock it before reading its
 // length; see [OpenFile].
 func OpenAs(r io.ReaderAt, size int64, formats Formats, o *OpenOptions) (Disk, *Format, error) {
-	if o == nil {
-		o = &OpenOptions{}
+	var own OpenOptions
+	if o != nil {
+		own = *o
 	}
+	own.Formats = formats
+	o = &own
 	format, err := formats.named(o.Format)
 	if format == nil && err == nil {
 		format, err = formats.Probe(r, size)

@@ -150,7 +150,7 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 		if !errors.As(t.Err, &damaged) {
 			continue
 		}
-		open := search.open
+		open := search.files.Open
 		if slices.Contains(c.o.Parents.Files, t.Path) { // the caller names the parent
 			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
 		}

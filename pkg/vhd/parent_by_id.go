@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
@@ -66,7 +67,7 @@ func (c *parentSearch) addToIndex(dir string) (int, error) {
 	n := 0
 	for _, e := range entries {
 		id, err := c.idIn(root, e.Name())
-		if errors.Is(err, errSpecialPath) {
+		if errors.Is(err, parentfile.ErrSpecial) {
 			continue
 		}
 		n++
@@ -82,7 +83,7 @@ func (c *parentSearch) addToIndex(dir string) (int, error) {
 // idIn reads the unique id of the image in a file of a directory. It does not lock the file,
 // which may not belong to the chain.
 func (c *parentSearch) idIn(dir *os.Root, name string) (uuid.UUID, error) {
-	f, size, err := openRegular(dir, name, nil)
+	f, size, err := parentfile.OpenRegular(dir, name, nil)
 	if err != nil {
 		return uuid.Nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"github.com/google/uuid"
+
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 )
 
 // MaxParents is the most parents in the chain of an image.
@@ -26,7 +28,7 @@ var (
 	// ErrParentLoop: the image is among its own parents.
 	ErrParentLoop = errors.New("the image is among its own parents")
 	// ErrParentRefused: the parent's path leads out of the trusted directories.
-	ErrParentRefused = errors.New("not followed: the path leads out of the image's directory")
+	ErrParentRefused = parentfile.ErrRefused
 )
 
 // errSameID is the error of a [TriedParent] for each of several files with the parent's id.

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 )
 
 // candidate is a path where a parent may be, or a text that is not a path here.
@@ -70,12 +72,8 @@ func (c *parentSearch) candidates(p *ParentRecord, dirs []string) []candidate {
 	return list
 }
 
-// The reasons why a text is not a path here.
-var (
-	errNetworkPath = errors.New("not followed: a path to another machine")
-	errDrivePath   = errors.New("a Windows path: only its file name was searched")
-	errSpecialPath = errors.New("not followed: not a regular file")
-)
+// errDrivePath: the text is not a path here.
+var errDrivePath = errors.New("a Windows path: only its file name was searched")
 
 // localPath converts a locator's text to a path of this system. With an error only the last
 // part of the returned path is usable.
@@ -95,12 +93,12 @@ func localPath(text string) (string, error) {
 		case ".", "..": // XenServer's relative URLs
 			return filepath.FromSlash(host), nil
 		}
-		return host, errNetworkPath
+		return host, parentfile.ErrNetwork
 	}
 	path := strings.ReplaceAll(text, `\`, "/")
 	switch {
 	case strings.HasPrefix(path, "//"):
-		return path, errNetworkPath
+		return path, parentfile.ErrNetwork
 	case len(path) >= 2 && path[1] == ':' && runtime.GOOS != "windows":
 		return path[2:], errDrivePath
 	}

@@ -8,19 +8,20 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 	"github.com/vhdtool/vhdtool/pkg/disk"
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
 // parentSearch is the search for the parents of one image, the leaf.
 type parentSearch struct {
-	o     *OpenOptions
-	roots []string // the directories that parents may be in, absolute
-	seen  []os.FileInfo
-	ids   map[uuid.UUID]bool
+	o    *OpenOptions
+	seen []os.FileInfo
+	ids  map[uuid.UUID]bool
+
+	files parentfile.Opener
 
 	opened []string // paths of the opened parents, nearest first
 	index  *idIndex // the caller's directories; nil until it is needed
@@ -29,8 +30,9 @@ type parentSearch struct {
 // newParentSearch starts the search for the parents of an image in the file f.
 func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, error) {
 	c := &parentSearch{o: o, ids: map[uuid.UUID]bool{}}
-	for _, dir := range append(directoriesOf(f.Name()), o.Parents.Dirs...) {
-		if err := c.trust(dir); err != nil {
+	c.files = parentfile.Opener{Anywhere: o.Parents.Trust, Lock: c.lock}
+	for _, dir := range append(parentfile.Dirs(f.Name()), o.Parents.Dirs...) {
+		if err := c.files.Trust(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -76,39 +78,6 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 	return nil, nil
 }
 
-// trust allows parents in a directory and below it.
-func (c *parentSearch) trust(dir string) error {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	for _, d := range []string{abs, resolved(abs)} {
-		if !slices.Contains(c.roots, d) {
-			c.roots = append(c.roots, d)
-		}
-	}
-	return nil
-}
-
-// resolved returns a path without symbolic links, or the path itself if its target does not
-// exist.
-func resolved(path string) string {
-	if p, err := filepath.EvalSymlinks(path); err == nil {
-		return p
-	}
-	return path
-}
-
-// directoriesOf returns the directory of a file, and if the file is a symbolic link, also the
-// directory of its target.
-func directoriesOf(name string) []string {
-	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
-	if disk.SameFile(dir, real) {
-		return []string{dir}
-	}
-	return []string{dir, real}
-}
-
 // note records a level of the chain, so that it is not opened again.
 func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
 	c.seen = append(c.seen, st)
@@ -151,7 +120,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		return true
 	}
 	if file := c.givenFile(); file != "" {
-		if err := c.trust(filepath.Dir(file)); err != nil {
+		if err := c.files.Trust(filepath.Dir(file)); err != nil {
 			return err
 		}
 		f, size, err := disk.OpenFile(file, false, c.lock)
@@ -160,10 +129,10 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		}
 		return e
 	}
-	for _, p := range c.candidates(&level.parentRecord, directoriesOf(name)) {
+	for _, p := range c.candidates(&level.parentRecord, parentfile.Dirs(name)) {
 		f, size, err := (*os.File)(nil), int64(0), p.refused
 		if err == nil {
-			f, size, err = c.open(p.path)
+			f, size, err = c.files.Open(p.path)
 		}
 		if try(p.path, f, size, err) {
 			return nil
@@ -181,7 +150,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		return e
 	}
 	for _, path := range paths {
-		f, size, err := c.open(path)
+		f, size, err := c.files.Open(path)
 		if try(path, f, size, err) {
 			return nil
 		}
@@ -256,75 +225,6 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	}
 	c.note(st, id)
 	return img, nil
-}
-
-// open opens, locks and measures a regular file that an image names as its parent. The file
-// must be in a trusted directory.
-func (c *parentSearch) open(path string) (*os.File, int64, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	// A symbolic link with an absolute path is not followed below a directory, but its target
-	// may be in a trusted directory, too.
-	real := resolved(abs)
-	for _, path := range []string{abs, real} {
-		for _, root := range c.roots {
-			rel, err := filepath.Rel(root, path)
-			if err != nil || !filepath.IsLocal(rel) {
-				continue
-			}
-			f, size, err := c.openIn(root, rel)
-			if err == nil || path == real {
-				return f, size, err
-			}
-		}
-	}
-	st, err := os.Stat(abs)
-	if err != nil {
-		return nil, 0, err
-	}
-	switch real := filepath.ToSlash(real); {
-	case !c.o.Parents.Trust:
-		return nil, 0, ErrParentRefused
-	case strings.HasPrefix(real, "//"):
-		return nil, 0, errNetworkPath
-	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
-		return nil, 0, errSpecialPath
-	}
-	return disk.OpenFile(abs, false, c.lock)
-}
-
-// openIn opens, locks and measures a regular file below a directory. It follows symbolic links
-// only within the directory.
-func (c *parentSearch) openIn(root, rel string) (*os.File, int64, error) {
-	dir, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer dir.Close()
-	return openRegular(dir, rel, c.lock)
-}
-
-// openRegular opens, locks and measures a regular file in a directory or below it.
-func openRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64, error) {
-	st, err := dir.Stat(rel) // opening a pipe would wait for its other end
-	if err != nil {
-		return nil, 0, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, 0, errSpecialPath
-	}
-	f, err := dir.Open(rel)
-	if err != nil {
-		return nil, 0, err
-	}
-	size, err := disk.LockAndMeasure(f, false, lock)
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, size, nil
 }
 
 // imageFile returns the file that an image is in, for the search for its parents. A reader that
