@@ -139,10 +139,18 @@ func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ r
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 		typ = typ.Elem()
 	}
-	if typ == reflect.TypeFor[description]() {
-		typ = reflect.TypeFor[vpcDetails]()
-	}
 	object, _ := node.(map[string]any)
+	if typ == reflect.TypeFor[description]() {
+		formats := []reflect.Type{reflect.TypeFor[vpcDetails](), reflect.TypeFor[qcow2Details]()}
+		schemas, _ := object["anyOf"].([]any)
+		if len(schemas) != len(formats) {
+			t.Fatalf("%s: the schema has %d formats, want %d", path, len(schemas), len(formats))
+		}
+		for i, schema := range schemas {
+			compareKeys(t, fmt.Sprint(path, ".", i), tree, schema, formats[i])
+		}
+		return
+	}
 	for object["items"] != nil || object["$ref"] != nil {
 		if ref, ok := object["$ref"].(string); ok {
 			defs := tree["$defs"].(map[string]any)

@@ -127,7 +127,7 @@ func (d *Decoder) block(dst []byte, o int) (int, error) {
 	return d.careful(dst, o)
 }
 
-// fast decodes symbols as long as both buffers have room for any one. done says that the
+// fast decodes symbols as long as both buffers have space for any symbol. done reports whether the
 // block has ended.
 func (d *Decoder) fast(dst []byte, o int) (end int, done bool, err error) {
 	src, pos, hold, bits := d.src, d.pos, d.hold, d.bits

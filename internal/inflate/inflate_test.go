@@ -106,8 +106,8 @@ func likeStandard(t *testing.T, packed []byte, n int) {
 	if err == nil && !bytes.Equal(got[:k], want[:k]) {
 		t.Fatalf("the standard library decodes %d bytes otherwise", k)
 	}
-	// The standard library wants as many bits as the end of a block has for every symbol, and
-	// so finds the end of cut data earlier.
+	// For every symbol the standard library needs as many bits as the end of a block has. So it
+	// reports the end of cut data earlier.
 	if errors.Is(werr, io.ErrUnexpectedEOF) {
 		return
 	}

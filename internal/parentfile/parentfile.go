@@ -16,11 +16,11 @@ import (
 // Why a path from an image is not followed.
 var (
 	// ErrRefused: the path leads out of the directories that the image is trusted with.
-	ErrRefused = errors.New("not followed: the path leads out of the image's folder")
+	ErrRefused = errors.New("not followed: the path leads out of the image's directory")
 	// ErrNetwork: the path leads to another machine.
 	ErrNetwork = errors.New("not followed: a path to another machine")
 	// ErrSpecial: the file is not a regular file.
-	ErrSpecial = errors.New("not followed: not a file of a disk")
+	ErrSpecial = errors.New("not followed: not a regular file")
 )
 
 // Opener opens files for reading by paths that images name. It is for one goroutine.

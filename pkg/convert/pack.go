@@ -77,7 +77,7 @@ func wholeUnits(runs iter.Seq2[zeroRun, error], unit int64) iter.Seq2[zeroRun, e
 					return
 				}
 				dataEnd = (r.end + unit - 1) / unit * unit
-				// What is complete does not wait for the next run.
+				// Complete units do not wait for the next run.
 				if !emit(r.end-r.end%unit, false) {
 					return
 				}

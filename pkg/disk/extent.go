@@ -15,8 +15,8 @@ const (
 	Zero
 	// Unallocated has no storage and reads as zeros.
 	Unallocated
-	// Absent is stored neither by the image nor by a parent: it reads as zeros. Formats
-	// whose images record zeros, too, tell it from Unallocated.
+	// Absent is stored neither by the image nor by a parent, and reads as zeros. Formats that
+	// also record zeros distinguish it from Unallocated.
 	Absent
 )
 

@@ -13,8 +13,8 @@ const newTablesBytes = 8 << 20
 
 // allocator allocates the clusters of the file of a new image, one after the other, and
 // counts the references to them. A refcount block is the first cluster of those
-// that it counts, except the first one, which comes after the header. What is complete is
-// written to the file as soon as it is.
+// that it counts, except the first one, which comes after the header. Complete tables and refcount
+// blocks are written to the file at once.
 type allocator struct {
 	f      disk.File
 	device bool

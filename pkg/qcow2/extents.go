@@ -10,9 +10,9 @@ import (
 
 // Extents implements [disk.Disk]. Clusters with data are Data, with their offset in the
 // file or Compressed. Zero clusters are Unallocated, with an offset in the file if they have
-// one. The extents of the parent have their Depth raised by one. What is stored nowhere
-// is Absent; a subcluster then has the offset that its cluster has for it. If the image was created with its metadata preallocated, holes of the file in
-// data are Zero.
+// one. The extents of the parent have their Depth raised by one. Clusters that are stored nowhere
+// are Absent; a subcluster then has the offset that its cluster has for it. If the image was
+// created with preallocated metadata, holes of the file within data are Zero.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	n, err := disk.ClipRange(off, n, img.size)
 	if err != nil {

@@ -60,8 +60,8 @@ func addSeeds(f *testing.F) {
 	f.Add(snapshot)
 }
 
-// FuzzOpen opens anything, and reads the start and the end of the disk. What the extents say
-// is what is read.
+// FuzzOpen opens anything, and reads the start and the end of the disk. The extents agree with the
+// bytes that are read.
 func FuzzOpen(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, file []byte) {

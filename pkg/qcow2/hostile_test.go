@@ -123,7 +123,7 @@ func TestHostile(t *testing.T) {
 				_ = f
 				_ = err
 			}
-			// What only decompressing shows, check does not see.
+			// check does not decompress, so it misses damage inside compressed data.
 			if !found && c.want != "external data file" && !strings.Contains(c.name, "noise") && !strings.Contains(c.name, "version 2") {
 				t.Error("check finds nothing")
 			}

@@ -138,7 +138,7 @@ func (w *PackedWriter) place(c *packedCluster, off int64) error {
 		return err
 	}
 	n := int64(c.end - c.start)
-	if err := w.makeRoom(n); err != nil {
+	if err := w.makeSpace(n); err != nil {
 		return err
 	}
 	h := &w.alloc.header
@@ -147,7 +147,7 @@ func (w *PackedWriter) place(c *packedCluster, off int64) error {
 	w.n++
 	w.alloc.count(w.at>>h.ClusterBits, w.n)
 	if last>>h.ClusterBits != w.at>>h.ClusterBits {
-		w.n = 1 // of the next cluster, which makeRoom has allocated
+		w.n = 1 // of the next cluster, which makeSpace has allocated
 	}
 	if w.at = last + 1; w.at&(h.ClusterSize()-1) == 0 {
 		w.at = 0
@@ -158,10 +158,9 @@ func (w *PackedWriter) place(c *packedCluster, off int64) error {
 	return nil
 }
 
-// makeRoom sets w.at to where n bytes are free, in a cluster that can have one more
-// reference and in the next one, if both are neighbours and in the range of the last
-// refcount block.
-func (w *PackedWriter) makeRoom(n int64) error {
+// makeSpace sets w.at to the offset of n free bytes. They are in a cluster that can have one more
+// reference, and in the next cluster if the last refcount block counts both.
+func (w *PackedWriter) makeSpace(n int64) error {
 	h := &w.alloc.header
 	maxCount := uint64(1)<<min(63, h.RefcountBits()) - 1
 	k := w.at >> h.ClusterBits

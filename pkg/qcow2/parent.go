@@ -19,7 +19,7 @@ import (
 const MaxParents = 256
 
 var (
-	// ErrParentNotFound: no file that was looked for is there, or can be the parent.
+	// ErrParentNotFound: none of the paths that were tried leads to the parent.
 	ErrParentNotFound = errors.New("the parent was not found")
 	// ErrParentLoop: the image is among its own parents.
 	ErrParentLoop = errors.New("the image is among its own parents")
@@ -36,7 +36,7 @@ type ParentError struct {
 	Tried    []TriedParent
 }
 
-// TriedParent is a path where the parent was looked for, and why it was not opened.
+// TriedParent is a path that was tried, and why no parent was opened there.
 type TriedParent struct {
 	Path string
 	Err  error
@@ -172,8 +172,8 @@ func (s *fileSearch) openParent(level *Image, name string) error {
 }
 
 // candidates lists where a file may be that the image in the file name records. An image
-// has no id by which a file could be recognised. A file is looked for by the last part of
-// its path only in the directories that the caller names.
+// has no id by which a file could be recognised. Only the directories that the caller names are
+// searched for the last part of the path.
 func (s *fileSearch) candidates(recorded, name string) ([]string, error) {
 	path := strings.TrimPrefix(recorded, "file:")
 	if strings.ContainsRune(path, 0) {
