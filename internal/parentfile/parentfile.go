@@ -1,0 +1,137 @@
+// Package parentfile opens the files that an image names: its parents and its data file.
+// Their paths are text from the image. An image is trusted to lead to regular files in some
+// directories and below them, and only if the caller says so to others.
+package parentfile
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vhdtool/vhdtool/pkg/disk"
+)
+
+// Why a path from an image is not followed.
+var (
+	// ErrRefused: the path leads out of the directories that the image is trusted with.
+	ErrRefused = errors.New("not followed: the path leads out of the image's folder")
+	// ErrNetwork: the path leads to another machine.
+	ErrNetwork = errors.New("not followed: a path to another machine")
+	// ErrSpecial: the file is not a regular file.
+	ErrSpecial = errors.New("not followed: not a file of a disk")
+)
+
+// Opener opens files for reading by paths that images name. It is for one goroutine.
+type Opener struct {
+	// Anywhere follows every path to a regular file. Paths to other machines are still
+	// refused, and so are devices.
+	Anywhere bool
+	// Lock locks each file before it is measured; nil locks nothing.
+	Lock disk.LockFunc
+
+	roots []string // absolute
+}
+
+// Trust lets files be in a directory, and below it.
+func (o *Opener) Trust(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{abs, Resolve(abs)} {
+		if !slices.Contains(o.roots, d) {
+			o.roots = append(o.roots, d)
+		}
+	}
+	return nil
+}
+
+// Resolve returns a path without symbolic links, or the path itself if no file is there.
+func Resolve(path string) string {
+	if p, err := filepath.EvalSymlinks(path); err == nil {
+		return p
+	}
+	return path
+}
+
+// Dirs are the directory of a file and, if the file is a symbolic link, the directory of
+// the link's target.
+func Dirs(name string) []string {
+	dir, real := filepath.Dir(name), filepath.Dir(Resolve(name))
+	if disk.SameFile(dir, real) {
+		return []string{dir}
+	}
+	return []string{dir, real}
+}
+
+// Open opens, locks and measures a regular file, if its path may be followed. The caller
+// closes the file.
+func (o *Opener) Open(path string) (*os.File, int64, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	// A symbolic link with an absolute path is not followed below a root, but its target
+	// may be below one, too.
+	real := Resolve(abs)
+	for _, path := range []string{abs, real} {
+		for _, root := range o.roots {
+			rel, err := filepath.Rel(root, path)
+			if err != nil || !filepath.IsLocal(rel) {
+				continue
+			}
+			f, size, err := o.openBelow(root, rel)
+			if err == nil || path == real {
+				return f, size, err
+			}
+		}
+	}
+	st, err := os.Stat(abs)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch real := filepath.ToSlash(real); {
+	case !o.Anywhere:
+		return nil, 0, ErrRefused
+	case strings.HasPrefix(real, "//"):
+		return nil, 0, ErrNetwork
+	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
+		return nil, 0, ErrSpecial
+	}
+	return disk.OpenFile(abs, false, o.Lock)
+}
+
+// openBelow is OpenRegular below a root.
+func (o *Opener) openBelow(root, rel string) (*os.File, int64, error) {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer dir.Close()
+	return OpenRegular(dir, rel, o.Lock)
+}
+
+// OpenRegular opens, locks and measures a regular file in a directory or below it. Symbolic
+// links are followed only as far as they stay below the directory. The caller closes the
+// file.
+func OpenRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64, error) {
+	st, err := dir.Stat(rel) // opening a pipe would wait for its other end
+	if err != nil {
+		return nil, 0, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, 0, ErrSpecial
+	}
+	f, err := dir.Open(rel)
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := disk.LockAndMeasure(f, false, lock)
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
