@@ -305,7 +305,7 @@ func (c *Checker) checkEntry(s *structures, used usage, run *faultRun, i int64, 
 	return nil
 }
 
-// checkLeaks reports the space that nothing refers to.
+// checkLeaks reports the space that nothing refers to, if a block fits in it.
 func (c *Checker) checkLeaks(s *structures, used usage) error {
 	size := s.size
 	if c.o.Device {
@@ -313,6 +313,9 @@ func (c *Checker) checkLeaks(s *structures, used usage) error {
 	}
 	leaked := int64(0)
 	for start, end := range used.unmarked(size) {
+		if end-start < c.n.BlockSize {
+			continue // padding before a block
+		}
 		f := newFinding("leak", disk.Leak, start, "space in the file", "a region or a block", "%d bytes that nothing refers to", end-start)
 		f.Bytes = end - start
 		leaked += end - start

@@ -152,7 +152,9 @@ func validateRegions(entries []regionEntry, used []region, size int64) (bat, met
 		case !known:
 			found = append(found, newFinding("region-unknown", disk.Warning, e.at, field, "BAT or metadata", "an optional region of unknown purpose"))
 		case !e.required:
-			found = append(found, newFinding("region-optional", disk.Warning, e.at+28, field+": required", "1, or VirtualBox refuses the image", "0"))
+			f := newFinding("region-optional", disk.Warning, e.at+28, field+": required", "1", "0")
+			f.Note = "VirtualBox refuses such images. qemu creates them."
+			found = append(found, f)
 		}
 		seen[e.id] = true
 		if !validRegion(e.off, uint64(e.n), size) {
