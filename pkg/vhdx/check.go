@@ -29,6 +29,8 @@ type Checker struct {
 	n    disk.CheckCounts
 	lost bool // the metadata does not lead to the BAT
 
+	firstBlock int64 // lowest offset of a block in the file
+
 	ctx   context.Context
 	yield func(disk.Finding, error) bool
 	file  string // path of the parent that is checked, or ""
@@ -205,6 +207,7 @@ func (r *faultRun) flush() error {
 
 // checkBAT examines all entries, and the space that they leave unused.
 func (c *Checker) checkBAT(s *structures) error {
+	c.firstBlock = s.size
 	used := newUsage(s.size)
 	for _, r := range s.regions {
 		used.mark(r.start, r.end)
@@ -289,6 +292,7 @@ func (c *Checker) checkEntry(s *structures, used usage, run *faultRun, i int64, 
 		return nil
 	}
 	start, end := int64(off), min(s.size, int64(off)+length)
+	c.firstBlock = min(c.firstBlock, start)
 	c.n.End = max(c.n.End, end)
 	if !s.bat.isBitmap(i) {
 		c.n.Allocated++
@@ -305,7 +309,8 @@ func (c *Checker) checkEntry(s *structures, used usage, run *faultRun, i int64, 
 	return nil
 }
 
-// checkLeaks reports the space that nothing refers to, if a block fits in it.
+// checkLeaks reports the space after the first block that nothing refers to, if a block fits in
+// it.
 func (c *Checker) checkLeaks(s *structures, used usage) error {
 	size := s.size
 	if c.o.Device {
@@ -313,8 +318,9 @@ func (c *Checker) checkLeaks(s *structures, used usage) error {
 	}
 	leaked := int64(0)
 	for start, end := range used.unmarked(size) {
-		if end-start < c.n.BlockSize {
-			continue // padding before a block
+		// qemu leaves space between the metadata and the first block.
+		if end-start < c.n.BlockSize || start < c.firstBlock {
+			continue
 		}
 		f := newFinding("leak", disk.Leak, start, "space in the file", "a region or a block", "%d bytes that nothing refers to", end-start)
 		f.Bytes = end - start

@@ -439,7 +439,7 @@ func readLog(r io.ReaderAt, size int64, h *Header, at int64) (io.ReaderAt, logSt
 			st.size = max(st.size, patches[i].off+patches[i].n)
 		}
 	}
-	found := []finding{newFinding("log-pending", disk.Warning, st.first, "log", "none to replay", "%d entries to replay", st.pending)}
+	found := []finding{newFinding("log-pending", disk.Warning, st.first, "log", "none, as after a clean shutdown", "%d entries to replay", st.pending)}
 	return newReplayed(r, size, st.size, patches), st, found, nil
 }
 
