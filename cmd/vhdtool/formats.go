@@ -66,7 +66,7 @@ type fileSize struct {
 }
 
 // The formats, in the order in which they are probed; raw takes what is left.
-var allFormats = slices.Concat([]*format{&vpcFormat}, foreignFormats, []*format{&rawFormat})
+var allFormats = slices.Concat([]*format{&vpcFormat, &vhdxFormat}, foreignFormats, []*format{&rawFormat})
 
 var formats = func() disk.Formats {
 	var fs disk.Formats
