@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,7 +29,9 @@ var vhdxFormat = format{
 	},
 	describe: describeVHDX,
 	fileSize: vhdxFileSize,
-	stream:   streamVHDX,
+
+	sectorSize: vhdxSectorSize,
+	stream:     streamVHDX,
 }
 
 // streamVHDX writes a new image to a pipe. Of a dynamic one it reads the source twice.
@@ -132,4 +135,12 @@ func (v *vhdxDetails) lines() []string {
 		}
 	}
 	return out
+}
+
+func vhdxSectorSize(o disk.Options) (int64, error) {
+	vo, err := vhdx.ParseCreateOptions(0, o)
+	if err != nil {
+		return 0, err
+	}
+	return cmp.Or(vo.LogicalSectorSize, disk.SectorSize), nil
 }

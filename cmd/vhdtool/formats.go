@@ -24,6 +24,9 @@ type format struct {
 	// fileSize says how long the file of a new image will be; nil if as long as
 	// the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
+	// sectorSize is the logical sector size of a new image's disk, in bytes; nil if the format
+	// records none.
+	sectorSize func(o disk.Options) (int64, error)
 	// stream writes a new image of src to a pipe, as the options of a copy say; nil if it
 	// is the disk's bytes.
 	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error

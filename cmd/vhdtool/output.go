@@ -113,7 +113,10 @@ func pathFirst(err error) error {
 // creationError is the format's reason not to make such an image.
 func creationError(f *format, err error) error {
 	if errors.Is(err, vhd.ErrTooLarge) {
-		return qemuErrorf("The image size is too large for file format '%s'", f.Name)
+		return &hintError{
+			qemuErrorf("The image size is too large for file format '%s'", f.Name),
+			fmt.Sprintf("%v; the formats vhdx and raw hold larger disks", err),
+		}
 	}
 	return err
 }

@@ -93,6 +93,9 @@ func (img *Image) SizedBy() SizeRule { return img.rule }
 // BlockSize is the unit of allocation in bytes. It is 0 for a fixed disk.
 func (img *Image) BlockSize() int64 { return img.lay.blockSize }
 
+// LogicalSectorSize implements [disk.SectorSizer]: it is always 512.
+func (img *Image) LogicalSectorSize() int64 { return SectorSize }
+
 // BlockCounts returns how many blocks the disk has, and how many of them have a
 // place in the file; both are 0 for a fixed disk.
 func (img *Image) BlockCounts() (total, allocated int64) {

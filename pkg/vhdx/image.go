@@ -26,8 +26,7 @@ func (img *Image) Size() int64 { return img.s.meta.Size }
 // BlockSize implements [disk.Blocker].
 func (img *Image) BlockSize() int64 { return img.s.meta.BlockSize }
 
-// LogicalSectorSize is 512 or 4096 bytes. Partition tables count in this unit, so the contents
-// of a disk are valid for one size only.
+// LogicalSectorSize implements [disk.SectorSizer].
 func (img *Image) LogicalSectorSize() int64 { return img.s.meta.LogicalSector }
 
 // Metadata returns the properties of the disk.
@@ -102,4 +101,5 @@ var _ interface {
 	disk.Child
 	disk.Blocker
 	disk.Describer
+	disk.SectorSizer
 } = (*Image)(nil)

@@ -93,7 +93,7 @@ func (d *NewDisk) Size() int64 { return d.p.meta.Size }
 // BlockSize implements [disk.Blocker].
 func (d *NewDisk) BlockSize() int64 { return d.p.meta.BlockSize }
 
-// LogicalSectorSize is 512 or 4096 bytes.
+// LogicalSectorSize implements [disk.SectorSizer].
 func (d *NewDisk) LogicalSectorSize() int64 { return d.p.meta.LogicalSector }
 
 // FormatName implements [disk.Describer].
@@ -408,6 +408,7 @@ var _ interface {
 	disk.Placer
 	disk.Reserver
 	disk.Resizer
+	disk.SectorSizer
 	disk.Syncer
 	disk.Zeroer
 	io.WriterAt
