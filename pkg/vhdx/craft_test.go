@@ -91,7 +91,9 @@ func (s *sparse) clone() *sparse {
 func (s *sparse) put(off int64, b ...byte) { _, _ = s.WriteAt(b, off) }
 
 func (s *sparse) put16(off int64, v uint16) { s.put(off, binary.LittleEndian.AppendUint16(nil, v)...) }
+
 func (s *sparse) put32(off int64, v uint32) { s.put(off, binary.LittleEndian.AppendUint32(nil, v)...) }
+
 func (s *sparse) put64(off int64, v uint64) { s.put(off, binary.LittleEndian.AppendUint64(nil, v)...) }
 
 // fill writes n times b.

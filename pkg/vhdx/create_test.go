@@ -82,7 +82,7 @@ func TestModel(t *testing.T) {
 				want = append(want, make([]byte, d.Size()-size)...)
 				size = d.Size()
 			}
-			p := make([]byte, min(size-off, 2*mib))
+			p := bytes.Repeat([]byte{0xaa}, int(min(size-off, 2*mib)))
 			if k, err := d.ReadAt(p, off); k != len(p) || err != nil && !errors.Is(err, io.EOF) || !bytes.Equal(p, want[off:off+int64(k)]) {
 				t.Fatalf("read of %d bytes at %d: %d, %v", len(p), off, k, err)
 			}
@@ -107,7 +107,7 @@ func TestModel(t *testing.T) {
 
 // compare compares a disk and its extents with want.
 func compare(t *rapid.T, d disk.Disk, want []byte) {
-	got := make([]byte, d.Size())
+	got := bytes.Repeat([]byte{0xaa}, int(d.Size()))
 	if n, err := d.ReadAt(got, 0); n != len(got) || err != nil && !errors.Is(err, io.EOF) || !bytes.Equal(got, want) {
 		t.Fatalf("the contents are wrong: %d of %d bytes, %v", n, len(want), err)
 	}
@@ -145,7 +145,11 @@ func TestDerived(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s, mustOpen(t, s).Metadata().DiskID
+		img := mustOpen(t, s)
+		if got := img.Header().Sequence; got != 2 {
+			t.Errorf("sequence number %d, want that of the second header", got)
+		}
+		return s, img.Metadata().DiskID
 	}
 	seen := map[uuid.UUID]string{}
 	for name, change := range map[string]func(o *vhdx.CreateOptions){

@@ -28,6 +28,7 @@ type NewDisk struct {
 	end     int64                 // of the last block
 	written bool
 	closed  bool
+	batEnds bool // the file ends with a BAT, where the next block belongs
 }
 
 // offsetPage has the offsets of blocks in MiB; 0 for blocks that are not allocated.
@@ -161,8 +162,8 @@ func (d *NewDisk) Reserve(off, n int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.written = true
-	if d.p.meta.LeaveAllocated {
-		return nil
+	if err := d.removeBAT(); err != nil || d.p.meta.LeaveAllocated {
+		return err
 	}
 	for block := off / d.p.meta.BlockSize; block <= (off+n-1)/d.p.meta.BlockSize; block++ {
 		if d.offsetLocked(block) != 0 {
@@ -186,6 +187,19 @@ func (d *NewDisk) Reserve(off, n int64) error {
 		d.end += d.p.meta.BlockSize
 	}
 	return nil
+}
+
+// removeBAT removes the BAT that Sync wrote after the last block of a growing disk. The caller
+// holds mu.
+func (d *NewDisk) removeBAT() error {
+	if !d.batEnds {
+		return nil
+	}
+	d.batEnds = false
+	if d.device > 0 {
+		return filesystem.Zero(d.f, d.blocksEnd(), d.p.batLength())
+	}
+	return filesystem.SetLength(d.f, d.blocksEnd())
 }
 
 // WriteAt implements [io.WriterAt]. A write past the end of the disk is an error.
@@ -315,6 +329,12 @@ func (d *NewDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 // Resize implements [disk.Resizer] for a disk whose size was unknown. The size is rounded up to a
 // whole sector. It must not cut off written blocks.
 func (d *NewDisk) Resize(_ context.Context, size int64, _ disk.Progress) error {
+	d.mu.Lock()
+	err := d.removeBAT()
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	p := *d.p
 	switch {
 	case size < 0:
@@ -372,6 +392,9 @@ func (d *NewDisk) complete() error {
 	batOff := d.p.metadataOffset() + mib
 	if d.p.growing {
 		batOff = d.blocksEnd()
+		d.mu.Lock()
+		d.batEnds = true
+		d.mu.Unlock()
 	}
 	if err := d.fits(d.fileEnd()); err != nil {
 		return err

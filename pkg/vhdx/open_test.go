@@ -23,7 +23,7 @@ func mustOpen(t testing.TB, s *sparse) *vhdx.Image {
 // with the contents.
 func contents(t testing.TB, d disk.Disk) []byte {
 	t.Helper()
-	b := make([]byte, d.Size())
+	b := bytes.Repeat([]byte{0xaa}, int(d.Size())) // a read replaces all of it
 	for off := 0; off < len(b); {
 		n := min(700_000, len(b)-off)
 		if k, err := d.ReadAt(b[off:off+n], int64(off)); k != n || err != nil && !errors.Is(err, io.EOF) {
