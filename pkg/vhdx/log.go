@@ -387,7 +387,6 @@ func (f *replayed) ReadAt(p []byte, off int64) (int, error) {
 type logState struct {
 	pending int   // entries to replay
 	first   int64 // offset of the first one in the file
-	flushed int64 // the file must have this length
 	size    int64 // of the file after the replay
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -86,12 +85,4 @@ func openAlone(r io.ReaderAt, size int64) (*Image, error) {
 		return nil, err
 	}
 	return &Image{s: s, file: r}, nil
-}
-
-// fileName is the name of the file, or "" if the image is not in an os.File.
-func (img *Image) fileName() string {
-	if f, ok := img.file.(*os.File); ok {
-		return f.Name()
-	}
-	return ""
 }
