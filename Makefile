@@ -9,10 +9,15 @@ BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 FUZZTIME ?= 30s
+# All internal packages except interop, which runs other programs.
+INTERNALS = $(shell $(GO) list ./internal/... | grep -v /interop)
+# These tests build, kill or compare whole programs, and share no memory with what they run. Under
+# the race detector they take most of the time.
+SLOW_UNDER_RACE = ^(TestMakeInstall|TestGoInstall|TestKill.*|TestLikeEachRelease|TestOptionsOfEachRelease|TestSameAsQEMU|TestREADME.*|TestManPages.*|TestArchitecturePicture|TestDocs)$$
 DEMO ?= $(CURDIR)/bin/demo
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz torture man bench demo clean help
+.PHONY: build install uninstall test race interop portable platforms lint api api-check dist dist-check deb-check rpm-check container fuzz fuzz-smoke vuln tidy-check torture man bench demo clean help
 
 build: ## build bin/vhdtool
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vhdtool ./cmd/vhdtool
@@ -38,14 +43,15 @@ uninstall: ## remove what install has installed, with the same PREFIX and DESTDI
 test: ## run the tests; needs nothing but Go (tests without their peer program are skipped)
 	$(GO) test ./...
 
-race: ## run the tests of the library under the race detector (needs a C compiler)
-	$(GO) test -race ./pkg/...
+race: ## run the tests under the race detector (needs a C compiler)
+	$(GO) test -race ./pkg/... $(INTERNALS)
+	$(GO) test -race ./cmd/vhdtool -skip '$(SLOW_UNDER_RACE)' -timeout 30m
 
 interop: ## compare with other programs: qemu 7.2, 10, libvhdi; newest qemu, VirtualBox if unpacked
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
 
 portable: ## run the tests without the fast paths of Linux
-	$(GO) test -tags portable ./pkg/... ./internal/sparse ./internal/imagelock ./internal/atomicfile
+	$(GO) test -tags portable ./pkg/... $(INTERNALS)
 	$(GO) test -tags portable ./cmd/vhdtool -run 'TestScripts|TestREADME'
 
 platforms: ## compile and vet for every release platform
@@ -78,6 +84,16 @@ container: ## build a container image from dist and run it (with docker or podma
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh $(FUZZTIME)
+
+fuzz-smoke: ## run every fuzz target for 5 seconds, from the seeds alone
+	scripts/fuzz.sh 5s seeds
+
+vuln: ## search for known vulnerabilities in what the program calls (needs the network)
+	scripts/vuln.sh
+
+tidy-check: ## fail if go.mod or tools/go.mod needs go mod tidy
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
 
 torture: ## the long forms of the tests that kill, cut and damage (several minutes)
 	VHDTOOL_TORTURE=500 $(GO) test ./cmd/vhdtool -count=1 -run Kill -timeout 30m

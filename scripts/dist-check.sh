@@ -45,7 +45,7 @@ if [ -e "$archive" ]; then
 			exit 1
 		}
 	done
-	# What the container image is made of.
+	# The container image consists of these files.
 	while read -r f; do
 		[ -s "$scratch/$f" ] || {
 			echo "dist-check: $archive has no $f, which the Containerfile copies" >&2

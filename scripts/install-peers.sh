@@ -2,8 +2,9 @@
 # Installs the programs that the tests compare vhdtool with, on Debian and Ubuntu, as root or
 # with sudo. Does nothing if they are installed.
 #
-# Installed: qemu-img and qemu-io, vhdiinfo and vhdimount, shellcheck for the lint, a C
-# compiler for the race detector, mandoc for the man pages, rpm for the package.
+# Programs to compare with: qemu-img and qemu-io, vhdiinfo and vhdimount, sfdisk, the compressors,
+# and the programs that make XFS, btrfs and ext4. Programs for the checks: shellcheck, a C compiler
+# for the race detector, mandoc for the man pages, and rpm for the package.
 #
 # Unpacked into the cache directory, where internal/oracle finds them: qemu-img 10 of Debian
 # trixie, and the newest qemu-img, VirtualBox and libvhdi of Debian sid. sid changes daily. If a
@@ -11,10 +12,18 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+PATH=$PATH:/usr/sbin:/sbin
 missing=()
 command -v qemu-img >/dev/null && command -v qemu-io >/dev/null || missing+=(qemu-utils)
 command -v vhdiinfo >/dev/null || missing+=(libvhdi-utils)
 command -v shellcheck >/dev/null || missing+=(shellcheck)
+command -v mkfs.xfs >/dev/null || missing+=(xfsprogs)
+command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+command -v sfdisk >/dev/null || missing+=(fdisk)
+command -v bzip2 >/dev/null || missing+=(bzip2)
+command -v zstd >/dev/null || missing+=(zstd)
+command -v xz >/dev/null || missing+=(xz-utils)
 command -v mandoc >/dev/null || missing+=(mandoc)
 command -v rpm >/dev/null || missing+=(rpm)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)

@@ -23,10 +23,11 @@ func (c *cli) newAmendCmd() *cobra.Command {
 	var o amendOptions
 	cmd := &cobra.Command{
 		Use:    "amend -o OPTIONS [-f FORMAT] FILE",
-		Short:  "Change the creation options of an image",
-		Hidden: true, // it is there to be refused
-		Long: `Raw disks and VHDs cannot be amended, as in qemu-img. set changes the fields of a
-VHD that can change, and resize its size.`,
+		Short:  "Change the options of an image",
+		Hidden: true, // scripts of qemu-img call it, and get its error
+		Long: `amend exists for scripts of qemu-img, and fails as qemu-img does: raw
+disks and VHDs have no options that can be changed. 'set' changes fields
+of a VHD, and 'resize' its size.`,
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -35,12 +36,13 @@ VHD that can change, and resize its size.`,
 	}
 	o.source.add(cmd, "format")
 	fl := cmd.Flags()
-	fl.StringArrayVarP(&o.options, "options", "o", nil, "options, as key=value,...")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "`OPTIONS`, as key=value,...")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.Bool("force", false, "accepted for compatibility")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	addAlias(cmd, "progress", "progres", "") // as qemu-img's help spells it
+	markIgnored(cmd, "cache", "force")
 	return cmd
 }
 
@@ -73,7 +75,7 @@ func (c *cli) runAmend(_ context.Context, o *amendOptions) error {
 		return qemuErrorf("Expecting one image file name")
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return qemuErrorf("Invalid cache option: %s", o.cache)
+		return cacheError("cache", o.cache)
 	}
 	if err := o.source.check(); err != nil {
 		return err
@@ -93,9 +95,8 @@ func (c *cli) runAmend(_ context.Context, o *amendOptions) error {
 	return refuse(f)
 }
 
-// openToRefuse opens an image for what no format can do, so that what is wrong with the
-// image is said first. With write, a raw disk that was not named as one gets qemu-img's
-// warning.
+// openToRefuse opens an image for an operation that no format supports, so that errors of the image
+// are reported first. With write, a raw disk whose format was not given gets qemu-img's warning.
 func (c *cli) openToRefuse(ref imageRef, write bool) (disk.Disk, *format, error) {
 	ref.options.Parents.None = true
 	d, f, err := c.open(ref, false)

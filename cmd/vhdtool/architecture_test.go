@@ -13,7 +13,7 @@ import (
 var mermaidBlock = regexp.MustCompile("(?s)```mermaid\n.*?```\n")
 
 // TestArchitecturePicture compares the picture of the packages in
-// docs/architecture.md with what they import. 'make man' draws it anew.
+// docs/architecture.md with what they import. 'make man' draws it again.
 func TestArchitecturePicture(t *testing.T) {
 	const name = "../../docs/architecture.md"
 	text, err := os.ReadFile(name)
@@ -53,8 +53,7 @@ func TestArchitecturePicture(t *testing.T) {
 	t.Error("run 'make man', and look whether the arrows are as they should be")
 }
 
-// drawPackages draws the packages and their imports of each other, on Linux,
-// tests aside.
+// drawPackages draws the packages, and their imports of each other on Linux without tests.
 func drawPackages(t *testing.T) string {
 	const module = "github.com/vhdtool/vhdtool/"
 	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./cmd/...", "./pkg/...", "./internal/...")

@@ -22,12 +22,12 @@ type backingFlags struct {
 }
 
 func (b *backingFlags) add(cmd *cobra.Command, short string) {
-	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD whose parent is this image")
-	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "format of the parent; raw must be said")
+	cmd.Flags().StringVarP(&b.file, "backing", short, "", "make a differencing VHD whose parent is `PARENT`")
+	cmd.Flags().StringVarP(&b.format, "backing-format", "F", "", "`FORMAT` of the parent (required if it is raw)")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
 }
 
-// backedFormat is the format's name that the flags imply if none is given.
+// backedFormat returns the format name that the flags imply, if none is given.
 func (c *cli) backedFormat(b *backingFlags, given string) string {
 	if given == "" && b.file != "" && !c.likeQEMU {
 		return vpcFormat.Name
@@ -35,9 +35,8 @@ func (c *cli) backedFormat(b *backingFlags, given string) string {
 	return given
 }
 
-// openBacking opens the parent of an image that is, or will be, in the file child.
-// The name is taken as it is typed, and where there is no such file, from the
-// child's folder, as qemu-img does.
+// openBacking opens the parent of an image that is, or will be, in the file child. As in qemu-img,
+// a name that does not exist as typed is relative to child's directory.
 func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSearch) (disk.Disk, string, *format, error) {
 	name := fileName(b.file)
 	if _, err := os.Stat(name); err != nil && !filepath.IsAbs(name) {
@@ -56,8 +55,8 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 	}
 	if f == &rawFormat && b.format == "" {
 		d.Close()
-		// Who writes to a raw disk can make it look like a VHD.
-		return nil, name, nil, &hintError{fmt.Errorf("%s: this looks like a raw disk", name), "-F raw says that it is one"}
+		// A guest that writes to a raw disk can make it look like a VHD.
+		return nil, name, nil, &hintError{fmt.Errorf("%s: this looks like a raw disk", name), "if it is one, add -F raw"}
 	}
 	if f != &rawFormat && f != &vpcFormat {
 		d.Close()
@@ -66,8 +65,8 @@ func (c *cli) openBacking(b *backingFlags, child string, parents disk.ParentSear
 	return d, name, f, nil
 }
 
-// refuseAncestor makes it an error to replace, by a child of the disk in the file
-// parent, an image that this is made of itself.
+// refuseAncestor returns an error if the file of a new child is part of the chain of its parent, in
+// the file parent.
 func refuseAncestor(d disk.Disk, parent, child string) error {
 	img, ok := d.(disk.Child)
 	if !ok || !exists(child) {
@@ -76,10 +75,10 @@ func refuseAncestor(d disk.Disk, parent, child string) error {
 	if _, has := img.RecordedParent(); !has {
 		return nil
 	}
-	if img.Parent() == nil { // opened alone
+	if img.Parent() == nil { // opened without its parent
 		chain, _, err := disk.Open(parent, formats, nil)
 		if err != nil {
-			return fmt.Errorf("%s is there already, and may be what %s is made of: %w", child, parent, err)
+			return fmt.Errorf("%s exists, and may be a parent of %s: %w", child, parent, err)
 		}
 		defer chain.Close()
 		d = chain
@@ -87,12 +86,12 @@ func refuseAncestor(d disk.Disk, parent, child string) error {
 	return refuseMadeOf(d, parent, child)
 }
 
-// refuseMadeOf makes it an error for the file child to be among the parents of the
-// disk in the file name.
+// refuseMadeOf returns an error if the file child is among the parents of the disk in the file
+// name.
 func refuseMadeOf(d disk.Disk, name, child string) error {
 	for _, parent := range fileNames(d, name)[1:] {
 		if disk.SameFile(parent, child) {
-			return fmt.Errorf("%s: %w: %s is made of it", child, vhd.ErrParentLoop, name)
+			return fmt.Errorf("%s: %w: %s depends on it", child, vhd.ErrParentLoop, name)
 		}
 	}
 	return nil
@@ -107,17 +106,17 @@ func exists(name string) bool {
 type childRequest struct {
 	format     *format
 	file       disk.File
-	name       string       // that the file will have
+	name       string       // of the new file
 	size       int64        // of the disk, bytes; 0 means the parent's
 	set        disk.Options // the user's
-	options    disk.Options // with those of the product below them
-	product    string       // that the image is for, or ""
-	parent     disk.Disk    // which the new disk closes
-	parentName string       // of its file
+	options    disk.Options // set, over the defaults of the product
+	product    string       // name of the product of --for, or ""
+	parent     disk.Disk    // closed by the new disk
+	parentName string       // file of parent
 }
 
-// createChild starts a differencing image, of the size that goes with its parent,
-// which the flags name, and which it closes.
+// createChild starts a differencing image. Its parent is the one that the flags name, and so is the
+// default size. It closes the parent on errors, too.
 func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearch, f *format, size func(parent disk.Disk) int64, set disk.Options, product string) (*target.Child, error) {
 	parent, parentName, _, err := c.openBacking(b, name, parents)
 	if err != nil {
@@ -140,7 +139,7 @@ func (c *cli) createChild(name string, b *backingFlags, parents disk.ParentSearc
 	return &target.Child{File: out, Parent: source.Named(parent, parentName)}, nil
 }
 
-// createDifferencing is create with a parent.
+// createDifferencing runs create for an image with a parent.
 func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, size int64, set disk.Options) error {
 	out, err := c.createChild(name, &o.backing, disk.ParentSearch{None: true}, f, func(disk.Disk) int64 { return size }, set, o.target.product)
 	if err != nil {
@@ -164,35 +163,34 @@ func (c *cli) createDifferencing(name string, f *format, o *createCmdOptions, si
 	return nil
 }
 
-// warnApart says so if an image that got a parent cannot be opened without further
-// ado, most often because the parent is in a folder to which no image is trusted to
-// lead.
+// warnApart warns if a new child cannot be opened without further flags. Mostly the parent is
+// outside the child's directory, so the path to it is not trusted.
 func (c *cli) warnApart(name string) {
 	d, _, err := disk.Open(name, formats, nil)
 	switch {
 	case err == nil:
 		d.Close()
 	case errors.Is(err, vhd.ErrParentRefused):
-		c.message("warning: %s: the parent is not in the folder of the image, nor below it", name)
-		fmt.Fprintln(c.stderr, "hint: who opens the image must give --trust-parents, or say with --parent or --parent-dir where the parent is")
+		c.message("warning: %s: the parent is outside the image's directory", name)
+		fmt.Fprintln(c.stderr, "hint: open the image with --trust-parents, --parent FILE or --parent-dir DIR")
 	default:
-		c.message("warning: %s: it cannot be opened: %v", name, withoutPath(err))
+		c.message("warning: %s: the new image cannot be opened: %v", name, withoutPath(err))
 	}
 }
 
-// newChild starts a new target that keeps what differs from its parent.
+// newChild starts a new target that stores only the differences from its parent.
 func (v *conversion) newChild(in *input) (*target.Child, error) {
 	fail := func(err error) (*target.Child, error) { return nil, conversionError(v.target, v.format, err) }
 	switch {
 	case v.likeQEMU || v.format.createChild == nil:
 		return nil, qemuErrorf("Backing file not supported for file format '%s'", v.format.Name)
 	case in.Disk == nil || v.isStream(v.target):
-		return fail(errors.New("a differencing image is neither made from a stream nor written to one"))
+		return fail(errors.New("a differencing image cannot be created from a stream, or written to one"))
 	}
 	if err := checkOptions(v.format, v.given); err != nil {
 		return nil, err
 	}
-	// The parent's size may have been rounded up; zeros follow the source then.
+	// The parent's size may have been rounded up. Then zeros follow the source.
 	size := func(parent disk.Disk) int64 { return max(in.Size(), parent.Size()) }
 	t, err := v.createChild(v.target, v.backing, v.parents, v.format, size, v.given, v.wanted.product)
 	if err != nil {

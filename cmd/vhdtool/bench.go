@@ -40,11 +40,13 @@ func (c *cli) newBenchCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "bench [-c COUNT] [-d DEPTH] [-o OFFSET] [-s SIZE] [-S STEP] [-w] FILE",
 		Short:  "Measure how fast an image is read or written",
-		Hidden: true, // it is there for scripts
-		Long: `Send COUNT requests of SIZE bytes (75000 of 4k) to the disk in FILE, DEPTH (64) at a
-time, and print how long they took. Each starts STEP bytes after the one before.
+		Hidden: true, // for scripts
+		Long: `bench sends COUNT requests (default 75000) of SIZE bytes (default 4k) to
+the disk in FILE, and prints how long they took. DEPTH requests (default 64) are
+in flight at a time. Each request starts STEP bytes after the one before.
 
-With -w the requests write zeros, or the byte --pattern, over what the disk holds.`,
+With -w the requests overwrite the disk with zeros, or with the byte of
+--pattern.`,
 		Example: "  vhdtool bench -c 1000 -s 64k disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -54,30 +56,31 @@ With -w the requests write zeros, or the byte --pattern, over what the disk hold
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.count, "count", "c", "75000", "number of requests")
-	fl.StringVarP(&o.depth, "depth", "d", "64", "requests at a time")
-	fl.StringVarP(&o.offset, "offset", "o", "0", "offset of the first request")
-	fl.StringVarP(&o.size, "buffer-size", "s", "4k", "bytes of each request")
-	fl.StringVarP(&o.step, "step-size", "S", "", "bytes from one request to the next (default: the size)")
+	fl.StringVarP(&o.count, "count", "c", "75000", "send `COUNT` requests")
+	fl.StringVarP(&o.depth, "depth", "d", "64", "keep `DEPTH` requests in flight")
+	fl.StringVarP(&o.offset, "offset", "o", "0", "`OFFSET` of the first request")
+	fl.StringVarP(&o.size, "buffer-size", "s", "4k", "`SIZE` of each request")
+	fl.StringVarP(&o.step, "step-size", "S", "", "`STEP` from one request to the next (default: the size)")
 	fl.BoolVarP(&o.write, "write", "w", false, "write instead of reading")
-	fl.StringVar(&o.pattern, "pattern", "0", "with -w: the byte to write")
-	fl.StringVar(&o.flush, "flush-interval", "", "with -w: flush after this number of requests")
-	fl.BoolVar(&o.noDrain, "no-drain", false, "accepted for compatibility: a flush waits for the requests before it")
-	fl.StringVarP(&o.aio, "aio", "i", "", "accepted for compatibility")
+	fl.StringVar(&o.pattern, "pattern", "0", "with -w: the `BYTE` to write")
+	fl.StringVar(&o.flush, "flush-interval", "", "with -w: flush after every `N` requests")
+	fl.BoolVar(&o.noDrain, "no-drain", false, "accepted for compatibility: a flush waits for earlier requests")
+	fl.StringVarP(&o.aio, "aio", "i", "", "`MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.native, "native", "n", false, "accepted for compatibility")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.quiet, "quiet", "q", false, "accepted for compatibility")
+	markIgnored(cmd, "no-drain", "aio", "native", "cache", "quiet")
 	return cmd
 }
 
-// benchRun is a bench command whose numbers are understood.
+// benchRun is a bench command with parsed numbers.
 type benchRun struct {
 	count, depth, flush int64
 	off, size, step     int64
 	pattern             byte
 }
 
-// parse reads the numbers, in the order in which qemu-img complains of them.
+// parse parses the numbers in qemu-img's order, which decides the first error.
 func (o *benchOptions) parse() (b benchRun, err error) {
 	if b.count, err = benchNumber("request count", o.count, 1, math.MaxInt32); err != nil {
 		return b, err
@@ -198,7 +201,7 @@ func (c *cli) runBench(ctx context.Context, o *benchOptions) error {
 	return err
 }
 
-// after returns the offset of the request after that at off, on a disk of size bytes.
+// after returns the offset of the request that follows the one at off, on a disk of size bytes.
 func (b *benchRun) after(off, size int64) int64 {
 	last := size - b.size
 	if last <= 0 {
@@ -207,7 +210,7 @@ func (b *benchRun) after(off, size int64) int64 {
 	return (off + b.step%last) % last
 }
 
-// maxBenchMemory bounds the buffers of the requests under way.
+// maxBenchMemory bounds the buffers of all requests in flight.
 const maxBenchMemory = 256 << 20
 
 // run sends the requests, in groups that end with a flush.
@@ -216,7 +219,7 @@ func (b *benchRun) run(ctx context.Context, d disk.Disk, write bool, progress di
 	if b.flush > 0 {
 		group = b.flush
 	}
-	buf := bytes.Repeat([]byte{b.pattern}, int(b.size)) // which all writes share
+	buf := bytes.Repeat([]byte{b.pattern}, int(b.size)) // shared by all writes
 	next, sent := b.off, int64(0)
 	for done := int64(0); done < b.count; {
 		var requests errgroup.Group

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math/bits"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,24 +12,24 @@ import (
 
 type bitmapOptions struct {
 	source       sourceFlags
-	actions      []string // in the order in which qemu-img acts on them
+	actions      []string // in the order in which qemu-img runs them
 	granularity  string
 	sourceFile   string
 	sourceFormat string
 	args         []string
 }
 
-// bitmapActions are the flags that say what to do.
+// bitmapActions are the flags for actions.
 var bitmapActions = []string{"add", "remove", "remove-all", "clear", "enable", "disable", "merge"}
 
 func (c *cli) newBitmapCmd() *cobra.Command {
 	var o bitmapOptions
 	cmd := &cobra.Command{
 		Use:    "bitmap {--add | --remove | --clear | --enable | --disable | --merge SOURCE}... FILE BITMAP",
-		Short:  "Change the dirty bitmaps in an image",
-		Hidden: true, // it is there to be refused
-		Long: `Raw disks and VHDs have no dirty bitmaps, as in qemu-img: nothing can be added, and
-nothing is there to be removed.`,
+		Short:  "Change the dirty bitmaps of an image",
+		Hidden: true, // scripts of qemu-img call it, and get its error
+		Long: `bitmap exists for scripts of qemu-img, and fails as qemu-img does: raw
+disks and VHDs have no dirty bitmaps.`,
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -43,12 +44,12 @@ nothing is there to be removed.`,
 	o.source.add(cmd, "format")
 	fl := cmd.Flags()
 	for _, name := range bitmapActions[:len(bitmapActions)-1] {
-		fl.Bool(name, false, name+" the bitmap")
+		fl.Bool(name, false, strings.Replace(name+" the bitmap", "-all the bitmap", " all bitmaps", 1))
 	}
-	fl.String("merge", "", "merge this bitmap into the other one")
-	fl.StringVarP(&o.granularity, "granularity", "g", "", "granularity of a new bitmap")
-	fl.StringVarP(&o.sourceFile, "source-file", "b", "", "file of the bitmap to merge")
-	fl.StringVarP(&o.sourceFormat, "source-format", "F", "", "format of that file")
+	fl.String("merge", "", "merge the bitmap `SOURCE` into BITMAP")
+	fl.StringVarP(&o.granularity, "granularity", "g", "", "granularity of a new bitmap, as a `SIZE`")
+	fl.StringVarP(&o.sourceFile, "source-file", "b", "", "`FILE` that holds the bitmap to merge")
+	fl.StringVarP(&o.sourceFormat, "source-format", "F", "", "`FORMAT` of that file")
 	return cmd
 }
 
@@ -119,7 +120,7 @@ func (c *cli) runBitmap(_ context.Context, o *bitmapOptions) error {
 	case action == "add" && size != 0 && (size < 512 || bits.OnesCount64(uint64(size)) != 1):
 		return qemuErrorf("Operation add on bitmap %s failed: Granularity must be power of 2 and at least 512", name)
 	case action == "add":
-		// qemu-img names a node here, by a number that changes.
+		// Here qemu-img names a node by a number that changes.
 		return qemuErrorf("Operation add on bitmap %s failed: Can't store persistent bitmaps to %s: Operation not supported", name, f.Name)
 	default:
 		return qemuErrorf("Operation %s on bitmap %s failed: Dirty bitmap '%s' not found", action, name, name)

@@ -19,14 +19,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// Exit statuses of check, as qemu-img's.
+// Exit statuses of check, equal to qemu-img's.
 const (
 	checkCorrupt     = 2
 	checkLeaks       = 3
 	checkUnsupported = 63
 )
 
-// checkFinding is one thing found wrong.
+// checkFinding is one finding of check.
 type checkFinding struct {
 	Check    string      `json:"check"` // stable name of the rule
 	Severity string      `json:"severity"`
@@ -34,30 +34,31 @@ type checkFinding struct {
 	Field    string      `json:"field"`
 	Found    string      `json:"found"`
 	Wanted   string      `json:"wanted"`
-	Count    int64       `json:"count,omitempty"`       // faults that it stands for, if more than one
-	Repair   string      `json:"repair,omitempty"`      // what -r would do
-	File     string      `json:"file,omitempty"`        // the parent that it is about
-	Note     string      `json:"note,omitempty"`        // what it may mean and what to do
-	Bytes    int64       `json:"bytes,omitempty"`       // of the file that are missing, were added or are not referenced
-	Disk     []diskRange `json:"disk-ranges,omitempty"` // that it affects
+	Count    int64       `json:"count,omitempty"`       // number of faults, if more than one
+	Repair   string      `json:"repair,omitempty"`      // what -r all does, if that was determined
+	Text     string      `json:"text,omitempty"`        // found and wanted in a sentence
+	File     string      `json:"file,omitempty"`        // the parent with the fault
+	Note     string      `json:"note,omitempty"`        // what it may mean, and what to do
+	Bytes    int64       `json:"bytes,omitempty"`       // of the file: missing, added, unreferenced
+	Disk     []diskRange `json:"disk-ranges,omitempty"` // affected parts of the disk
 
 	Number *disk.Number `json:"number,omitempty"` // found and wanted, where the field is a number
 }
 
-// diskRange is bytes of the disk.
+// diskRange is a range of bytes of the disk.
 type diskRange struct {
 	Start  int64 `json:"start"`
 	Length int64 `json:"length"`
 }
 
-// doubtful is bytes of the disk that a repair could not restore.
+// doubtful is a range of the disk that a repair could not restore.
 type doubtful struct {
 	Start  int64  `json:"start"`
 	Length int64  `json:"length"`
 	Check  string `json:"check"` // what was repaired
 }
 
-// checkCounts sum a check up, in the order of qemu-img's JSON.
+// checkCounts summarises a check, in the order of qemu-img's JSON.
 type checkCounts struct {
 	EndOffset   int64          `json:"image-end-offset"`
 	Total       int64          `json:"total-clusters"`
@@ -74,13 +75,16 @@ type checkCounts struct {
 	Warnings    *int64         `json:"warnings,omitempty"`
 	Diagnosis   []string       `json:"diagnosis,omitempty"`
 	Findings    []checkFinding `json:"findings,omitempty"`
+	DryRun      bool           `json:"dry-run,omitempty"` // the file is unchanged
 	Repairs     []string       `json:"repairs,omitempty"`
 	Doubtful    []doubtful     `json:"doubtful,omitempty"`
-	Orphaned    int64          `json:"orphaned,omitempty"` // of the leaks, those with data
+	NotRepaired []unrepaired   `json:"not-repaired,omitempty"`
+	Orphaned    int64          `json:"orphaned,omitempty"` // leaks that contain data
+	Orphans     []orphan       `json:"orphans,omitempty"`  // with --orphans
 
 	warnings  int64
 	blockSize int64
-	unchecked bool // the format has nothing to check
+	unchecked bool // the format has no check
 }
 
 type checkCmdOptions struct {
@@ -90,45 +94,67 @@ type checkCmdOptions struct {
 	deep    bool
 	alone   bool
 	force   bool
-	discard bool // orphans
-	all     bool // findings
+	discard bool // discard orphans
+	lost    bool // discard lost blocks
+	all     bool // print all findings
 	repair  string
 	dryRun  bool
+	connect []string // reconnections, BLOCK=OFFSET
+	orphans string   // directory to write orphans to
 	backup  string
 	restore string
-	product string // to check the image for
+	product string // check the image for this product
 	args    []string
+
+	reconnect []disk.Reconnection // parsed
 }
+
+// changes reports whether the image is changed, or a dry run shows its changes.
+func (o *checkCmdOptions) changes() bool { return o.repair != "" || len(o.connect) > 0 }
 
 func (c *cli) newCheckCmd() *cobra.Command {
 	var o checkCmdOptions
 	cmd := &cobra.Command{
-		Use:   "check [-f FORMAT] [--deep] [-r leaks|all] [--for PRODUCT] [--output=human|json] [-q] FILE",
-		Short: "Examine an image for damage, and repair it",
-		Long: `Examine an image, say what happened to it, and list what is wrong. Nothing is
-changed without -r, and the check works on damaged images too. The first three
-findings of a kind are printed, and all of them with --all or in JSON.
+		Use:   "check [-f FORMAT] [--deep] [-r leaks|all [--dry-run | --backup UNDO]] [--for PRODUCT] [--output=human|json] [-q] FILE",
+		Short: "Check an image for damage, and repair it",
+		Long: `check examines an image, reports what happened to it and lists the
+damage. Nothing is changed without -r. The first three findings of each
+kind are printed; --all and JSON have all of them.
 
-The parents of a differencing image are checked as well, each as an image of its
-own. Errors in them count; leaked space in them is told, but is theirs to give
-back. -r never changes them.
+The parents of a differencing image are checked as well. Their errors count.
+Leaks in parents are reported; run check on the parent to reclaim them. -r never
+changes parents.
 
--r leaks returns space that nothing refers to to the file system. -r all also
-repairs footers, header and BAT, as far as that loses no data. Unreferenced space
-that holds data may be lost blocks: it stays in the file unless --backup saves it
-or --discard-orphans gives it up. --dry-run shows what would be done.
+-r leaks returns unreferenced space to the file system. -r all also repairs
+footers, header and BAT without losing guest data. Unreferenced space that holds
+data may belong to lost blocks. It stays in the file unless --backup saves it or
+--discard-orphans discards it. A run that changes BAT entries returns no space;
+the next run does.
 
---backup saves everything that is overwritten or cut off in a new file. --restore
-undoes the repair with that file. It refuses any other image, and the repaired
-image once it was used again.
+After a repair, check prints what is left, with the reason and the next command.
+--dry-run makes the repair in memory only. Its output and exit status are those of
+the repair.
 
---for also checks the rules of a product, which are no damage: each has a name, such
-as azure-size-multiple. vhdtool-products(7) lists them with their reasons. Raw disks break the rule about the footer.
+If a BAT entry points to an invalid offset, its block may still be in the file. The
+finding then names unreferenced data that may be the block. --orphans writes
+unreferenced data to files. --reconnect BLOCK=OFFSET points the BAT entry of a
+block at such data. --discard-lost makes blocks with invalid entries unallocated:
+they read as zeros, or as the parent's.
 
-After a repair the exit status is that of what is left.`,
+--backup saves everything that is overwritten or cut off in a new file, and
+--restore undoes the repair with it. --restore refuses any other image, and also
+the repaired image once it has been changed.
+
+--for also checks the rules of a product. A broken rule is not damage. Each rule
+has a name, such as azure-size-multiple; vhdtool-products(7) explains them. A raw
+disk breaks the rule about the footer.
+
+After a repair, the exit status describes what is left, and after a dry run what
+would be left.`,
 		Example: "  vhdtool check disk.vhd\n  vhdtool check --for azure disk.vhd\n" +
-			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd",
-		Annotations: onlyReads, // but for -r and --restore
+			"  vhdtool check -r all --dry-run disk.vhd\n  vhdtool check -r all --backup disk.undo disk.vhd\n" +
+			"  vhdtool check --restore disk.undo disk.vhd\n  vhdtool check --orphans found disk.vhd",
+		Annotations: onlyReads, // except -r and --restore
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCheck(cmd.Context(), &o)
@@ -136,40 +162,56 @@ After a repair the exit status is that of what is left.`,
 	}
 	o.source.add(cmd, "format")
 	addOutputFlag(cmd, &o.output)
-	addProductFlag(cmd, &o.product, "also check that this product accepts the image")
+	addProductFlag(cmd, &o.product, "also check that `PRODUCT` accepts the image")
 	fl := cmd.Flags()
-	fl.BoolVar(&o.deep, "deep", false, "also look into the blocks, for data that readers would not see")
+	fl.BoolVar(&o.deep, "deep", false, "also check the contents of blocks for data that no reader sees")
 	fl.BoolVar(&o.all, "all", false, "print all findings, not only the first of each kind")
-	fl.BoolVar(&o.alone, "no-parents", false, "do not look at the image's parents")
-	fl.StringVarP(&o.repair, "repair", "r", "", "repair leaks, or all")
-	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: only tell what would be done")
-	fl.StringVar(&o.backup, "backup", "", "with -r: save what is overwritten in this new file")
-	fl.StringVar(&o.restore, "restore", "", "put back what --backup has saved in this file")
+	fl.BoolVar(&o.alone, "no-parents", false, "do not check the parents of the image")
+	fl.StringVarP(&o.repair, "repair", "r", "", "`WHAT` to repair: leaks, or all")
+	fl.BoolVar(&o.dryRun, "dry-run", false, "with -r: show what would be repaired and left; change nothing")
+	fl.StringVar(&o.backup, "backup", "", "with -r: save everything that is overwritten in the new file `UNDO`")
+	fl.StringVar(&o.restore, "restore", "", "undo a repair with the file `UNDO` of --backup")
 	fl.BoolVar(&o.force, "force", false, "with -r: also repair the image of a suspended virtual machine")
-	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: return unreferenced space even if it holds data")
-	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "no-parents")
-	fl.StringP("cache", "T", "", "accepted for compatibility")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVar(&o.discard, "discard-orphans", false, "with -r: discard unreferenced space even if it holds data")
+	fl.BoolVar(&o.lost, "discard-lost", false, "with -r all: make blocks with invalid BAT entries unallocated")
+	fl.StringArrayVar(&o.connect, "reconnect", nil, "point the BAT entry of a block at the unreferenced data at an offset in the file, as `BLOCK=OFFSET`")
+	fl.StringVar(&o.orphans, "orphans", "", "write unreferenced data to the directory `DIR`, as block-at-OFFSET.raw")
+	markOwn(cmd, "all", "deep", "dry-run", "backup", "restore", "force", "discard-orphans", "discard-lost", "reconnect", "orphans", "no-parents")
+	fl.StringP("cache", "T", "", "cache `MODE`, accepted for compatibility")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	_ = cmd.RegisterFlagCompletionFunc("repair", cobra.FixedCompletions([]string{"leaks", "all"}, cobra.ShellCompDirectiveNoFileComp))
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
-// valid finds contradictions between the flags.
+// valid returns an error if flags contradict each other.
 func (o *checkCmdOptions) valid() error {
 	if err := checkOutput(o.output); err != nil {
 		return err
 	}
 	switch o.repair {
-	case "":
-		if o.dryRun || o.backup != "" || o.force || o.discard {
-			return usagef("--dry-run, --backup, --force and --discard-orphans go with -r")
-		}
-	case "leaks", "all":
+	case "", "leaks", "all":
 	default:
 		return usagef("Unknown option value for -r (expecting 'leaks' or 'all'): %s", o.repair)
 	}
-	if o.restore != "" && o.repair != "" {
-		return usagef("--restore goes without -r")
+	if !o.changes() && (o.dryRun || o.backup != "" || o.force || o.discard) {
+		return usagef("--dry-run, --backup, --force and --discard-orphans need -r or --reconnect")
+	}
+	if o.lost && o.repair != "all" {
+		return usagef("--discard-lost needs -r all")
+	}
+	if o.restore != "" && (o.changes() || o.orphans != "") {
+		return usagef("--restore cannot be combined with -r, --reconnect or --orphans")
+	}
+	if o.orphans != "" && o.changes() {
+		return usagef("--orphans cannot be combined with -r or --reconnect")
+	}
+	for _, arg := range o.connect {
+		c, err := parseReconnection(arg)
+		if err != nil {
+			return err
+		}
+		o.reconnect = append(o.reconnect, c)
 	}
 	if len(o.args) != 1 {
 		return usagef("Expecting one image file name")
@@ -195,8 +237,8 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 			return c.openError(ref, err)
 		}
 	}
-	write := o.repair != "" && !o.dryRun || o.restore != ""
-	if write { // a signal ends a repair between two steps; putting back goes on to its end
+	write := o.changes() && !o.dryRun || o.restore != ""
+	if write { // a signal ends a repair between two steps, but no restore
 		ctx = c.untilSignal(ctx)
 	}
 	var lock disk.LockFunc
@@ -215,7 +257,7 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	k.file, k.format = file, f
+	k.file, k.view, k.format = file, file, f
 	if f.Check == nil {
 		if k.product == nil {
 			return &statusError{checkUnsupported, qemuErrorf("This image format does not support checks")}
@@ -229,15 +271,20 @@ func (c *cli) runCheck(ctx context.Context, o *checkCmdOptions) error {
 	if err != nil {
 		return err
 	}
-	if write && f.Repair != nil {
+	if o.changes() && f.Repair != nil {
 		if counts, err = k.repair(ctx, counts, size); err != nil {
+			return err
+		}
+	}
+	if o.orphans != "" {
+		if err := k.writeOrphans(ctx, &counts, size); err != nil {
 			return err
 		}
 	}
 	return k.report(counts)
 }
 
-// restore puts back what a repair has overwritten.
+// restore undoes a repair.
 func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64) error {
 	if _, err := os.Stat(o.restore); err != nil {
 		return pathFirst(err)
@@ -249,30 +296,30 @@ func (c *cli) restore(o *checkCmdOptions, name string, file *os.File, size int64
 	if err := undo.Restore(file, o.restore, id.UniqueID); err != nil {
 		err = fmt.Errorf("%s: %w", name, withoutPath(err))
 		if errors.Is(err, undo.ErrMismatch) {
-			err = &hintError{err, "restore the file that was repaired, as it was right after the repair; nothing was written"}
+			err = &hintError{err, "nothing was written; restore the repaired file itself, unchanged since the repair"}
 		}
 		return err
 	}
 	if !o.quiet {
-		fmt.Fprintf(c.stdout, "%s is as it was before the repair.\n", name)
+		fmt.Fprintf(c.stdout, "%s is restored to its state before the repair.\n", name)
 	}
 	return nil
 }
 
-// checking is a check of one file.
+// checking is the check of one file.
 type checking struct {
 	*cli
 	o       *checkCmdOptions
 	ref     imageRef
-	product *product.Product // that the image is to be for, or nil
+	product *product.Product // nil without --for
 	file    *os.File
+	view    io.ReaderAt // the file, or the view of it that a dry run has changed
 	format  *format
 
 	progress progress
 }
 
-// withoutFooter is the result for a file that has no footer, which is examined for a
-// product only.
+// withoutFooter returns the result for a file that has no footer. It is checked only for a product.
 func (k *checking) withoutFooter() checkCounts {
 	counts := checkCounts{Filename: k.ref.name, Format: k.format.Name, unchecked: true}
 	k.setProduct(&counts, k.product.ExamineUnreadable(false, 0))
@@ -282,7 +329,7 @@ func (k *checking) withoutFooter() checkCounts {
 	return counts
 }
 
-// setProduct notes which rules of the product are broken, and prints them for people.
+// setProduct notes the rules of the product that are broken, and prints them.
 func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) {
 	result := newProductResult(k.product, broken)
 	counts.Product = &result
@@ -293,10 +340,10 @@ func (k *checking) setProduct(counts *checkCounts, broken []product.BrokenRule) 
 	}
 }
 
-// pass checks once, and prints for people what happened and what it found.
+// pass runs one check, and prints the diagnosis and the findings.
 func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p := findingPrinter{checking: k, kinds: map[findingKind]*kindOfFindings{}}
-	checker, err := k.format.Check(k.file, size, &disk.CheckOptions{
+	checker, err := k.format.Check(k.view, size, &disk.CheckOptions{
 		Options: k.ref.options.Options, Device: disk.IsDevice(k.file), Deep: k.o.deep,
 		Chain: !k.o.alone, Parents: k.ref.options.Parents, NoLock: k.ref.share, Progress: k.progress.update,
 	})
@@ -318,7 +365,7 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	p.print(checker.Diagnosis())
 	if k.product != nil && k.format.examine != nil {
 		broken, err := k.format.examine(&examineRequest{
-			r: k.file, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
+			r: k.view, size: size, ref: k.ref, alone: k.o.alone, errors: n.Errors, product: k.product,
 		})
 		if err != nil {
 			return counts, k.openError(k.ref, err)
@@ -335,20 +382,20 @@ func (k *checking) pass(ctx context.Context, size int64) (checkCounts, error) {
 	return counts, nil
 }
 
-// findingKind is what findings that are printed together have in common.
+// findingKind identifies findings that are printed together.
 type findingKind struct{ file, id string }
 
-// kindOfFindings is the findings of one kind.
+// kindOfFindings are the findings of one kind.
 type kindOfFindings struct {
 	n     int64
-	lines []string // of those that are printed
+	lines []string // the printed ones
 }
 
-// findingPrinter groups findings by kind for people, and keeps all for the JSON.
+// findingPrinter groups findings by kind for printing, and keeps all of them for JSON.
 type findingPrinter struct {
 	*checking
 	kinds map[findingKind]*kindOfFindings
-	order []findingKind // in which they were found first
+	order []findingKind // in the order of their first findings
 	kept  []checkFinding
 }
 
@@ -378,21 +425,18 @@ func (p *findingPrinter) add(f disk.Finding) {
 	if f.File != "" {
 		file = p.printedName(f.File) + ": "
 	}
-	line := fmt.Sprintf("%v: %s%s: %s at offset %d: found %s, wanted %s\n", f.Severity, file, f.ID, f.Field, f.Offset, f.Got, f.Want)
+	line := fmt.Sprintf("%v: %s%s: %v\n", f.Severity, file, f.ID, f)
 	if f.Note != "" {
 		line += fmt.Sprintf("  %s\n", f.Note)
-	}
-	if p.o.dryRun && f.Remedy != "" && f.File == "" && (p.o.repair == "all" || f.Severity == disk.Leak) {
-		line += fmt.Sprintf("  would %s\n", f.Remedy)
 	}
 	kind.lines = append(kind.lines, line)
 }
 
-// newCheckFinding is the finding as it is in the JSON.
+// newCheckFinding converts a finding for JSON.
 func newCheckFinding(f disk.Finding) checkFinding {
 	x := checkFinding{
 		Check: f.ID, Severity: f.Severity.String(), Offset: f.Offset, Field: f.Field, Found: f.Got, Wanted: f.Want, Number: f.Number,
-		Repair: f.Remedy, File: f.File, Note: f.Note, Bytes: f.Bytes,
+		Repair: f.Remedy, Text: f.Text, File: f.File, Note: f.Note, Bytes: f.Bytes,
 	}
 	if f.Count > 1 {
 		x.Count = f.Count
@@ -403,7 +447,7 @@ func newCheckFinding(f disk.Finding) checkFinding {
 	return x
 }
 
-// print prints what happened, and then the findings by kind.
+// print prints the diagnosis, and then the findings by kind.
 func (p *findingPrinter) print(diagnosis []string) {
 	if !p.talks() {
 		return
@@ -425,104 +469,7 @@ func (p *findingPrinter) print(diagnosis []string) {
 	}
 }
 
-// repair repairs what it can, and checks again if that was anything.
-func (k *checking) repair(ctx context.Context, before checkCounts, size int64) (checkCounts, error) {
-	done, err := k.repairFile(ctx, size)
-	var texts []string
-	var doubt []doubtful
-	for _, x := range done {
-		texts = append(texts, x.Text)
-		for _, lost := range x.Doubtful {
-			if lost.N > 0 {
-				doubt = append(doubt, doubtful{lost.Off, lost.N, x.ID})
-			}
-		}
-		if k.talks() {
-			fmt.Fprintf(k.stdout, "repaired: %s\n", x.Text)
-		}
-	}
-	var backup *backupError
-	switch err = withoutPath(err); {
-	case errors.As(err, &backup):
-		return before, err
-	case errors.Is(err, vhd.ErrSavedState):
-		return before, &hintError{fmt.Errorf("%s: %w", k.ref.name, err), "resume and shut down the machine first, or use --force; the machine cannot be resumed after that"}
-	case errors.Is(err, vhd.ErrOrphans):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "keep it as it is, save it with --backup FILE, or discard it with --discard-orphans"})
-	case errors.Is(err, vhd.ErrTwoIDs):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "find out which image it is; 'vhdtool set --uuid ID' gives both copies one id"})
-	case errors.Is(err, vhd.ErrShifted):
-		k.cli.report(&hintError{fmt.Errorf("%s: %w", k.ref.name, err), "copy the file again from its source, in binary mode"})
-	case errors.Is(err, vhd.ErrBeyondRepair), errors.Is(err, vhd.ErrTwoImages):
-		k.cli.report(fmt.Errorf("%s: %w", k.ref.name, err))
-	case err != nil:
-		return before, fmt.Errorf("%s: %w", k.ref.name, err)
-	}
-	if len(done) == 0 {
-		return before, nil
-	}
-	if size, err = k.file.Seek(0, io.SeekEnd); err != nil {
-		return before, err
-	}
-	if k.o.output == "human" && !k.o.quiet {
-		fmt.Fprint(k.stdout, "Double checking the fixed image now...\n")
-	}
-	after, err := k.pass(ctx, size)
-	after.LeaksFixed, after.Fixed = max(0, before.Leaks-after.Leaks), max(0, before.Corruptions-after.Corruptions)
-	if after.LeaksFixed+after.Fixed > 0 && k.o.output == "human" && !k.o.quiet {
-		fmt.Fprintf(k.stdout, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\n", after.LeaksFixed, after.Fixed)
-	}
-	if !k.likeQEMU {
-		after.Repairs, after.Doubtful = texts, doubt
-	}
-	return after, err
-}
-
-// repairFile repairs the image, and saves what is overwritten if that was asked for.
-func (k *checking) repairFile(ctx context.Context, size int64) ([]disk.Repaired, error) {
-	o := &disk.RepairOptions{All: k.o.repair == "all", Deep: k.o.deep, Force: k.o.force, Saved: k.o.backup != "", DiscardOrphans: k.o.discard, Progress: k.progress.update}
-	if k.o.backup == "" {
-		return k.format.Repair(ctx, k.file, size, o)
-	}
-	id, err := vhd.Identify(k.file, size)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", vhd.ErrBeyondRepair, err)
-	}
-	saved, err := undo.Create(k.o.backup, k.file, size, id.UniqueID)
-	if err != nil {
-		return nil, &backupError{k.o.backup, withoutPath(err)}
-	}
-	done, err := k.format.Repair(ctx, saved, size, o)
-	if cerr := closeUndo(saved); cerr != nil && err == nil {
-		err = &backupError{k.o.backup, withoutPath(cerr)}
-	}
-	return done, err
-}
-
-// closeUndo completes an undo file with what identifies the repaired image.
-func closeUndo(saved *undo.File) error {
-	var identify []undo.Span
-	size, err := saved.Size()
-	if err == nil {
-		var id vhd.Identity
-		id, err = vhd.Identify(saved, size)
-		for _, x := range id.Metadata {
-			identify = append(identify, undo.Span{Start: x[0], End: x[1]})
-		}
-	}
-	return errors.Join(err, saved.Close(identify...))
-}
-
-// backupError is an error about the undo file, and not about the image.
-type backupError struct {
-	name string
-	err  error
-}
-
-func (e *backupError) Error() string { return fmt.Sprintf("%s: %v", e.name, e.err) }
-func (e *backupError) Unwrap() error { return e.err }
-
-// report prints the summary, and gives the exit status.
+// report prints the summary, and returns the exit status.
 func (k *checking) report(counts checkCounts) error {
 	var err error
 	switch {
@@ -545,8 +492,8 @@ func (k *checking) report(counts checkCounts) error {
 	return nil
 }
 
-// formatToCheck is the format to check a file as. A file that has marks of a
-// format but is damaged is checked as of that format.
+// formatToCheck returns the format for the check of a file. A damaged file is checked as the format
+// whose marks it has.
 func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, error) {
 	if name := ref.options.Format; name != "" {
 		f, err := formatByName(name)
@@ -568,15 +515,24 @@ func (c *cli) formatToCheck(ref imageRef, r io.ReaderAt, size int64) (*format, e
 	if err != nil {
 		return nil, c.openError(ref, err)
 	}
+	if f == rawFormat.Format && !c.likeQEMU {
+		head, err := headOf(r)
+		if err == nil {
+			err = refuseStream(head, ref.name)
+		}
+		if err != nil {
+			return nil, c.openError(ref, err)
+		}
+	}
 	return formatOf(f), c.doubtRaw(ref)
 }
 
-// leaked says how much space leaks.
+// leaked returns how much space is leaked, as text.
 func (n *checkCounts) leaked() string {
 	return fmt.Sprintf("%s (%s)", english.Plural(int(n.Leaks), "leaked block", ""), humanize.IBytes(uint64(n.Leaks*n.blockSize)))
 }
 
-// print writes qemu-img's summary.
+// print prints qemu-img's summary.
 func (n *checkCounts) print(w io.Writer) error {
 	var s string
 	if n.Corruptions == 0 && n.Leaks == 0 && !n.unchecked {
@@ -589,7 +545,7 @@ func (n *checkCounts) print(w io.Writer) error {
 	if n.Leaks > 0 {
 		s += fmt.Sprintf("\n%d leaked clusters were found on the image.\n", n.Leaks)
 		if n.Orphaned > 0 {
-			s += fmt.Sprintf("%d of them hold data that nothing refers to, which may be lost blocks.\n", n.Orphaned)
+			s += fmt.Sprintf("%d of them are orphaned: they hold data, which may be lost blocks.\n", n.Orphaned)
 		} else {
 			s += "This means waste of disk space, but no harm to data.\n"
 		}

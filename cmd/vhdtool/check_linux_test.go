@@ -14,8 +14,8 @@ import (
 	"github.com/vhdtool/vhdtool/internal/imagelock"
 )
 
-// A parent that another process writes to cannot be checked: that is said, and is no
-// finding. Who asks for it reads the parent all the same.
+// A parent that another process writes to is not checked, with a message and without a
+// finding. With -U it is checked.
 func TestCheckParentLocked(t *testing.T) {
 	dir := t.TempDir()
 	parent, child := filepath.Join(dir, "parent.vhd"), filepath.Join(dir, "child.vhd")

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A check, and a repair, that is interrupted says so and leaves the image as it is.
+// An interrupted check or repair reports it, and leaves the image unchanged.
 func TestCheckInterrupted(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "disk.vhd")
 	run := func(ctx context.Context, args ...string) (int, string) {

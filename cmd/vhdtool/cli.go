@@ -25,28 +25,27 @@ import (
 
 // cli is the program as a user called it.
 type cli struct {
-	name     string      // the name it was called by, which messages carry
-	likeQEMU bool        // called as qemu-img: prints what qemu-img prints, no more
-	qemu     qemuVersion // the release whose words and keys are printed; 7.2 unless likeQEMU
+	name     string      // as the program was called; prefix of messages
+	likeQEMU bool        // called as qemu-img: prints only what qemu-img prints
+	qemu     qemuVersion // the release whose messages and JSON keys are printed; 7.2 unless likeQEMU
 	command  string      // the subcommand
 
-	pause func(context.Context, time.Duration) // waits where a rate is limited; nil: by the clock
+	pause func(context.Context, time.Duration) // waits for a rate limit; nil: sleep
 
 	stdin  *os.File
 	stdout io.Writer
 	stderr io.Writer
 
-	line    *statusLine // of stderr; nil for none
+	line    *statusLine // of stderr; may be nil
 	signals signals
 }
 
-// execute runs a command line and returns the exit status.
+// execute runs a command line, and returns its exit status.
 func (c *cli) execute(ctx context.Context, args []string) int {
 	if len(args) > 0 && commands[args[0]] != nil {
 		c.command = args[0]
 	}
 	root := c.newRootCmd(neededCommands(args))
-	addExitStatuses(root)
 	root.SetArgs(protectNegativeSize(expandLongOptions(root, args)))
 	err := root.ExecuteContext(ctx)
 	if out, ok := c.stdout.(*standardOutput); ok {
@@ -68,12 +67,12 @@ func (c *cli) execute(ctx context.Context, args []string) int {
 	return 1
 }
 
-// onlyReads marks a command that leaves nothing behind when a signal ends it.
+// onlyReads marks a command that has nothing to clean up when a signal ends it.
 var onlyReads = map[string]string{onlyReadsKey: "yes"}
 
 const onlyReadsKey = "only-reads"
 
-// commands makes the subcommands, by their names.
+// commands has the constructors of the subcommands, by name.
 var commands = map[string]func(*cli) *cobra.Command{
 	"amend":    (*cli).newAmendCmd,
 	"bench":    (*cli).newBenchCmd,
@@ -93,8 +92,8 @@ var commands = map[string]func(*cli) *cobra.Command{
 	"snapshot": (*cli).newSnapshotCmd,
 }
 
-// neededCommands are the subcommands that a command line may use. Making all of
-// them would take a tenth of the time of a command that only prints something.
+// neededCommands are the subcommands that a command line may use. Building all of them needs a
+// tenth of the run time of a short command.
 func neededCommands(args []string) []string {
 	if len(args) > 0 {
 		if _, ok := commands[args[0]]; ok {
@@ -109,18 +108,22 @@ func neededCommands(args []string) []string {
 
 func allCommands() []string { return slices.Sorted(maps.Keys(commands)) }
 
-// newRootCmd returns the command with these subcommands.
+// newRootCmd returns the root command with these subcommands.
 func (c *cli) newRootCmd(subcommands []string) *cobra.Command {
 	var version bool
 	root := &cobra.Command{
 		Use:   c.name + " COMMAND",
-		Short: "Make, convert, examine and check VHD images",
-		Long: `vhdtool makes, converts, examines and checks images in the VHD format
-(Virtual Hard Disk, qemu's "vpc"), with the command lines of qemu-img.
+		Short: "Create, convert, check and repair VHD images",
+		Long: `vhdtool works on images in the VHD format (Virtual Hard Disk, which qemu calls vpc)
+and on raw disks. Its command lines are those of qemu-img. When called through a link
+named qemu-img, it prints exactly what qemu-img prints.
 
-Signals: Ctrl-C, SIGTERM and SIGHUP remove incomplete files and end the command by
-that signal; a second one ends it at once. SIGUSR1 prints the progress of a long
-command to standard error.`,
+Ctrl-C, SIGTERM and SIGHUP end a command, after it has removed incomplete files. A
+second signal ends it at once. SIGUSR1 prints the progress of a long command to
+standard error.`,
+		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
+			"  vhdtool info disk.vhd\n" +
+			"  vhdtool check disk.vhd",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -139,26 +142,33 @@ command to standard error.`,
 			case len(args) == 0:
 				return usagef("Not enough arguments")
 			}
-			return usagef("Command not found: %s", args[0])
+			return unknownCommand(args[0])
 		},
-		// The commands "help" and "completion" come with the others.
+		// Cobra adds the commands "help" and "completion".
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: len(subcommands) < len(commands)},
 	}
 	root.Flags().BoolVarP(&version, "version", "V", false, "print the version and exit")
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(c.flagError)
+	root.SetHelpFunc(c.printHelp)
+	root.SetHelpCommand(c.newHelpCmd())
+	root.DisableFlagsInUseLine = true
 	for _, name := range subcommands {
 		cmd := commands[name](c)
-		cmd.DisableFlagsInUseLine = true // the usage lines name those that matter
+		cmd.DisableFlagsInUseLine = true // the usage lines name the important ones
 		addObjectFlag(cmd)
+		addHelpFlag(cmd)
 		root.AddCommand(cmd)
 	}
+	addHelpFlag(root)
+	describeCompletion(root)
+	groupCommands(root)
 	return root
 }
 
-// optionError is a usage error about an option, in qemu-img's words until 10.0 (old), and in
-// getopt's from then on: those for a long option, and for a short one.
+// optionError is a usage error about an option. Up to 10.0 it is in qemu-img's words (old). Later
+// it is in getopt's, which differ for long and short options.
 func optionError(old, long, short, name, shorts string) error {
 	if shorts != "" {
 		return &usageError{fmt.Sprintf(old, "-"+name), fmt.Sprintf(short, name)}
@@ -166,7 +176,7 @@ func optionError(old, long, short, name, shorts string) error {
 	return &usageError{fmt.Sprintf(old, "--"+name), fmt.Sprintf(long, "--"+name)}
 }
 
-// flagError says what is wrong with the flags in getopt's words.
+// flagError returns an error about flags in getopt's words.
 func flagError(_ *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
@@ -176,11 +186,15 @@ func flagError(_ *cobra.Command, err error) error {
 	if errors.As(err, &missing) {
 		return optionError("missing argument for option '%s'", "option '%s' requires an argument", "option requires an argument -- '%s'", missing.GetSpecifiedName(), missing.GetSpecifiedShortnames())
 	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "bool" {
+		return usagef("option '--%s' doesn't allow an argument: found '%s'", invalid.GetFlag().Name, invalid.GetValue())
+	}
 	return usagef("%v", err)
 }
 
-// ownFlag marks flags that qemu-img does not have. What is short for one of its
-// flags stays so.
+// ownFlag marks flags that qemu-img does not have. An abbreviation of a qemu-img flag keeps its
+// meaning.
 const ownFlag = "own"
 
 func markOwn(cmd *cobra.Command, names ...string) {
@@ -189,8 +203,8 @@ func markOwn(cmd *cobra.Command, names ...string) {
 	}
 }
 
-// expandLongOptions completes long options that are abbreviated, as getopt
-// does, where only one option of the command starts that way.
+// expandLongOptions completes abbreviated long options, as getopt does, if only one option of the
+// command has that prefix.
 func expandLongOptions(root *cobra.Command, args []string) []string {
 	cmd, _, err := root.Find(args)
 	if err != nil {
@@ -227,12 +241,12 @@ func expandLongOptions(root *cobra.Command, args []string) []string {
 	return out
 }
 
-// qemuErrorf is an error in qemu-img's own words, which scripts know, capital
-// letters and all.
+// qemuErrorf returns an error in qemu-img's own words, because scripts match them, capital letters
+// included.
 func qemuErrorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
-// protectNegativeSize keeps the size of "resize FILE -1G" from being taken for
-// an option: qemu-img takes the last argument for the size whatever it is.
+// protectNegativeSize keeps the size of "resize FILE -1G" from being parsed as an option. qemu-img
+// always parses the last argument as the size.
 func protectNegativeSize(args []string) []string {
 	n := len(args)
 	if n < 3 || args[0] != "resize" || slices.Contains(args, "--") {
@@ -245,18 +259,17 @@ func protectNegativeSize(args []string) []string {
 	return append(slices.Clone(args[:n-1]), "--", last)
 }
 
-// usageError is a wrong command line.
+// usageError is an error of the command line.
 type usageError struct {
 	msg    string
-	getopt string // what getopt says, which qemu-img lets speak from 10.0 on; or ""
+	getopt string // getopt's message, which qemu-img prints from 10.0 on; or ""
 }
 
 func (e *usageError) Error() string { return e.msg }
 
 func usagef(format string, args ...any) error { return &usageError{msg: fmt.Sprintf(format, args...)} }
 
-// statusError gives an exit status other than 1. Without an error there is
-// nothing more to say.
+// statusError carries an exit status other than 1. If its error is nil, no message is printed.
 type statusError struct {
 	code int
 	err  error
@@ -271,7 +284,7 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
-// hintError is an error with a line that says what may help.
+// hintError is an error with a hint, which is printed on a line of its own.
 type hintError struct {
 	err  error
 	hint string
@@ -308,30 +321,34 @@ func (c *cli) report(err error) {
 			c.message("%s", err)
 		}
 	}
+	if !c.likeQEMU {
+		hint := valueHint(err)
+		if h := (*hintError)(nil); errors.As(err, &h) {
+			hint = h.hint
+		}
+		if hint != "" {
+			printTo(c.stderr, "hint: %s", hint)
+		}
+	}
 	if isUsage {
 		c.printUsageHint()
 	}
-	var hint *hintError
-	if errors.As(err, &hint) && !c.likeQEMU {
-		fmt.Fprintf(c.stderr, "hint: %s\n", hint.hint)
-	}
 }
 
-// message prints a line for people.
+// message prints a line to stderr.
 func (c *cli) message(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if !c.likeQEMU {
-		text = escapeControls(text, "\n\t")
-	}
-	fmt.Fprintf(c.stderr, "%s: %s\n", c.name, text)
+	printTo(c.stderr, "%s: %s", c.name, fmt.Sprintf(format, args...))
 }
 
-// openError says why an image could not be opened.
+// openError explains why an image could not be opened.
 func (c *cli) openError(ref imageRef, err error) error {
 	var pe *fs.PathError
 	isPath := errors.As(err, &pe)
 	if !c.likeQEMU {
 		if isPath {
+			if ref.name == pipeName && errors.Is(err, fs.ErrNotExist) {
+				return errStdinRefused
+			}
 			return fmt.Errorf("%s: %w", ref.name, pe.Err)
 		}
 		return hintFor(fmt.Errorf("%s: %w", ref.name, err), ref)
@@ -358,8 +375,8 @@ func (c *cli) openError(ref imageRef, err error) error {
 	return qemuErrorf("Could not open '%s': %w", arg, err)
 }
 
-// noFooter reports whether an image is refused because its footer is not at the end of the
-// file, where qemu finds none either.
+// noFooter reports whether an image is refused because its footer is not at the end of the file.
+// qemu finds none there either.
 func noFooter(err error) bool {
 	var fe *vhd.FormatError
 	return errors.As(err, &fe) && slices.Contains([]string{"footer-misplaced", "footer-missing", "footer-torn", "disk-cut"}, fe.ID)
@@ -371,8 +388,8 @@ func isEmpty(name string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Size() == 0
 }
 
-// tooManyEntries reports whether an image is refused for a BAT that qemu finds too large,
-// and the number of its entries as qemu prints it, with a sign.
+// tooManyEntries reports whether an image is refused because qemu finds its BAT too large. It
+// returns the number of entries as qemu prints it, with a sign.
 func tooManyEntries(err error) (int32, bool) {
 	var fe *vhd.FormatError
 	if !errors.As(err, &fe) || !strings.HasSuffix(fe.Field, "max table entries") {
@@ -382,14 +399,14 @@ func tooManyEntries(err error) (int32, bool) {
 	return int32(uint32(n)), err == nil && n > math.MaxInt32/4
 }
 
-// hintFor adds what may help to the errors of the engine about an image.
+// hintFor adds hints to the engine's errors about an image.
 func hintFor(err error, ref imageRef) error {
 	var search *vhd.ParentError
 	switch {
 	case errors.Is(err, vhd.ErrSavedState):
 		return &hintError{err, "resume and shut down the virtual machine first; reading the image is safe"}
 	case errors.Is(err, imagelock.ErrLocked):
-		return &hintError{err, "wait for it to end; what only reads takes -U"}
+		return &hintError{err, "wait for the other process to exit, or use -U to read anyway"}
 	case errors.As(err, &search):
 		return &hintError{err, parentHint(search, ref.name, ref.backing)}
 	case errors.Is(err, vhd.ErrCorrupt):
@@ -398,7 +415,7 @@ func hintFor(err error, ref imageRef) error {
 	return err
 }
 
-// cText is an error of the system in the words of the C library.
+// cText returns a system error in the words of the C library.
 func cText(err error) string {
 	s := err.Error()
 	var errno syscall.Errno

@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -36,7 +38,10 @@ func exitStatuses(cmd *cobra.Command) []exitStatus {
 			{compareReadFailed, "an image could not be read"},
 		}
 	}
-	if cmd.Flags().Lookup("salvage") != nil {
+	switch {
+	case cmd.Name() == "compare":
+		statuses = append(statuses, exitStatus{statusLost, "the disks are the same, except in lost ranges (--salvage)"})
+	case cmd.Flags().Lookup("salvage") != nil:
 		statuses = append(statuses, exitStatus{statusLost, "success, but parts of a disk are lost (--salvage)"})
 	}
 	statuses = append(statuses, exitStatus{exitOutputLost, "stdout could not be written"})
@@ -44,17 +49,11 @@ func exitStatuses(cmd *cobra.Command) []exitStatus {
 	return statuses
 }
 
-// addExitStatuses makes the help of the subcommands end with their exit statuses.
-func addExitStatuses(root *cobra.Command) {
-	help := root.HelpFunc()
-	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
-		help(cmd, args)
-		if cmd == root {
-			return
-		}
-		fmt.Fprintln(cmd.OutOrStdout(), "\nExit status:")
-		for _, s := range exitStatuses(cmd) {
-			fmt.Fprintf(cmd.OutOrStdout(), "  %-2d  %s\n", s.code, s.meaning)
-		}
-	})
+// listExitStatuses prints the exit statuses of the command in lines of at most columns.
+func listExitStatuses(w io.Writer, cmd *cobra.Command, columns int) {
+	fmt.Fprintln(w, "\nExit status:")
+	for _, s := range exitStatuses(cmd) {
+		meaning := strings.ReplaceAll(wrapText(s.meaning, columns-6), "\n", "\n      ")
+		fmt.Fprintf(w, "  %-2d  %s\n", s.code, meaning)
+	}
 }

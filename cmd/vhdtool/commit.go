@@ -20,7 +20,7 @@ type commitOptions struct {
 	cache    string
 	rate     string
 	keep     bool // do not empty the image
-	keepID   bool // of what is changed
+	keepID   bool // keep the unique id of the changed parent
 	progress bool
 	quiet    bool
 	args     []string
@@ -31,18 +31,19 @@ func (c *cli) newCommitCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "commit [-b BASE] [-d] [-p] [-q] FILE",
 		Short: "Merge a differencing VHD into its parent",
-		Long: `Write what the differencing VHD in FILE has to its parent, or with -b to BASE, an
-image further down. Then FILE is emptied, unless -d or -b is given: it keeps
-nothing, and reads the same through its parent.
+		Long: `commit writes the changes that FILE stores into its parent, or with -b
+into BASE, an image further down the chain. Then FILE is emptied and
+reads the same through its parent. With -d or -b, it is not emptied.
 
-All other images that have the changed image for a parent become invalid, and so
-do those between FILE and BASE. The changed image and those between get new unique
-ids, so that their other children are refused from then on. --keep-id keeps the ids,
-as VirtualBox needs it for disks that it has registered. A raw parent has none.
+All other children of the changed image become invalid, and so do the images
+between FILE and BASE. The changed image and the images between get new unique
+ids, so that their other children are refused from then on. --keep-id keeps the
+ids. VirtualBox needs that for registered disks. A raw parent has no id.
 
-FILE changes only when all is in the parent, durably. If anything fails before
-that, it can be tried again.`,
-		Example: "  vhdtool commit child.vhd\n  vhdtool commit -b base.vhd grandchild.vhd",
+FILE changes only after the data is durable in the parent. If commit fails
+before that, run it again.`,
+		Example: "  vhdtool commit child.vhd\n" +
+			"  vhdtool commit -b base.vhd grandchild.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runCommit(cmd.Context(), &o)
@@ -51,20 +52,21 @@ that, it can be tried again.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.base, "base", "b", "", "merge into this image, one of the parents")
-	fl.BoolVar(&o.keepID, "keep-id", false, "keep the unique ids: other children are invalid, and not refused")
+	fl.StringVarP(&o.base, "base", "b", "", "merge into `BASE`, one of the parents")
+	fl.BoolVar(&o.keepID, "keep-id", false, "keep the unique ids: other children are invalid, but not refused")
 	markOwn(cmd, "keep-id")
 	fl.BoolVarP(&o.keep, "drop", "d", false, "do not empty the image afterwards")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most this many bytes of data a second; holes do not count")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most `SIZE` of data per second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
 func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	if _, ok := cacheMode(o.cache); !ok {
-		return qemuErrorf("Invalid cache option: %s", o.cache)
+		return cacheError("cache", o.cache)
 	}
 	rate, err := parseRate(o.rate)
 	if err != nil {
@@ -98,14 +100,14 @@ func (c *cli) runCommit(ctx context.Context, o *commitOptions) error {
 	if !o.quiet {
 		fmt.Fprintln(c.stdout, "Image committed.")
 		if intoRaw(ref.name, fileName(o.base)) {
-			c.warn(warning{ref.name + ": the changed parent is a raw disk, which has no unique id: its other children are invalid now, and nothing tells them from valid ones", ""})
+			c.warn(warning{ref.name + ": the changed parent is a raw disk, which has no unique id: its other children are invalid now, but are not refused", ""})
 		}
 	}
 	return nil
 }
 
-// intoRaw reports whether the image in the named file was merged into a raw disk: base, or its
-// own parent if that is "".
+// intoRaw reports whether the image in the named file was merged into a raw disk: base, or its own
+// parent if base is "".
 func intoRaw(name, base string) bool {
 	if base != "" {
 		f, size, err := disk.OpenFile(base, false, nil)
@@ -123,8 +125,7 @@ func intoRaw(name, base string) bool {
 	return img.ParentRecord().ID == uuid.Nil
 }
 
-// differencingFile is the only file that a command line names, which must be a
-// differencing image.
+// differencingFile opens the only image of a command line, which must be a differencing image.
 func (c *cli) differencingFile(flags *sourceFlags, args []string) (imageRef, error) {
 	alone := *flags
 	alone.parents = disk.ParentSearch{None: true}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Exit statuses of compare, as qemu-img's.
+// Exit statuses of compare, equal to qemu-img's.
 const (
 	compareDiffers    = 1 // and wrong usage
 	compareOpenFailed = 2
@@ -38,11 +39,12 @@ func (c *cli) newCompareCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare [-f FORMAT] [-F FORMAT] [-s] FILE1 FILE2",
 		Short: "Compare the disks in two images",
-		Long: `Compare the contents of two disks. Where one is larger, the rest of it must be
-zeros; with -s sizes and what is allocated must be the same, too.
+		Long: `compare reads two disks and stops at the first difference. If one disk
+is larger, the rest of it must be zeros. With -s, sizes and allocation
+must be equal, too.
 
-With --salvage damaged images are read as far as possible. Lost ranges of either disk are
-listed, and differences inside them do not count.`,
+With --salvage, damaged images are read as far as possible. Lost ranges of either
+disk are listed, and differences inside them do not count.`,
 		Example: "  vhdtool compare disk.raw disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -50,14 +52,16 @@ listed, and differences inside them do not count.`,
 		},
 	}
 	o.source.add(cmd, "a-format")
-	o.salvage.add(cmd, "leave out what cannot be read instead of failing")
+	cmd.Flags().Lookup("a-format").Usage = "`FORMAT` of the first image (default: detected from the contents)"
+	o.salvage.add(cmd, "skip unreadable data instead of failing")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.second, "b-format", "F", "", "format of the second image")
-	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache mode, accepted for compatibility")
-	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be the same, too")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.StringVarP(&o.second, "b-format", "F", "", "`FORMAT` of the second image (default: detected from the contents)")
+	fl.StringVarP(&o.cache, "cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
+	fl.BoolVarP(&o.strict, "strict", "s", false, "sizes and allocation must be equal, too")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
 	_ = cmd.RegisterFlagCompletionFunc("b-format", completeFormats)
+	markIgnored(cmd, "cache")
 	return cmd
 }
 
@@ -66,14 +70,14 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 		return usagef("Expecting two image file names")
 	}
 	if _, ok := cacheMode(o.cache); !ok {
-		return &statusError{compareOpenFailed, qemuErrorf("Invalid source cache option: %s", o.cache)}
+		return &statusError{compareOpenFailed, cacheError("source cache", o.cache)}
 	}
 	if o.source.imageOpts && (o.source.format != "" || o.second != "") {
 		return &statusError{compareOpenFailed, qemuErrorf("--image-opts and --format are mutually exclusive")}
 	}
 	err = o.salvage.check()
 	if o.salvage.on && o.strict {
-		err = usagef("-s and --salvage cannot be combined: what is lost is not allocated")
+		err = usagef("-s and --salvage cannot be combined: the allocation of lost ranges is unknown")
 	}
 	if err != nil {
 		return &statusError{compareOpenFailed, err}
@@ -115,7 +119,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	asCompared(progress, longer)
 	defer func() { progress.finish(err == nil) }()
 	co := &convert.CompareOptions{Workers: workers(0), Progress: progress.update}
-	var ignored atomic.Int64 // sectors that differ where a disk has lost them
+	var ignored atomic.Int64 // differing sectors that a disk has lost
 	if o.salvage.on {
 		co.Ignore = func(off int64) bool {
 			lost := ins[0].Losses.Contains(off) || ins[1].Losses.Contains(off)
@@ -137,7 +141,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			}
 		}
 		if side.Op == "mapping" {
-			return &statusError{compareMapFailed, fmt.Errorf("error while looking for what is allocated of %s, at offset %d: %w", name, side.Off, cause)}
+			return &statusError{compareMapFailed, fmt.Errorf("error while reading the allocation of %s, at offset %d: %w", name, side.Off, cause)}
 		}
 		return &statusError{compareReadFailed, fmt.Errorf("error while reading offset %d of %s: %w", side.Off, name, cause)}
 	}
@@ -153,7 +157,7 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 			return differ("Strict mode: Offset %d block status mismatch!", status)
 		}
 	}
-	if !c.likeQEMU { // qemu-img ends the line after the result
+	if !c.likeQEMU { // qemu-img ends its progress line after the result
 		progress.finish(at < 0)
 	}
 	common := min(disks[0].Size(), disks[1].Size())
@@ -172,5 +176,11 @@ func (c *cli) runCompare(ctx context.Context, o *compareOptions) (err error) {
 	if n := ignored.Load(); n > 0 {
 		say("%s inside the lost ranges differ.", humanSize(n*disk.SectorSize))
 	}
-	return c.reportLost(&o.salvage, o.args[0]+", "+o.args[1], max(disks[0].Size(), disks[1].Size()), lost, o.quiet)
+	var damaged []string
+	for i, in := range ins {
+		if len(in.Losses.Ranges()) > 0 {
+			damaged = append(damaged, o.args[i])
+		}
+	}
+	return c.reportLost(&o.salvage, strings.Join(damaged, ", "), max(disks[0].Size(), disks[1].Size()), lost, o.quiet)
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// conversion is a convert command whose flags are understood.
+// conversion is a convert command with parsed flags.
 type conversion struct {
 	*cli
 	target   string
 	format   *format
 	backing  *backingFlags     // of a target with a parent; nil if it has none
-	parents  disk.ParentSearch // where those of the target's parent are
-	named    string            // format as given, for a target that exists
-	given    disk.Options      // of the target's format, as the user set them
-	options  disk.Options      // with those of the product below them
+	parents  disk.ParentSearch // search for the parents of the target's parent
+	named    string            // format of an existing target, as given
+	given    disk.Options      // options of the target's format, as given
+	options  disk.Options      // given, over the defaults of the product
 	copy     convert.Options
 	flush    bool
 	quiet    bool
@@ -42,7 +42,7 @@ func (v *conversion) run(ctx context.Context, in *input) error {
 		t.Discard()
 		return v.copyError(v.target, creationError(v.format, err))
 	}
-	if in.Size() < 0 { // it is known only now
+	if in.Size() < 0 { // a stream has no size
 		if err := v.wanted.promise(v.format, t.Size(), v.given); err != nil {
 			t.Discard()
 			return conversionError(streamName(v.target), v.format, err)
@@ -78,12 +78,12 @@ func (v *conversion) newTarget(ctx context.Context, in *input) (t target.Target,
 		t, err = v.newFile(ctx, in)
 	}
 	if err != nil {
-		return nil, err // not t: a nil pointer is not a nil Target
+		return nil, err // not t: that would be a Target that is not nil
 	}
 	return t, nil
 }
 
-// newFile starts a target in a new file, or in a device.
+// newFile starts a target in a new file or on a device.
 func (v *conversion) newFile(ctx context.Context, in *input) (*target.File, error) {
 	if err := checkOptions(v.format, v.given); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (v *conversion) newFile(ctx context.Context, in *input) (*target.File, erro
 	return t, nil
 }
 
-// openExisting opens a target that is written in place.
+// openExisting opens an existing target that is written in place.
 func (v *conversion) openExisting(in *input) (*target.Existing, error) {
 	flags := sourceFlags{format: v.named, imageOpts: v.imageOpts}
 	if err := flags.check(); err != nil {
@@ -123,8 +123,8 @@ func (v *conversion) openExisting(in *input) (*target.Existing, error) {
 	return &target.Existing{Disk: d}, nil
 }
 
-// prepareWarnings looks at a target that is about to be complete, and returns a function
-// that prints what is to be said of it afterwards.
+// prepareWarnings examines a target before it is committed. The function that it returns prints the
+// warnings afterwards.
 func (v *conversion) prepareWarnings(in *input, t target.Target) (func(), error) {
 	var guest disk.Disk = in.Disk
 	size := t.Size()
@@ -154,24 +154,24 @@ func (v *conversion) prepareWarnings(in *input, t target.Target) (func(), error)
 	}, nil
 }
 
-// warnGPT says so when padding has moved the end of a disk of size bytes away
-// from the backup of its partition table. A size of -1 is not known.
+// warnGPT warns if padding has moved the end of a disk of size bytes away from the backup GPT. A
+// size of -1 is unknown.
 func (v *conversion) warnGPT(name string, backup, size, now int64) {
 	end := (backup + 1) * disk.SectorSize
 	if v.likeQEMU || end >= now || size >= 0 && end != size {
 		return
 	}
 	v.message("warning: %s: the disk ends %s after the backup of its GPT, which belongs in the last sector", name, humanSize(now-end))
-	fmt.Fprintln(v.stderr, "hint: in the running system, or on the raw disk made as large before, 'sgdisk -e' or 'sfdisk --relocate gpt-bak-std' moves it there")
+	fmt.Fprintln(v.stderr, "hint: "+v.gptRemedy())
 }
 
-// conversionError is an error of making the target.
+// conversionError wraps an error of creating the target.
 func conversionError(target string, f *format, err error) error {
 	return qemuErrorf("%s: error while converting %s: %w", target, f.Name, err)
 }
 
-// copyError is an error of the copying itself. It names the file that it is about: the
-// target, unless a source could not be read. qemu-img names none.
+// copyError wraps an error of copying. It names the file with the error: a source that could not be
+// read, or the target. qemu-img names none.
 func (c *cli) copyError(name string, err error) error {
 	if err == nil {
 		return nil

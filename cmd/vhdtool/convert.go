@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,7 @@ type convertOptions struct {
 	workers     string
 	rate        string
 
-	bytesPerSecond int64 // of rate
+	bytesPerSecond int64 // of --rate-limit
 
 	progress     bool
 	quiet        bool
@@ -45,24 +46,33 @@ type convertOptions struct {
 func (c *cli) newConvertCmd() *cobra.Command {
 	var o convertOptions
 	cmd := &cobra.Command{
-		Use:   "convert [-f FORMAT] [-O FORMAT] [-o OPTIONS] SOURCE... TARGET",
-		Short: "Copy an image to another format",
-		Long: `Copy the disk in SOURCE (several are put one after the other) to a new TARGET.
-Holes and zeros stay holes. TARGET takes its name when it is complete; until
-then, and if anything fails, an older file of that name stays as it is.
+		Use:   "convert [-f FORMAT] [-O FORMAT] [-o OPTIONS] [--for PRODUCT] SOURCE... TARGET",
+		Short: "Convert disk images between formats",
+		Long: `convert copies the disk in SOURCE to a new file TARGET. Several sources
+are concatenated. Holes and blocks of zeros are not stored. The source
+format is detected from the contents. Without -O, the suffix of TARGET
+selects its format: .vhd, .vpc and .avhd mean VHD, .vhdx and .avhdx mean VHDX,
+all others mean raw.
 
-SOURCE may be - for standard input, and TARGET - for standard output. Data that
-is compressed (gzip, bzip2, zstd, xz) is decompressed, unless -f is given.
+The size of a VHD is rounded up to the next disk geometry, unless -o force_size
+is set. Most products of --for set it. --for PRODUCT chooses all options that a
+product needs.
 
-A differencing VHD is read with its parents, so that TARGET has it all. With
--B PARENT, TARGET is a differencing VHD that keeps only what differs from the
-disk in PARENT. If that is larger, zeros follow what SOURCE has.
+TARGET is written to a temporary file that is renamed when complete. If the
+command fails or is interrupted, an existing TARGET is untouched. With -n,
+convert overwrites an existing image in place.
 
-The target's format is the one named with -O, else what its suffix says (.vhd,
-.vpc, .avhd), else raw.` + salvageHelp,
-		Example: "  vhdtool convert disk.raw disk.vhd\n" +
-			"  vhdtool convert -O vpc -o subformat=fixed,force_size disk.raw disk.vhd\n" +
+SOURCE may be - for standard input, and TARGET may be - for standard output.
+Compressed sources (gzip, bzip2, zstd, xz) are decompressed, unless -f is given.
+Targets are never compressed; pipe them to a compressor.
+
+Differencing images are read through their parents, so TARGET is complete. With
+-B PARENT, TARGET is a differencing VHD that stores only the differences from
+PARENT. If PARENT is larger, zeros follow the data of SOURCE.` + salvageHelp,
+		Example: "  vhdtool convert --for azure disk.raw disk.vhd\n" +
+			"  vhdtool convert -o force_size disk.raw disk.vhd\n" +
 			"  vhdtool convert disk.vhd disk.raw\n" +
+			"  vhdtool convert -O vpc disk.raw - | gzip >disk.vhd.gz\n" +
 			"  vhdtool convert -B base.vhd disk.raw child.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -75,38 +85,38 @@ The target's format is the one named with -O, else what its suffix says (.vhd,
 	}
 	o.source.add(cmd, "source-format")
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "target-format", "O", "", "format of the target")
-	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the target's format, as key=value,...; help lists them")
-	fl.StringVarP(&o.sparse, "sparse-size", "S", "4k", "shortest run of zeros that becomes a hole; 0 allocates all")
-	fl.StringVarP(&o.cache, "target-cache", "t", "unsafe", "cache mode of the target; all but unsafe flush it at the end")
-	fl.StringVarP(&o.sourceCache, "source-cache", "T", "writeback", "cache mode of the source, accepted for compatibility")
-	fl.StringVarP(&o.workers, "parallel", "m", "", "requests at a time, 1 to 16 (default: one for each processor)")
-	fl.BoolP("oob-writes", "W", false, "accepted for compatibility: the order of writes does not matter")
-	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: what the file system can do is used anyway")
+	fl.StringVarP(&o.format, "target-format", "O", "", "`FORMAT` of the target: vpc (or vhd), or raw")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "`OPTIONS` of the target's format, as key=value,...; '-o help' lists them")
+	fl.StringVarP(&o.sparse, "sparse-size", "S", "4k", "do not store runs of zeros of at least `SIZE`; 0 allocates the whole target")
+	fl.StringVarP(&o.cache, "target-cache", "t", "unsafe", "cache `MODE` of the target; all modes but unsafe flush it at the end")
+	fl.StringVarP(&o.sourceCache, "source-cache", "T", "writeback", "cache `MODE` of the source, accepted for compatibility")
+	fl.StringVarP(&o.workers, "parallel", "m", "", "copy `N` chunks at a time, 1 to 16 (default: the number of processors)")
+	fl.BoolP("oob-writes", "W", false, "accepted for compatibility")
+	fl.BoolVarP(&o.offload, "copy-range-offloading", "C", false, "accepted for compatibility: the file system's features are always used")
 	o.snapshot.add(cmd)
-	fl.BoolVar(&o.bitmaps, "bitmaps", false, "accepted to be refused: no format here has dirty bitmaps")
+	fl.BoolVar(&o.bitmaps, "bitmaps", false, "refused: no format here has dirty bitmaps")
 	fl.BoolVar(&o.skipBitmaps, "skip-broken-bitmaps", false, "accepted with --bitmaps")
 	_ = fl.MarkHidden("bitmaps")
 	_ = fl.MarkHidden("skip-broken-bitmaps")
 	o.backing.add(cmd, "B")
-	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: the target is given as a list of options")
-	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most this many bytes of data a second; holes do not count")
+	fl.BoolVar(&o.targetImageOpts, "target-image-opts", false, "with -n: TARGET is a list of options, such as driver=vpc,file.filename=F")
+	fl.StringVarP(&o.rate, "rate-limit", "r", "", "read at most `SIZE` of data per second; holes do not count")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
-	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "write into an existing target, in place")
-	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros")
-	fl.BoolVarP(&o.compress, "compress", "c", false, "not supported by any format here")
-	o.salvage.add(cmd, "replace what cannot be read with zeros instead of failing")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
+	fl.BoolVarP(&o.noCreate, "no-create", "n", false, "overwrite an existing target in place")
+	fl.BoolVar(&o.targetIsZero, "target-is-zero", false, "with -n: the target reads as zeros, so zeros are not written")
+	fl.BoolVarP(&o.compress, "compress", "c", false, "refused: no format here compresses")
+	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
 	o.target.add(cmd, "target-format")
 	addAlias(cmd, "backing", "", "b")                     // from qemu 11 on
 	addAlias(cmd, "options", "target-format-options", "") // from qemu 11 on
 	addAlias(cmd, "options", "target-options", "")        // in the help of qemu 10
 	addAlias(cmd, "snapshot", "source-snapshot", "")      // in the help of qemu 10
+	markIgnored(cmd, "oob-writes", "copy-range-offloading", "source-cache")
 	return cmd
 }
 
-// cacheMode says whether what is written must be durable at the end, and whether qemu
-// has such a mode.
+// cacheMode reports whether the target must be durable at the end, and whether qemu has the mode.
 func cacheMode(name string) (flush, known bool) {
 	switch name {
 	case "none", "off", "directsync", "writeback", "writethrough":
@@ -117,18 +127,18 @@ func cacheMode(name string) (flush, known bool) {
 	return false, false
 }
 
-// maxSparseSize is the largest -S that qemu-img takes.
+// maxSparseSize is the largest -S that qemu-img accepts.
 const maxSparseSize = 16 << 20
 
-// copyOptions reads the flags that say how to copy.
+// copyOptions parses the flags for copying.
 func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err error) {
 	n, err := sizearg.Parse(o.sparse)
 	if err != nil {
 		return co, false, sizeError("buffer size for sparse output", o.sparse, err)
 	}
 	if n%disk.SectorSize != 0 || n > maxSparseSize {
-		return co, false, qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
-			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize)
+		return co, false, &hintError{qemuErrorf("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
+			"Select 0 to disable sparse detection (fully allocates output).", disk.SectorSize, maxSparseSize), fmt.Sprintf("found '%s'", o.sparse)}
 	}
 	co.SparseSize, co.Allocate = n, n == 0
 	if o.workers != "" {
@@ -140,10 +150,10 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	}
 	flush, ok := cacheMode(o.cache)
 	if !ok {
-		return co, false, qemuErrorf("Invalid cache option: %s", o.cache)
+		return co, false, cacheError("cache", o.cache)
 	}
 	if _, ok := cacheMode(o.sourceCache); !ok {
-		return co, false, qemuErrorf("Invalid source cache option: %s", o.sourceCache)
+		return co, false, cacheError("source cache", o.sourceCache)
 	}
 	if o.targetIsZero && !o.noCreate {
 		return co, false, qemuErrorf("--target-is-zero requires use of -n flag")
@@ -183,7 +193,7 @@ func (o *convertOptions) copyOptions() (co convert.Options, flush bool, err erro
 	return co, flush, o.source.check()
 }
 
-// parseRate reads a rate limit in bytes a second; 0 is none.
+// parseRate parses a rate limit in bytes per second; 0 is no limit.
 func parseRate(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
@@ -210,7 +220,7 @@ func (c *cli) runConvert(ctx context.Context, o *convertOptions) (err error) {
 		return nil
 	}
 	if len(o.args) < 2 {
-		return qemuErrorf("Must specify image file name")
+		return &hintError{qemuErrorf("Must specify image file name"), "convert needs a source and a target: 'convert SOURCE TARGET'"}
 	}
 	if err == nil {
 		err = o.target.apply(f, opts.set)

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestEachCommandCounts runs each command that may take long, and asks it for its progress
-// when it has ended: it has counted to the end.
+// TestEachCommandCounts runs each long command, and asks for its progress at the end. It must have
+// counted to the total.
 func TestEachCommandCounts(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -61,7 +61,7 @@ func TestEachCommandCounts(t *testing.T) {
 			t.Errorf("%s: progress %q, want %s", c.line, got, c.want)
 		}
 	}
-	// The first block is lost, so the others move to its place.
+	// The first block is lost, so the others are moved to its offset.
 	image, err := os.ReadFile("base.vhd")
 	if err != nil {
 		t.Fatal(err)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vhdtool/vhdtool/internal/sizearg"
+	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
 type createCmdOptions struct {
@@ -16,6 +18,7 @@ type createCmdOptions struct {
 	format  string
 	options []string
 	backing backingFlags
+	force   bool // replace an existing file by a differencing image
 	quiet   bool
 	args    []string
 }
@@ -23,18 +26,23 @@ type createCmdOptions struct {
 func (c *cli) newCreateCmd() *cobra.Command {
 	var o createCmdOptions
 	cmd := &cobra.Command{
-		Use:   "create [-f FORMAT] [-o OPTIONS] [-b PARENT [-F FORMAT]] FILE [SIZE]",
-		Short: "Make a new, empty image",
-		Long: `Make a new image whose disk reads as zeros.
+		Use:   "create [-f FORMAT] [-o OPTIONS] [--for PRODUCT] [-b PARENT [-F FORMAT]] FILE [SIZE]",
+		Short: "Create an empty image",
+		Long: `create creates the image FILE, whose disk has SIZE and reads as zeros.
+Without -f, the suffix of FILE selects the format: .vhd, .vpc and .avhd
+mean VHD, .vhdx and .avhdx mean VHDX, all others mean raw. An existing FILE
+is replaced.
 
-With -b PARENT it is a differencing VHD, whose disk reads as that of PARENT, and
-which keeps what is written to it. It is as large as PARENT unless SIZE says
-more. PARENT must not be changed any more while it has such children.
+SIZE is in bytes. A suffix k, M, G, T, P or E multiplies it by a power of 1024.
+The size of a VHD is rounded up to the next disk geometry, unless -o force_size
+is set. Most products of --for set it.
 
-SIZE is in bytes, with an optional suffix k, M, G, T, P or E for powers of 1024.
-A VHD is as large as the next geometry unless force_size is set. The format is
-the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
+With -b PARENT, FILE is a differencing VHD: its disk reads as the disk of
+PARENT, and FILE stores the changes. SIZE defaults to the size of PARENT. An
+existing FILE is replaced only with --force. Do not change PARENT while it has
+children, because they become invalid.`,
 		Example: "  vhdtool create disk.vhd 40G\n" +
+			"  vhdtool create --for azure disk.vhd 40G\n" +
 			"  vhdtool create -f vpc -o subformat=fixed,force_size disk.vhd 10M\n" +
 			"  vhdtool create -b base.vhd child.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,13 +51,16 @@ the one named, else what the file's suffix says (.vhd, .vpc, .avhd), else raw.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "format", "f", "", "format of the image")
-	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the format, as key=value,...; help lists them")
+	fl.StringVarP(&o.format, "format", "f", "", "`FORMAT` of the image: vpc (or vhd), or raw")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "`OPTIONS` of the format, as key=value,...; '-o help' lists them")
 	o.backing.add(cmd, "b")
 	fl.BoolP("backing-unsafe", "u", false, "accepted for compatibility")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
+	fl.BoolVar(&o.force, "force", false, "with -b: replace an existing FILE")
+	markOwn(cmd, "force")
 	o.target.add(cmd, "format")
 	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
+	markIgnored(cmd, "backing-unsafe")
 	return cmd
 }
 
@@ -82,7 +93,7 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	if given {
 		var perr error
 		if size, perr = sizearg.Parse(o.args[1]); perr != nil {
-			return sizeError("image size", o.args[1], perr)
+			return swappedError(sizeError("image size", o.args[1], perr), "create", o.args)
 		}
 	}
 	if err == nil {
@@ -108,13 +119,20 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 		given = true
 	}
 	if o.backing.file != "" {
+		if !o.force && !c.likeQEMU && isRegular(name) && !disk.SameFile(fileName(o.backing.file), name) {
+			return &hintError{inFile(errors.New("the file exists")), "--force replaces it; the changes that an old child stores are lost then"}
+		}
 		if err := c.createDifferencing(name, f, o, size, opts.set); err != nil {
 			return inFile(err)
 		}
 		return nil
 	}
 	if !given {
-		return inFile(qemuErrorf("Image creation needs a size parameter"))
+		err := qemuErrorf("Image creation needs a size parameter")
+		if isSize(name) {
+			return &hintError{inFile(err), fmt.Sprintf("the file comes before the size: 'create disk.vhd %s'", name)}
+		}
+		return &hintError{inFile(err), "'create disk.vhd 10G' makes a disk of 10 GiB"}
 	}
 	if err := o.target.promise(f, size, opts.set); err != nil {
 		return inFile(err)
@@ -140,4 +158,10 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 		return inFile(withoutPath(err))
 	}
 	return nil
+}
+
+// isRegular reports whether a file of that name exists and is not a device.
+func isRegular(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
 }

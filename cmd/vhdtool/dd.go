@@ -30,20 +30,21 @@ func (c *cli) newDDCmd() *cobra.Command {
 	var o ddOptions
 	cmd := &cobra.Command{
 		Use:   "dd [-f FORMAT] [-O FORMAT] [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc] [status=LEVEL] [if=FILE] [of=FILE]",
-		Short: "Copy a part of a disk",
-		Long: `Copy blocks of the disk in the image if= to the image of=. The operands mean
-what they mean to dd(1), in bytes of the disks, not of the files: count blocks
-of bs bytes (512) are copied, after skipping skip blocks of the input and seek
-blocks of the output.
+		Short: "Copy part of a disk",
+		Long: `dd copies blocks from the disk in the image if= to the disk in the image
+of=. It copies count blocks of bs bytes (default 512), starting skip
+blocks into the input, to seek blocks into the output. The operands are
+those of dd(1), but they count bytes of the disks, not of the files.
 
-With conv=notrunc an existing output is written in place and keeps the rest of
-its contents; otherwise of= is a new image, as large as what is copied needs. Without
-if= or of= it reads standard input or writes standard output.
+of= becomes a new image, just large enough for the copied data. With conv=notrunc,
+an existing output is written in place and keeps the rest of its contents.
 
-The last line on standard error says how much was copied, and how fast. With
-status=progress, a line before it shows the progress, even if standard error is no
-terminal. With status=noxfer the last line is left out, and with status=none the
-progress bar of a terminal as well.` + salvageHelp,
+Without if=, dd reads standard input. Without of=, it writes standard output.
+
+The last line on standard error reports the amount copied and the rate. With
+status=progress, a line before it shows the progress, even if standard error is
+no terminal. status=noxfer omits the last line, and status=none the progress bar
+on a terminal, too.` + salvageHelp,
 		Example: "  vhdtool dd if=disk.vhd of=mbr.raw count=1\n" +
 			"  vhdtool dd if=mbr.raw of=disk.vhd conv=notrunc",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,13 +54,13 @@ progress bar of a terminal as well.` + salvageHelp,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
-	o.salvage.add(cmd, "replace what cannot be read with zeros instead of failing")
-	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "format of the output")
+	o.salvage.add(cmd, "replace unreadable data with zeros instead of failing")
+	cmd.Flags().StringVarP(&o.format, "output-format", "O", "", "`FORMAT` of the output: vpc (or vhd), or raw")
 	_ = cmd.RegisterFlagCompletionFunc("output-format", completeFormats)
 	return cmd
 }
 
-// ddOperands are the operands of dd, counts in blocks of bs bytes.
+// ddOperands are the operands of dd. Counts are in blocks of bs bytes.
 type ddOperands struct {
 	input, output     string
 	bs                int64
@@ -186,7 +187,7 @@ func (c *cli) runDD(ctx context.Context, o *ddOptions) (err error) {
 	return c.reportLost(&o.salvage, in.Name, in.Size(), in.Losses.Ranges(), false)
 }
 
-// openDDInput opens the input, which must not be the output.
+// openDDInput opens the input, which must differ from the output.
 func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f *format) (*input, error) {
 	flags := o.source
 	flags.verbatim, flags.salvage = true, o.salvage.on
@@ -201,6 +202,9 @@ func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f
 		in.Close()
 		return nil, err
 	}
+	for _, w := range in.warnings {
+		c.warn(w)
+	}
 	if in.File != "" {
 		if err := c.refuseSource(in.File, args.output, f); err != nil {
 			in.Close()
@@ -214,8 +218,8 @@ func (c *cli) openDDInput(ctx context.Context, o *ddOptions, args *ddOperands, f
 	return in, nil
 }
 
-// ddPart is the part of the input that the operands name. What rounds the input up to a
-// whole sector is not part of it.
+// ddPart returns the part of the input that the operands select. The padding of the last sector is
+// not part of it.
 func (c *cli) ddPart(args *ddOperands, in *input) (*source.Source, error) {
 	skip, count := args.skip*args.bs, int64(-1)
 	if args.hasCount {
@@ -241,8 +245,8 @@ func (c *cli) ddPart(args *ddOperands, in *input) (*source.Source, error) {
 	return part, nil
 }
 
-// newDDTarget starts the output: a stream, an image that is written in place, or a new
-// one. flush says that it is durable when it is complete.
+// newDDTarget starts the output: a stream, an existing image, or a new one. flush reports whether
+// it must be durable when it is complete.
 func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f *format, part *source.Source) (t target.Target, flush bool, err error) {
 	options := newImageOptions(f, "", nil)
 	if c.isStream(args.output) {
@@ -252,7 +256,7 @@ func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f
 		}
 		t := f.streamTo(w, options)
 		if f == &rawFormat {
-			t.End = nil // a pipe gets the bytes that were copied, not whole sectors
+			t.End = nil // a pipe gets the copied bytes without padding to whole sectors
 		}
 		return t, false, nil
 	}
@@ -285,13 +289,13 @@ func (c *cli) newDDTarget(ctx context.Context, o *ddOptions, args *ddOperands, f
 	return out, false, nil
 }
 
-// copiedLine is the last line of dd(1) for n bytes that took so long.
+// copiedLine returns dd(1)'s last line for n bytes copied in the given time.
 func copiedLine(n int64, elapsed time.Duration) string {
 	rate := float64(n) / max(elapsed.Seconds(), 1e-9)
 	return fmt.Sprintf("%s copied, %.3g s, %s/s", humanSize(n), elapsed.Seconds(), humanize.IBytes(uint64(rate)))
 }
 
-// ddPipes puts standard input and output where an operand is missing.
+// ddPipes fills in standard input and output for missing operands.
 func (c *cli) ddPipes(args *ddOperands) error {
 	if c.likeQEMU && (args.input == "" || args.output == "") {
 		return qemuErrorf("Must specify both input and output files")
@@ -313,7 +317,7 @@ func (r *countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// zeroReader is zeros without end.
+// zeroReader reads zeros without end.
 type zeroReader struct{}
 
 func (zeroReader) Read(p []byte) (int, error) {

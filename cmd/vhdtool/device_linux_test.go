@@ -16,8 +16,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/loopdevice"
 )
 
-// deviceTest runs commands on a block device, beside a raw file that holds what the disk
-// must hold.
+// deviceTest runs commands on a block device. A raw file has the expected contents of the disk.
 type deviceTest struct {
 	*testing.T
 	dir  string
@@ -25,7 +24,7 @@ type deviceTest struct {
 	want string // name of the raw file
 
 	// leaks is true once the image may have unused space between its blocks, which check
-	// reports: on a device none is given back.
+	// reports: on a device none is freed.
 	leaks bool
 }
 
@@ -46,7 +45,7 @@ func (d *deviceTest) run(status int, args ...string) string {
 
 func (d *deviceTest) path(name string) string { return filepath.Join(d.dir, name) }
 
-// setWant sets what the disk must hold.
+// setWant sets the expected contents of the disk.
 func (d *deviceTest) setWant(b []byte) {
 	d.Helper()
 	if err := os.WriteFile(d.path(d.want), b, 0o666); err != nil {
@@ -63,8 +62,8 @@ func (d *deviceTest) wanted() []byte {
 	return b
 }
 
-// holds compares the disk with the file, byte by byte, and checks the image. parent is
-// the file of its parent, or "".
+// holds compares the disk with the expected contents, and checks the image. parent is the file of
+// its parent, or "".
 func (d *deviceTest) holds(parent string) {
 	d.Helper()
 	var flags []string
@@ -162,7 +161,7 @@ func TestDeviceDynamic(t *testing.T) {
 		d.run(0, "check", "-f", "vpc", "-r", "all", d.dev)
 		d.holds("")
 
-		// Either footer is lost.
+		// Each footer is destroyed in turn.
 		for _, at := range []int64{0, size - 512} {
 			f, err := os.OpenFile(d.dev, os.O_RDWR, 0)
 			if err != nil {
@@ -248,7 +247,7 @@ func TestDeviceChild(t *testing.T) {
 		}
 		d.run(0, "convert", "-f", "raw", "-O", "vpc", "-o", "force_size", "other.raw", "other.vhd")
 
-		// A record of the parent in a new image, and another one, and another one.
+		// The parent record is replaced several times.
 		d.run(0, "create", "-q", "-f", "vpc", "-b", "base.vhd", d.dev)
 		d.holds("base.vhd")
 		for _, parent := range []string{"same.vhd", "base.vhd"} {
@@ -256,7 +255,7 @@ func TestDeviceChild(t *testing.T) {
 			d.run(0, "rebase", "-q", "-u", "-b", parent, d.dev)
 			d.holds(parent)
 		}
-		d.leaks = true // where blocks, or the record of a parent, were before
+		d.leaks = true // former blocks and parent records
 		d.write(6, 400<<10, 150<<10, "--parent", "base.vhd")
 		d.holds("base.vhd")
 		d.run(0, "rebase", "-q", "-u", "-b", "same.vhd", d.dev)

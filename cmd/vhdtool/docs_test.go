@@ -38,8 +38,7 @@ func documents(t *testing.T) []string {
 	return docs
 }
 
-// TestDocs: the files that documents link to or name exist, and so do the headings that
-// they link to.
+// TestDocs: files and headings that documents link to exist.
 func TestDocs(t *testing.T) {
 	root := os.DirFS("../..")
 	docs := documents(t)

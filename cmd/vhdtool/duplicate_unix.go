@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// duplicate returns another handle of the open file with that number, whose offset they
-// share.
+// duplicate returns another handle of the open file with that number. Both share one offset.
 func duplicate(n int) (*os.File, error) {
 	fd, err := syscall.Dup(n)
 	if err != nil {

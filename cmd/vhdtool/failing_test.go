@@ -14,13 +14,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// failingDisk is the contents of a file of which some cannot be read, or of
-// which nobody knows what is allocated.
+// failingDisk has the contents of a file, with an unreadable range, or with unknown extents.
 type failingDisk struct {
 	*os.File
 	size    int64
-	bad     [2]int64 // what cannot be read
-	unknown bool     // fails to tell extents
+	bad     [2]int64 // the unreadable range
+	unknown bool     // Extents fails
 }
 
 var errBadSector = errors.New("bad sector")
@@ -49,8 +48,8 @@ func (d *failingDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// useFailing adds the formats bad, of which [from, to) cannot be read, and
-// unknown, of which the extents are not known, to those that the command knows.
+// useFailing adds two formats to the command: bad, with the unreadable bytes [from, to), and
+// unknown, whose extents are not known.
 func useFailing(t *testing.T, from, to int64) {
 	t.Helper()
 	formatNamed := func(name string, open func(*failingDisk)) *format {
@@ -72,9 +71,8 @@ func useFailing(t *testing.T, from, to int64) {
 	formats = append(formats[:len(formats):len(formats)], bad.Format, unknown.Format)
 }
 
-// TestUnreadableSource has sectors of the source that cannot be read: it is an
-// error that says where, and leaves the old target; with --salvage they become
-// zeros, each is named, and the rest is copied.
+// Unreadable sectors of a source are an error with their offset, and the old target stays. With
+// --salvage they become zeros, each is listed, and the rest is copied.
 func TestUnreadableSource(t *testing.T) {
 	const size, from, to = 3 << 20, 1<<20 + 4096, 1<<20 + 4096 + 1024
 	useFailing(t, from, to)
@@ -141,8 +139,7 @@ func TestUnreadableSource(t *testing.T) {
 	})
 }
 
-// TestUnreadableCompare has compare end with 4 where a disk cannot be read, and
-// with 3 where it is not known what is allocated.
+// compare exits 4 if a disk cannot be read, and 3 if its extents are unknown.
 func TestUnreadableCompare(t *testing.T) {
 	const size = 2 << 20
 	useFailing(t, size-512, size)

@@ -13,15 +13,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// fileOptions are the options of the file itself, whatever its format, in the order in which
-// qemu-img prints them. The hint for XFS is accepted, and not used.
+// fileOptions are the options of the file itself, for every format, in the order in which qemu-img
+// prints them. The extent size hint for XFS is accepted and ignored.
 var fileOptions = []optionSpec{
 	{name: "nocow", kind: boolValue, help: "Turn off copy-on-write (valid only on btrfs)"},
 	{name: "preallocation", kind: textValue, values: []string{"off", "falloc", "full"}, help: "Preallocation mode (allowed values: off, falloc, full)"},
 	{name: "extent_size_hint", kind: sizeValue, help: "Extent size hint for the image file, 0 to disable"},
 }
 
-// withoutFileOptions returns the options of the format alone.
+// withoutFileOptions returns only the options of the format.
 func withoutFileOptions(all disk.Options) disk.Options {
 	own := disk.Options{}
 	for key, value := range all {
@@ -68,7 +68,7 @@ func printedValue(s optionSpec, value string) string {
 	return value
 }
 
-// parsePreallocation reads a mode; "" is off.
+// parsePreallocation parses a mode; "" is off.
 func parsePreallocation(mode string) (target.Preallocation, error) {
 	switch mode {
 	case "", "off":
@@ -80,11 +80,11 @@ func parsePreallocation(mode string) (target.Preallocation, error) {
 	case "metadata":
 		return 0, qemuErrorf("Unsupported preallocation mode: %s", mode)
 	}
-	return 0, qemuErrorf("invalid parameter value: %s", mode)
+	return 0, &hintError{qemuErrorf("invalid parameter value: %s", mode), allowedHint("preallocation", mode)}
 }
 
-// applyFileOptions applies the options of the file to a new one. If the size of the disk is
-// not known yet, space is reserved when it is complete. progress may be nil.
+// applyFileOptions applies the file options to a new file. If the size of the disk is not known
+// yet, space is reserved on completion. progress may be nil.
 func applyFileOptions(ctx context.Context, out *target.File, set disk.Options, sizeKnown bool, progress disk.Progress) error {
 	p, err := parsePreallocation(set["preallocation"])
 	if err != nil {
@@ -101,8 +101,8 @@ func applyFileOptions(ctx context.Context, out *target.File, set disk.Options, s
 // resizeFunc is [disk.Resizer.Resize].
 type resizeFunc = func(ctx context.Context, size int64, progress disk.Progress) error
 
-// growReserved resizes a raw or fixed disk in the named file, and gives what it gains storage.
-// If there is no space for that, or ctx is cancelled, the disk gets its old size back.
+// growReserved resizes a raw or fixed disk in the named file, and allocates the added space. If
+// there is not enough, or ctx is cancelled, it restores the old size.
 func growReserved(ctx context.Context, d disk.Disk, name string, p target.Preallocation, resize resizeFunc, size int64, progress disk.Progress) error {
 	old := d.Size()
 	if err := resize(ctx, size, progress); err != nil || p == target.PreallocateOff {

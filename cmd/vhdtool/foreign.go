@@ -7,8 +7,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// foreignFormats are recognised so that they are not taken for raw disks, and
-// refused.
+// foreignFormats are formats that are detected and refused, so that their images are not read as
+// raw disks.
 var foreignFormats = []*format{
 	foreign("qcow2", 0, "QFI\xfb"),
 	foreign("qed", 0, "QED\x00"),
@@ -16,14 +16,14 @@ var foreignFormats = []*format{
 	foreign("vmdk", 0, "KDMV", "COWD", "# Disk DescriptorFile"),
 }
 
-// foreign is a format that has one of the magics at the offset. It can be
-// probed and named, but neither opened nor made.
+// foreign returns a format that has one of the magics at the offset. It can be detected and named,
+// but not opened or created.
 func foreign(name string, offset int64, magics ...string) *format {
 	refusal := func(hint string) error {
 		return &hintError{fmt.Errorf("format %s is not supported", name), fmt.Sprintf(hint, name)}
 	}
 	refuse := func() error {
-		return refusal("let another program go between: qemu-img convert -f %s -O raw IMAGE disk.raw")
+		return refusal("convert it with another program first: qemu-img convert -f %s -O raw IMAGE disk.raw")
 	}
 	return &format{foreign: true, Format: &disk.Format{
 		Name:     name,
@@ -39,7 +39,7 @@ func foreign(name string, offset int64, magics ...string) *format {
 		},
 		Open: func(io.ReaderAt, int64, *disk.OpenOptions) (disk.Disk, error) { return nil, refuse() },
 		Create: func(disk.File, int64, disk.Options) (disk.Disk, error) {
-			return nil, refusal("make a raw disk or a VHD, and let another program go on: qemu-img convert -f raw -O %s disk.raw IMAGE")
+			return nil, refusal("create a raw disk or a VHD, and convert it with another program: qemu-img convert -f raw -O %s disk.raw IMAGE")
 		},
 	}}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/dustin/go-humanize"
 
@@ -34,7 +35,7 @@ var vhdxFormat = format{
 	stream:     streamVHDX,
 }
 
-// streamVHDX writes a new image to a pipe. Of a dynamic one it reads the source twice.
+// streamVHDX writes a new image to a pipe. For a dynamic image it reads the source twice.
 func streamVHDX(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhdx.ParseCreateOptions(src.Size(), o)
 	if err != nil {
@@ -79,7 +80,7 @@ func vhdxFileSize(size int64, o disk.Options) (fileSize, error) {
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 
-// vhdxDetails are the properties of a VHDX that info shows.
+// vhdxDetails are the properties of a VHDX in info.
 type vhdxDetails struct {
 	Subformat          string      `json:"subformat"`
 	Creator            string      `json:"creator"`
@@ -94,7 +95,7 @@ type vhdxDetails struct {
 	Parent             *vhdxParent `json:"parent,omitempty"`
 }
 
-// vhdxParent is what a differencing image records of its parent.
+// vhdxParent is the parent record of a differencing image.
 type vhdxParent struct {
 	DataWriteGUID string   `json:"data-write-guid"`
 	Paths         []string `json:"paths"`
@@ -107,7 +108,7 @@ func describeVHDX(d disk.Disk, _ int64) description {
 		Subformat: img.Subformat(), Creator: img.Creator(), UUID: m.DiskID.String(), DataWriteGUID: h.DataWriteGUID.String(),
 		BlockSize: m.BlockSize, LogicalSectorSize: m.LogicalSector, PhysicalSectorSize: m.PhysicalSector, PendingLogEntries: img.PendingLogEntries(),
 	}
-	v.Blocks, v.BlocksInUse, _ = img.BlockCounts() // check reports what keeps the BAT from being read
+	v.Blocks, v.BlocksInUse, _ = img.BlockCounts() // check reports an unreadable BAT
 	if m.HasParent {
 		l := img.ParentLocator()
 		v.Parent = &vhdxParent{l.Linkage.String(), append([]string{}, l.Paths()...)}
@@ -115,23 +116,28 @@ func describeVHDX(d disk.Disk, _ int64) description {
 	return v
 }
 
-// lines implements description.
-func (v *vhdxDetails) lines() []string {
-	out := []string{
-		"subformat: " + v.Subformat,
-		fmt.Sprintf("creator: %q", v.Creator),
-		"uuid: " + v.UUID,
-		"block size: " + humanSize(v.BlockSize),
-		fmt.Sprintf("sector size: %d bytes (physical: %d)", v.LogicalSectorSize, v.PhysicalSectorSize),
+// lines implements [description].
+func (v *vhdxDetails) lines(o *infoLines) []string {
+	out := []string{"subformat: " + v.Subformat, "uuid: " + v.UUID}
+	if o.verbose {
+		out = append(
+			out,
+			fmt.Sprintf("creator: %q", v.Creator),
+			"data write GUID: "+v.DataWriteGUID,
+		)
+	}
+	out = append(
+		out,
+		fmt.Sprintf("sector size: %s bytes (physical: %s)", humanize.Comma(v.LogicalSectorSize), humanize.Comma(v.PhysicalSectorSize)),
 		fmt.Sprintf("blocks in use: %s of %s", humanize.Comma(v.BlocksInUse), humanize.Comma(v.Blocks)),
-	}
+	)
 	if v.PendingLogEntries > 0 {
-		out = append(out, fmt.Sprintf("log: %d entries, replayed in memory", v.PendingLogEntries))
+		out = append(out, fmt.Sprintf("log entries replayed in memory: %s", humanize.Comma(int64(v.PendingLogEntries))))
 	}
-	if p := v.Parent; p != nil {
+	if p := v.Parent; p != nil && (o.verbose || !o.parentFollows) {
 		out = append(out, "parent: data write GUID "+p.DataWriteGUID)
 		for _, path := range p.Paths {
-			out = append(out, fmt.Sprintf("parent path: %q", path))
+			out = append(out, "parent path: "+strconv.Quote(path))
 		}
 	}
 	return out

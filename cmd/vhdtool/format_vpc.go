@@ -36,14 +36,14 @@ var vpcFormat = format{
 		{name: "creator", kind: textValue, own: true, help: "Creator application, up to four characters (default qemu, or qem2 with force_size)"},
 		{name: "uuid", kind: textValue, own: true, help: "Unique id, or random, or derived from the other options (default random, or derived with SOURCE_DATE_EPOCH)"},
 		alignOption,
-		{name: "min_size", kind: sizeValue, own: true, help: "Make the disk at least so large"},
+		{name: "min_size", kind: sizeValue, own: true, help: "Minimum size of the disk"},
 		{
 			name: "data_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
-			help: "Alignment of the data of blocks in the file {4k (default) | 512: packed, as VirtualBox needs it}",
+			help: "Alignment of the data of blocks in the file {4k (default) | 512: packed, for VirtualBox}",
 		},
 		{
 			name: "file_align", kind: sizeValue, values: []string{"512", "4k"}, own: true,
-			help: "Alignment of the length of a file with blocks {512 (default) | 4k, as Hyper-V has it}",
+			help: "Alignment of the length of a file with blocks {512 (default) | 4k, for Hyper-V}",
 		},
 		{name: "timestamp", kind: textValue, own: true, help: "Time of creation, RFC 3339 or seconds since 1970 (default SOURCE_DATE_EPOCH, or now)"},
 	},
@@ -88,13 +88,12 @@ func createVPCChild(r *childRequest) (disk.Disk, error) {
 	}
 	img, err := vhd.CreateIn(r.file, vo)
 	if err != nil {
-		return nil, err // not img: a nil *Image is not a nil Disk
+		return nil, err // not img: that would be a Disk that is not nil
 	}
 	return img, nil
 }
 
-// streamVPC writes a new image to a pipe. Of a dynamic one it reads the source
-// twice.
+// streamVPC writes a new image to a pipe. For a dynamic image it reads the source twice.
 func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error {
 	vo, err := vhd.ParseCreateOptions(src.Size(), o)
 	if err != nil {
@@ -121,7 +120,7 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 	return vhd.WriteStream(ctx, w, vo, src, used, writing)
 }
 
-// endVPC writes what follows the bytes of a fixed disk.
+// endVPC writes the trailing footer of a fixed disk.
 func endVPC(w io.Writer, size int64, o disk.Options) error {
 	vo, err := vhd.ParseCreateOptions(size, o)
 	if err != nil {
@@ -143,7 +142,7 @@ func vpcFileSize(size int64, o disk.Options) (fileSize, error) {
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 
-// vpcDetails is what info tells about a VHD.
+// vpcDetails are the fields of a VHD in info.
 type vpcDetails struct {
 	Subformat      string       `json:"subformat"`
 	Creator        string       `json:"creator"`
@@ -170,17 +169,17 @@ type vpcDetails struct {
 	created time.Time
 }
 
-// vpcParent is what a differencing image records of its parent.
+// vpcParent is the parent record of a differencing image.
 type vpcParent struct {
-	UUID     string       `json:"uuid,omitempty"` // none: a raw disk
+	UUID     string       `json:"uuid,omitempty"` // empty for a raw disk
 	Name     string       `json:"name"`
-	Changed  string       `json:"changed,omitempty"` // when it was last
+	Changed  string       `json:"changed,omitempty"` // parent time stamp
 	Locators []vpcLocator `json:"locators"`
 
 	changed time.Time
 }
 
-// vpcLocator is a path to the parent.
+// vpcLocator is a parent locator.
 type vpcLocator struct {
 	Code string `json:"code"`
 	Path string `json:"path"`
@@ -234,43 +233,60 @@ func describeParent(p vhd.ParentRecord) *vpcParent {
 	return v
 }
 
-// lines implements description.
-func (v *vpcDetails) lines() []string {
-	out := []string{
-		"subformat: " + v.Subformat,
-		fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
-		fmt.Sprintf("created: %s (%s)", v.Created, humanize.Time(v.created)),
-		fmt.Sprintf("geometry: %s, %s", v.Geometry, humanSize(v.GeometrySize)),
-		"uuid: " + v.UUID,
+// lines implements [description].
+func (v *vpcDetails) lines(o *infoLines) []string {
+	out := []string{"subformat: " + v.Subformat, "uuid: " + v.UUID}
+	if v.SavedState {
+		out = append(out, "saved state: a suspended virtual machine depends on this image")
 	}
-	if uint64(v.GeometrySize) != v.CurrentSize {
-		out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+	if v.Hidden {
+		out = append(out, "hidden: XenServer does not attach this image")
+	}
+	if o.verbose {
+		out = append(
+			out,
+			fmt.Sprintf("creator: %s %s (%s)", v.Creator, v.CreatorVersion, v.CreatorHostOS),
+			fmt.Sprintf("created: %s (%s)", v.Created, humanize.Time(v.created)),
+			fmt.Sprintf("geometry: %s, %s", v.Geometry, humanSize(v.GeometrySize)),
+		)
+		if uint64(v.GeometrySize) != v.CurrentSize {
+			out = append(out, fmt.Sprintf("size taken from: %s; current size: %s", v.SizedBy, humanSize(int64(v.CurrentSize))))
+		}
 	}
 	if v.BeyondGeometry > 0 {
-		out = append(out, fmt.Sprintf("beyond the geometry: the last %d bytes of the current size, which qemu and Virtual PC do not see", v.BeyondGeometry))
+		out = append(out, fmt.Sprintf("beyond the geometry: qemu and Virtual PC do not see the last %s", humanSize(v.BeyondGeometry)))
 	}
 	if v.Blocks != nil {
 		out = append(out, fmt.Sprintf("blocks in use: %s of %s", humanize.Comma(*v.BlocksInUse), humanize.Comma(*v.Blocks)))
 	}
-	if p := v.Parent; p != nil {
-		out = append(out, fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk")))
-		for _, l := range p.Locators {
-			out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
-		}
-		if p.Changed != "" {
-			out = append(out, fmt.Sprintf("parent last changed: %s (%s)", p.Changed, humanize.Time(p.changed)))
-		}
+	if v.Parent != nil && (o.verbose || !o.parentFollows) {
+		out = append(out, v.Parent.lines(o.verbose)...)
 	}
-	if v.Hidden {
-		out = append(out, "hidden: not to be attached")
+	if o.isParent && !o.verbose {
+		return out
 	}
-	if v.SavedState {
-		out = append(out, "saved state: a suspended virtual machine depends on this image")
+	if o.damaged {
+		return append(out, "ready for: no product while it is damaged")
 	}
 	return append(out, productLine(v.Products))
 }
 
-// partKind is how pictures show a use of a file's parts.
+// lines returns the parent record in lines for people.
+func (p *vpcParent) lines(verbose bool) []string {
+	out := []string{fmt.Sprintf("parent: %s (%s)", strconv.Quote(p.Name), cmp.Or(p.UUID, "a raw disk"))}
+	if !verbose {
+		return out
+	}
+	for _, l := range p.Locators {
+		out = append(out, fmt.Sprintf("parent locator: %s %s", l.Code, strconv.Quote(l.Path)))
+	}
+	if p.Changed != "" {
+		out = append(out, fmt.Sprintf("parent last changed: %s (%s)", p.Changed, humanize.Time(p.changed)))
+	}
+	return out
+}
+
+// partKind returns the picture's kind for a use of a part of the file.
 func partKind(use vhd.FileUse) picture.Kind {
 	switch use {
 	case vhd.UseBitmap:
@@ -289,7 +305,7 @@ func partsOfVPC(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 	img := d.(*vhd.Image)
 	return func(yield func(filePart, error) bool) {
 		for e := range img.FileMap(length) {
-			if e.Use == vhd.UseData && e.Block < 0 { // of a fixed disk, which knows the file's holes
+			if e.Use == vhd.UseData && e.Block < 0 { // a fixed disk, which can have holes in the file
 				for p, err := range plainParts(d, length) {
 					if !yield(p, err) || err != nil {
 						return

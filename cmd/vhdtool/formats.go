@@ -12,47 +12,44 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// format is a format with what only the command needs to know about it.
+// format is a disk format, with what only the command needs.
 type format struct {
 	*disk.Format
-	foreign       bool         // recognised, but not supported
-	createOptions []optionSpec // what -o help says of the options of a new image
+	foreign       bool         // detected, but not supported
+	createOptions []optionSpec // shown by -o help
 
-	// describe returns what info tells about a disk beyond its size; nil if
-	// there is nothing.
+	// describe returns the properties of a disk for info, besides its size. Nil: there are none.
 	describe func(d disk.Disk, fileLength int64) description
-	// fileSize says how long the file of a new image will be; nil if as long as
-	// the disk.
+	// fileSize returns the length of the file of a new image. Nil: the length of the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
-	// sectorSize is the logical sector size of a new image's disk, in bytes; nil if the format
-	// records none.
+	// sectorSize returns the logical sector size of a new disk, in bytes. Nil: the format records
+	// none.
 	sectorSize func(o disk.Options) (int64, error)
-	// stream writes a new image of src to a pipe, as the options of a copy say; nil if it
-	// is the disk's bytes.
+	// stream writes a new image of src to a pipe, with the options of a copy. Nil: the image is the
+	// bytes of the disk.
 	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error
-	// streamEnd writes what follows the bytes of a disk that went to a pipe
-	// before its size was known; nil if nothing does.
+	// streamEnd ends an image in a pipe whose size was not known before. Nil: nothing follows the
+	// bytes of the disk.
 	streamEnd func(w io.Writer, size int64, o disk.Options) error
-	// examine returns the rules of a product that an image breaks; nil if no product
-	// accepts images of the format.
+	// examine returns the rules of a product that an image breaks. Nil: no product accepts the
+	// format.
 	examine func(r *examineRequest) ([]product.BrokenRule, error)
-	// examineResized returns those that an image will break when it has another size, as
-	// by Resize, or by ResizeExact if exact is set; nil as above.
+	// examineResized returns the rules that an image will break after Resize, or ResizeExact if
+	// exact is set. Nil as for examine.
 	examineResized func(d disk.Disk, p *product.Product, length, size int64, exact bool) ([]product.BrokenRule, error)
-	// sizeInDoubt says that readers disagree about the size of a disk, or ""; nil if they
+	// sizeInDoubt returns a text if readers disagree about the size of a disk, else "". Nil: they
 	// never do.
 	sizeInDoubt func(d disk.Disk) string
-	// createChild starts a new image with a parent; nil if images of the format have
-	// none.
+	// createChild starts a new image with a parent. Nil: the format has no parents.
 	createChild func(r *childRequest) (disk.Disk, error)
-	// set changes what an image says of itself; nil if there is nothing to change.
+	// set changes fields of an image. Nil: the format has none to change.
 	set func(d disk.Disk, o *setOptions) error
-	// fileParts yields what the parts of a file of so many bytes are for, in order
-	// and without gaps; nil if the disk's bytes are the file's.
+	// fileParts yields the parts of a file of length bytes with their uses, in order and without
+	// gaps. Nil: the file is the bytes of the disk.
 	fileParts func(d disk.Disk, length int64) iter.Seq2[filePart, error]
 }
 
-// virtualSize is the size of the disk that a new image for so many bytes has.
+// virtualSize returns the disk size of a new image for a source of size bytes.
 func (f *format) virtualSize(size int64, o disk.Options) (int64, error) {
 	if f.fileSize == nil {
 		return raw.AlignedSize(size, o)
@@ -61,14 +58,14 @@ func (f *format) virtualSize(size int64, o disk.Options) (int64, error) {
 	return fs.virtual, err
 }
 
-// fileSize says how the length of a file depends on what is allocated.
+// fileSize describes how the length of a file depends on the allocated blocks.
 type fileSize struct {
 	virtual           int64 // size of the disk
-	blocks, blockSize int64 // 0 if nothing depends on it
+	blocks, blockSize int64 // 0 if the length is fixed
 	length            func(allocated int64) (int64, error)
 }
 
-// The formats, in the order in which they are probed; raw takes what is left.
+// The formats in the order of detection. raw accepts every file, so it is last.
 var allFormats = slices.Concat([]*format{&vpcFormat, &vhdxFormat}, foreignFormats, []*format{&rawFormat})
 
 var formats = func() disk.Formats {
@@ -79,7 +76,7 @@ var formats = func() disk.Formats {
 	return fs
 }()
 
-// formatOf returns what the command knows about a format.
+// formatOf returns the command's format for a library's.
 func formatOf(f *disk.Format) *format {
 	for _, x := range allFormats {
 		if x.Format == f {
@@ -89,7 +86,7 @@ func formatOf(f *disk.Format) *format {
 	panic("format " + f.Name + " is not in the list")
 }
 
-// formatOfDisk is the format of an open disk, which may be the parent of another one.
+// formatOfDisk returns the format of an open disk, which may be a parent.
 func formatOfDisk(d disk.Disk) *format {
 	if d, ok := d.(disk.Describer); ok {
 		if f, err := formatByName(d.FormatName()); err == nil {
@@ -108,9 +105,12 @@ func formatByName(name string) (*format, error) {
 	return formatOf(f), nil
 }
 
-// outputFormat is the format of a new file: the one named, else what the file's
-// suffix says, which qemu-img does not look at, else raw.
+// outputFormat returns the format of a new file: the named one, else by the file's suffix, else
+// raw. qemu-img ignores the suffix.
 func (c *cli) outputFormat(name, file string) (*format, error) {
+	if err := c.refuseCompressedName(file); err != nil {
+		return nil, err
+	}
 	if name == "" && !c.likeQEMU {
 		if f := formats.BySuffix(file); f != nil {
 			return formatOf(f), formatOf(f).refusal()
@@ -121,7 +121,7 @@ func (c *cli) outputFormat(name, file string) (*format, error) {
 	}
 	f, err := formatByName(name)
 	if err != nil {
-		return nil, qemuErrorf("Unknown file format '%s'", name)
+		return nil, &hintError{qemuErrorf("Unknown file format '%s'", name), formatHint(name)}
 	}
 	return f, f.refusal()
 }
@@ -132,8 +132,7 @@ var rawFormat = format{
 	createOptions: []optionSpec{sizeOption, alignOption},
 }
 
-// endRaw writes the zeros that make a raw disk whole sectors, or as aligned as
-// it is to be.
+// endRaw writes the zeros that pad a raw disk to whole sectors, or to its alignment.
 func endRaw(w io.Writer, size int64, o disk.Options) error {
 	n, err := raw.AlignedSize(size, o)
 	if err != nil {
@@ -143,7 +142,7 @@ func endRaw(w io.Writer, size int64, o disk.Options) error {
 	return err
 }
 
-// refusal is why no image of the format can be made, or nil.
+// refusal returns why no image of the format can be created, or nil.
 func (f *format) refusal() error {
 	if !f.foreign {
 		return nil

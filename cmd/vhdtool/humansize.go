@@ -6,9 +6,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// humanSize returns n bytes scaled and exact, as in "8.0 MiB (8,405,504 bytes)";
-// below 1 KiB the exact number alone. Lines that are qemu-img's use
-// [sizearg.Format] instead.
+// humanSize returns n bytes scaled and exact, as in "8.0 MiB (8,405,504 bytes)". Below 1 KiB it is
+// only the exact number. qemu-img's own lines use [sizearg.Format] instead.
 func humanSize(n int64) string {
 	exact := humanize.Comma(n) + " bytes"
 	switch {

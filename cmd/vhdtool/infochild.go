@@ -8,8 +8,8 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// limits are what requests to a disk are bound to, in bytes. Disks are read and written
-// through the page cache, which accepts any request.
+// limits are the limits of requests to a disk, in bytes. Disks are read and written through the
+// page cache, which accepts any request.
 type limits struct {
 	RequestAlignment int64 `json:"request-alignment"`
 	MinMemAlignment  int64 `json:"min-mem-alignment"`
@@ -19,7 +19,7 @@ type limits struct {
 
 var cachedLimits = limits{RequestAlignment: 1, MinMemAlignment: 1, OptMemAlignment: 4096, MaxIOV: 1024}
 
-// lines are the limits for people. A nil *limits has none.
+// lines returns the limits for people. A nil *limits has none.
 func (l *limits) lines() string {
 	if l == nil {
 		return ""
@@ -28,7 +28,7 @@ func (l *limits) lines() string {
 		l.RequestAlignment, l.MinMemAlignment, l.OptMemAlignment, l.MaxIOV)
 }
 
-// childInfo is the file below an image's format, which qemu-img shows from 8.0 on.
+// childInfo is the file below an image's format. qemu-img prints it from 8.0 on.
 type childInfo struct {
 	Name string   `json:"name"`
 	Info fileInfo `json:"info"`
@@ -50,7 +50,7 @@ type fileSpecific struct {
 	Data struct{} `json:"data"`
 }
 
-// lines are the child for people.
+// lines returns the child for people.
 func (i *childInfo) lines() string {
 	f := &i.Info
 	s := fmt.Sprintf("filename: %s\nprotocol type: %s\nfile length: %s (%d bytes)\ndisk size: %s\n",
@@ -59,13 +59,13 @@ func (i *childInfo) lines() string {
 	return "Child node '/" + i.Name + "':\n    " + strings.Join(lines, "\n    ") + "\n"
 }
 
-// addChild adds what qemu-img shows of the named file below the format, if the release
-// that is replaced shows it, and the limits if they are asked for.
+// addChild adds the named file below the format, if the release of qemu-img shows it. withLimits
+// adds the limits.
 func (c *cli) addChild(info *imageInfo, name string, withLimits bool) error {
 	var below *limits
 	if withLimits {
 		own := cachedLimits
-		if info.probedRaw { // qemu looks at each whole first sector that is written
+		if info.probedRaw { // qemu compares each written first sector with the formats
 			own.RequestAlignment = 512
 		}
 		info.Limits, below = &own, &cachedLimits
@@ -93,8 +93,7 @@ func (c *cli) addChild(info *imageInfo, name string, withLimits bool) error {
 	return nil
 }
 
-// expandEmpty writes empty arrays and objects of indented JSON on two lines, as qemu-img
-// does.
+// expandEmpty writes empty arrays and objects of indented JSON on two lines, as qemu-img does.
 func expandEmpty(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {

@@ -11,29 +11,28 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// pipeName is what stands for standard input or output.
+// pipeName is the name of standard input or output on the command line.
 const pipeName = "-"
 
-// What they are called in messages.
+// Their names in messages.
 const (
 	stdinName  = "standard input"
 	stdoutName = "standard output"
 )
 
-// isPipe reports whether a name stands for standard input or output. qemu-img
-// knows no such name.
+// isPipe reports whether a name means standard input or output. qemu-img has no such name.
 func (c *cli) isPipe(name string) bool { return name == pipeName && !c.likeQEMU }
 
-// input is what a command copies: the sources that the command line names, as one.
+// input is the source of a command: all named sources as one.
 type input struct {
 	*source.Source
-	files   []string // of the sources, none for standard input
+	files   []string // of the sources; empty for standard input
 	formats []string // of the sources
-	// warnings are about disks whose size or whose parents are in doubt.
+	// warnings are doubts about the size of a disk, or about its parents.
 	warnings []warning
 }
 
-// openInputs opens the sources as one disk, or the only one as a stream.
+// openInputs opens the sources: several as one disk, a single one also as a stream.
 func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string, o *source.Options) (*input, error) {
 	var all []*source.Source
 	var in input
@@ -62,7 +61,7 @@ func (c *cli) openInputs(ctx context.Context, flags *sourceFlags, args []string,
 	return &in, nil
 }
 
-// openInputDisk opens an image that is read at any offset.
+// openInputDisk opens an image that can be read at any offset.
 func (c *cli) openInputDisk(ctx context.Context, flags *sourceFlags, salvage *salvageFlags, arg string) (*input, error) {
 	own := *flags
 	own.seekable, own.salvage = true, salvage.on
@@ -88,6 +87,9 @@ func (c *cli) openSource(ctx context.Context, flags *sourceFlags, arg string) (*
 	o.Compressed = o.Compressed && !flags.verbatim
 	if flags.seekable {
 		o.OpenFIFO, o.Compressed = nil, false
+		if o.Refuse != nil {
+			o.Refuse = refuseStream
+		}
 	}
 	o.Image.Lock = ref.lock(false)
 	s, err := source.Open(ctx, ref.name, o)
@@ -113,10 +115,10 @@ func (c *cli) openSource(ctx context.Context, flags *sourceFlags, arg string) (*
 	return s, append(warnings, parentWarnings(d, ref.name)...), nil
 }
 
-// sourceOptions say how to open what a command line names.
+// sourceOptions returns the options for a source of the command line.
 func (c *cli) sourceOptions(ref imageRef) *source.OpenOptions {
 	return &source.OpenOptions{
-		Formats: formats, Image: ref.options, Compressed: !c.likeQEMU,
+		Formats: formats, Image: ref.options, Compressed: !c.likeQEMU, Refuse: c.refuseNoDisk(),
 		OpenFIFO: func(ctx context.Context, name string) (*os.File, error) { return openFIFO(ctx, name, os.O_RDONLY) },
 		Interruptible: func(ctx context.Context, r io.Reader) io.Reader {
 			return newInterruptible(ctx, r)
@@ -124,8 +126,7 @@ func (c *cli) sourceOptions(ref imageRef) *source.OpenOptions {
 	}
 }
 
-// openStdin opens standard input: a file that it was redirected from as a
-// disk, anything else as a stream.
+// openStdin opens standard input. A redirected file is opened as a disk, anything else as a stream.
 func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*source.Source, error) {
 	if mayBeClosed(c.stdin) {
 		return nil, fmt.Errorf("%s is closed", stdinName)
@@ -150,10 +151,10 @@ func (c *cli) openStdin(ctx context.Context, flags *sourceFlags) (*source.Source
 	return s, nil
 }
 
-// streamHint says what helps where a stream cannot be read in order.
+// streamHint returns a hint about a stream that cannot be read in order.
 func streamHint(err error) error {
 	if errors.Is(err, source.ErrDynamicStream) {
-		return &hintError{err, "write it to a file first; -f raw takes its bytes as they are"}
+		return &hintError{err, "write it to a file first; -f raw reads its bytes unchanged"}
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestMakeInstall installs into a temporary directory, uses what is there, and removes it.
+// TestMakeInstall installs into a temporary directory, uses the installed files, and removes them.
 func TestMakeInstall(t *testing.T) {
 	if testing.Short() || runtime.GOOS == "windows" {
 		t.Skip("it builds the program with make")
@@ -24,7 +24,7 @@ func TestMakeInstall(t *testing.T) {
 	dest := t.TempDir()
 	run := func(target string) {
 		t.Helper()
-		// Files must not get the modes of a strict umask.
+		// A strict umask must not affect the modes.
 		cmd := exec.Command("bash", "-c", `umask 077; exec make -C ../.. "$@"`, "make", target, "DESTDIR="+dest, "PREFIX=/opt/vhd", "VERSION=v1.2.3")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
@@ -58,8 +58,8 @@ func TestMakeInstall(t *testing.T) {
 	}
 }
 
-// installedFiles lists the files below a directory, which everybody can read, and the
-// directories that are on the way, which everybody can enter.
+// installedFiles lists the files below a directory. All files must be readable for everybody, and
+// all directories accessible.
 func installedFiles(t *testing.T, dir string) []string {
 	t.Helper()
 	var names []string

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// interruptible is a reader that stops waiting for data when a context is done.
-// The read that waited goes on in the background, and its data is lost.
+// interruptible is a reader that stops waiting for data when a context is done. The pending read
+// continues in the background, and its data is lost.
 type interruptible struct {
 	ctx    context.Context
 	chunks <-chan readResult
@@ -68,8 +68,8 @@ func (r *interruptible) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// interruptibleWriter is a writer that stops waiting for its reader when a context is done.
-// It may be used by many goroutines.
+// interruptibleWriter is a writer that stops waiting for its reader when a context is done. It may
+// be used concurrently.
 type interruptibleWriter struct {
 	ctx context.Context
 	w   io.Writer
@@ -85,8 +85,8 @@ type writeResult struct {
 	err error
 }
 
-// newInterruptibleWriter returns a writer to w. After an error of the context, w may still
-// read the bytes of the last Write: they must not change.
+// newInterruptibleWriter returns a writer to w. After an error of the context, w may still read the
+// bytes of the last Write, so they must not change.
 func newInterruptibleWriter(ctx context.Context, w io.Writer) *interruptibleWriter {
 	return &interruptibleWriter{ctx: ctx, w: w}
 }
@@ -120,7 +120,7 @@ func (w *interruptibleWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// openFIFO opens a named pipe, which waits for its other end.
+// openFIFO opens a named pipe. It waits until the other end is opened, or ctx is done.
 func openFIFO(ctx context.Context, name string, flag int) (*os.File, error) {
 	type result struct {
 		f   *os.File

@@ -27,13 +27,13 @@ const (
 	appendedSize = 4 << 20
 )
 
-// appended returns what the second process appends. It is no variable, because the test
-// binary is also the program, and starts often.
+// appended returns the bytes that the second process appends. It is not a variable, because the
+// test binary is also the program, and starts often.
 func appended() []byte { return bytes.Repeat([]byte("appended"), appendedSize/8) }
 
-// TestWriterProcess is the second process of the test below: it opens the image for
-// writing, which locks it, and says so. When its input ends, it writes the last blocks of
-// a VHD, or appends to any other file, and quits.
+// TestWriterProcess is the second process of the test below. It opens the image for writing, which
+// locks it, and reports that. At the end of its input, it writes the last blocks of a VHD, or
+// appends to any other file, and exits.
 func TestWriterProcess(t *testing.T) {
 	name := os.Getenv(writerEnv)
 	if name == "" {
@@ -63,9 +63,9 @@ func TestWriterProcess(t *testing.T) {
 	}
 }
 
-// appendWhileWaiting has a second process lock the image, and append to it and quit when
-// this process waits for the lock. The test fails if it never does. The file is stored in
-// left as the second process left it.
+// appendWhileWaiting makes a second process lock the image. When this process waits for the lock,
+// the second one appends to the image and exits. The test fails if this process never waits. left
+// gets a copy of the file as the second process left it.
 func appendWhileWaiting(t *testing.T, image string, left *[]byte) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWriterProcess$")
@@ -123,14 +123,14 @@ func run(t *testing.T, want int, args ...string) string {
 	return out.String()
 }
 
-// Every command works on a file as it is when it is locked: what another process
-// appended while the command waited for the lock is there, and stays.
+// Every command reads the file as it is once it is locked. Bytes that another process appended
+// during the wait are used, and kept.
 func TestCommandsSeeWhatWasAppended(t *testing.T) {
 	for name, c := range map[string]struct {
 		written string // by the second process, in the directory
 		args    []string
 		size    int64  // of the disk afterwards, if the command changes it
-		output  string // that has the disk then; "" if written has
+		output  string // with the resulting disk; "" if written has it
 		prints  string
 	}{
 		"check":            {written: "p.vhd", args: []string{"check", "p.vhd"}, prints: "No errors"},
@@ -209,8 +209,8 @@ func TestCommandsSeeWhatWasAppended(t *testing.T) {
 	}
 }
 
-// check --restore refuses a file to which another process appended while it waited for
-// the lock: it measures the file that it has locked.
+// check --restore refuses a file to which another process appended during the wait, because it
+// reads the length after locking.
 func TestRestoreOfWhatWasAppended(t *testing.T) {
 	t.Chdir(t.TempDir())
 	run(t, 0, "create", "-q", "-o", "force_size", "p.vhd", "8M")

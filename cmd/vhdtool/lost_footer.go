@@ -12,12 +12,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// doubtRaw warns about a file that is read as a raw disk, because no other format claims it,
-// while there is evidence that it is a damaged VHD. If ref is strict, that is an error.
+// doubtRaw warns about a file that is read as raw, but is probably a damaged VHD. If ref is strict,
+// that is an error.
 func (c *cli) doubtRaw(ref imageRef) error {
 	f, size, err := disk.OpenFile(ref.name, false, nil)
 	if err != nil {
-		return nil // the disk is open already: there is nothing to add
+		return nil // the disk is open already
 	}
 	defer f.Close()
 	return c.doubtRawFile(ref, f, size)
@@ -35,11 +35,11 @@ func (c *cli) doubtRawFile(ref imageRef, f *os.File, size int64) error {
 		doubt := strings.TrimPrefix(fe.Error(), fe.Kind.Error()+": ")
 		hint := damagedHint(fe, ref) + "; " + asRaw
 		if ref.strict {
-			return &hintError{fmt.Errorf("%s: it may be a damaged VHD, and no raw disk: %s", ref.name, doubt), hint}
+			return &hintError{fmt.Errorf("%s: this may be a damaged VHD, not a raw disk: %s", ref.name, doubt), hint}
 		}
-		c.warn(warning{fmt.Sprintf("%s: taken for a raw disk, but it ends like a VHD: %s", ref.name, doubt), hint})
+		c.warn(warning{fmt.Sprintf("%s: read as a raw disk, but it ends like a VHD: %s", ref.name, doubt), hint})
 	case size > 0 && !disk.IsDevice(f) && namedVHD(ref.name):
-		c.warn(warning{ref.name + ": taken for a raw disk: the name is that of a VHD, but the file has no footer", asRaw})
+		c.warn(warning{ref.name + ": read as a raw disk: the name is that of a VHD, but the file has no footer", asRaw})
 	}
 	return nil
 }
@@ -49,24 +49,24 @@ func namedVHD(name string) bool {
 	return slices.Contains(vhd.Format.Suffixes, strings.ToLower(filepath.Ext(name)))
 }
 
-// forFile puts the name of a file into a note about it.
+// forFile inserts the name of a file into a note about it.
 func forFile(note, name string) string { return strings.ReplaceAll(note, "FILE", quoteArg(name)) }
 
-// damagedHint is the way out for an image that the engine refuses as damaged.
+// damagedHint returns the hint for an image that the engine refuses as damaged.
 func damagedHint(err error, ref imageRef) string {
 	var fe *vhd.FormatError
 	if errors.As(err, &fe) && fe.Note != "" {
 		return forFile(fe.Note, ref.name)
 	}
-	hint := "'check' lists all that is wrong with the image"
+	hint := "'check' lists all faults of the image, and 'convert --salvage' reads what is left of the disk"
 	if opts := optionsThatOpen(ref); opts != "" {
-		hint += "; --image-opts " + quoteArg("driver=vpc,file.filename="+strings.ReplaceAll(ref.name, ",", ",,")+opts) + " in place of the file name opens it all the same"
+		hint += "; --image-opts " + quoteArg("driver=vpc,file.filename="+strings.ReplaceAll(ref.name, ",", ",,")+opts) + " instead of the file name opens it"
 	}
 	return hint
 }
 
-// optionsThatOpen returns the image options with which a damaged image opens, each after a
-// comma; "" if there are none.
+// optionsThatOpen returns the image options that open a damaged image, each after a comma. It is ""
+// if there are none.
 func optionsThatOpen(ref imageRef) string {
 	for _, x := range []struct {
 		text string

@@ -1,5 +1,5 @@
-// Command vhdtool makes, converts, examines and checks VHD images, with the
-// command lines of qemu-img.
+// Command vhdtool creates, converts, inspects, checks and repairs VHD images, with the command
+// lines of qemu-img.
 package main
 
 import (
@@ -13,7 +13,7 @@ func main() {
 	os.Exit(runMain())
 }
 
-// runMain is main with an exit status.
+// runMain is main, but returns the exit status.
 func runMain() int {
 	c := newCLI(os.Args[0])
 	if c.likeQEMU {
@@ -26,7 +26,7 @@ func runMain() int {
 	return c.signals.exit(c.execute(context.Background(), os.Args[1:]))
 }
 
-// newCLI returns the program as called by this path.
+// newCLI returns the program for the path that it was called by.
 func newCLI(arg0 string) *cli {
 	name := strings.TrimSuffix(filepath.Base(arg0), ".exe")
 	line := newStatusLine(os.Stderr)

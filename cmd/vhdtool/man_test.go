@@ -26,7 +26,7 @@ var updateMan = flag.Bool("update-man", false, "write the man pages instead of c
 // manDir has the man pages.
 const manDir = "../../docs/man"
 
-// manRoot is the root command with all that has a page.
+// manRoot is the root command with all commands that have a page.
 func manRoot() *cobra.Command {
 	root := newCLI("vhdtool").newRootCmd(allCommands())
 	root.InitDefaultHelpCmd()
@@ -45,7 +45,7 @@ func pagedCommands(root *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// manPages makes the pages from the commands, the options and the rules, by file name.
+// manPages returns the pages of the commands, the options and the rules, by file name.
 func manPages() map[string]string {
 	root := manRoot()
 	pages := map[string]string{
@@ -109,7 +109,7 @@ func (r *roff) options(cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		name := bold("--" + f.Name)
 		if f.Hidden {
-			if len(f.Name) == 1 { // a flag that has a short name only
+			if len(f.Name) == 1 { // a flag that has only a short name
 				name = bold("-" + f.Name)
 			}
 			if !seen[name] {
@@ -150,7 +150,7 @@ func (r *roff) environment(cmd *cobra.Command) {
 		"program is called as qemu-img. The default is 7.2.")
 }
 
-// signals says what signals do to a command.
+// signals describes the effect of signals on a command.
 func (r *roff) signals(cmd *cobra.Command) {
 	r.section("SIGNALS")
 	ends := "The command removes its incomplete output and ends. An existing file stays as it was.\nA second signal ends it at once."
@@ -334,7 +334,7 @@ func TestManPages(t *testing.T) {
 	}
 }
 
-// readManPages reads the pages in docs/man.
+// readManPages reads the pages of docs/man.
 func readManPages(t *testing.T) map[string][]byte {
 	t.Helper()
 	pages := map[string][]byte{}
@@ -412,7 +412,7 @@ func TestManPagesAreComplete(t *testing.T) {
 	}
 }
 
-// TestManPagesLint runs the checkers of man pages that are installed.
+// TestManPagesLint runs the installed checkers of man pages.
 func TestManPagesLint(t *testing.T) {
 	names, err := filepath.Glob(filepath.Join(manDir, "*.[17]"))
 	if err != nil || len(names) == 0 {
@@ -422,7 +422,7 @@ func TestManPagesLint(t *testing.T) {
 		if _, err := exec.LookPath("mandoc"); err != nil {
 			t.Skip("mandoc is not installed")
 		}
-		// A style message is about pages that name no operating system.
+		// A style message about the missing name of an operating system.
 		if out, err := exec.Command("mandoc", append([]string{"-T", "lint", "-W", "warning"}, names...)...).CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("mandoc: %v\n%s", err, out)
 		}

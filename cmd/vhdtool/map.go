@@ -20,9 +20,9 @@ type mapOptions struct {
 	output    string
 	start     string
 	maxLength string
-	plot      string // draw into this file
+	plot      string // picture file
 	draw      bool   // draw in letters
-	listed    bool   // the list was asked for
+	listed    bool   // the list was requested
 	args      []string
 }
 
@@ -30,16 +30,18 @@ func (c *cli) newMapCmd() *cobra.Command {
 	var o mapOptions
 	cmd := &cobra.Command{
 		Use:   "map [-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] [--draw] [--plot PICTURE] FILE",
-		Short: "Tell where a disk's contents stand in the file",
-		Long: `List what is allocated of a disk, and where in the file it stands. For people it
-lists data only; as JSON also zeros and what is not allocated.
+		Short: "Show which parts of a disk are allocated, and where",
+		Long: `map lists the extents of a disk that hold data, with their offsets in
+the file. JSON also lists zeros and unallocated extents.
 
-On a terminal, and with --draw or --plot, two strips are drawn instead (--output
-gives the list there, too): the disk from its start to its end, and
-the file, with metadata, data, padding, and leaks, which is space that nothing
-refers to. Data has the colour, or in letters the tenth, of its place on the disk:
-a file in which they run as on the disk is not fragmented.` + salvageHelp,
-		Example:     "  vhdtool map --output=json disk.vhd\n  vhdtool map --draw disk.vhd\n  vhdtool map --plot disk.svg disk.vhd",
+On a terminal, and with --draw or --plot, map draws two strips instead: the
+disk, and the file with its metadata, data, padding and leaks (unreferenced
+space). Data is coloured by its position on the disk, and --draw uses the digits 0
+to 9 for colours. In an unfragmented file both strips show the same gradient. With
+--output, -s or -l, map prints the list on a terminal, too.` + salvageHelp,
+		Example: "  vhdtool map disk.vhd\n" +
+			"  vhdtool map --output=json disk.vhd\n" +
+			"  vhdtool map --plot disk.svg disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -51,10 +53,10 @@ a file in which they run as on the disk is not fragmented.` + salvageHelp,
 	o.source.add(cmd, "format")
 	o.salvage.add(cmd, "open a damaged image as far as it can be read")
 	addOutputFlag(cmd, &o.output)
-	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "begin at this offset of the disk")
-	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "end after this many bytes")
-	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters")
-	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into a picture, .svg or .png")
+	cmd.Flags().StringVarP(&o.start, "start-offset", "s", "", "start at `OFFSET` of the disk")
+	cmd.Flags().StringVarP(&o.maxLength, "max-length", "l", "", "stop after `LENGTH` bytes")
+	cmd.Flags().BoolVar(&o.draw, "draw", false, "draw the disk and its file in letters, as wide as the terminal")
+	cmd.Flags().StringVar(&o.plot, "plot", "", "draw the disk and its file into `PICTURE`, .svg or .png")
 	_ = cmd.MarkFlagFilename("plot", "svg", "png")
 	return cmd
 }
@@ -121,10 +123,10 @@ func (c *cli) runMap(ctx context.Context, o *mapOptions) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return c.reportLost(&o.salvage, ref.name, d.Size(), lost, false)
+	return c.reportLost(&o.salvage, ref.name, d.Size(), knownLost(d), false)
 }
 
-// reportingDisk calls progress with how much of n bytes from start its extents have passed.
+// reportingDisk calls progress when its extents advance over the n bytes from start.
 type reportingDisk struct {
 	disk.Disk
 	start, n int64
@@ -159,7 +161,7 @@ func printMapHuman(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n i
 	return nil
 }
 
-// fileNames are the files of a disk and of its parents, by depth.
+// fileNames are the files of a disk and its parents, by depth.
 func fileNames(d disk.Disk, name string) []string {
 	names := []string{name}
 	for d, name = parentOf(d); d != nil; d, name = parentOf(d) {
@@ -168,7 +170,7 @@ func fileNames(d disk.Disk, name string) []string {
 	return names
 }
 
-// cHex is C's %#x, which has no 0x before a zero.
+// cHex formats as C's %#x, which prints 0 without 0x.
 func cHex(n int64) string {
 	if n == 0 {
 		return "0"
@@ -176,15 +178,15 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-// printMapJSON prints the extents as JSON, each with the keys more after the first ones, and with
-// what is lost of it.
+// printMapJSON prints the extents as JSON. Each has the keys more after the first ones, and its
+// lost ranges.
 func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n int64, names []string, more string, lost []disk.LostRange) error {
 	item := func(open string, e disk.Extent, present bool) {
 		fmt.Fprintf(w, "%s{ \"start\": %d, \"length\": %d, \"depth\": %d, \"present\": %t, \"zero\": %t, \"data\": %t",
 			open, e.Off, e.Len, e.Depth, present, present && e.State != disk.Data, present && e.State != disk.Unallocated)
 		w.WriteString(more)
 		if lost := lostWithin(lost, e.Off, e.Len); len(lost) > 0 {
-			b, _ := json.Marshal(lostRanges(lost)) // of plain fields
+			b, _ := json.Marshal(lostRanges(lost)) // plain fields marshal without errors
 			fmt.Fprintf(w, ", \"lost-ranges\": %s", b)
 		}
 		if present && e.File != nil {
@@ -213,7 +215,7 @@ func printMapJSON(ctx context.Context, w *bufio.Writer, d disk.Disk, start, n in
 	return err
 }
 
-// lostWithin is what lost ranges have in common with n bytes at off. The ranges are in order.
+// lostWithin returns the parts of the lost ranges within n bytes at off. The ranges are in order.
 func lostWithin(lost []disk.LostRange, off, n int64) []disk.LostRange {
 	first, _ := slices.BinarySearchFunc(lost, off, func(r disk.LostRange, off int64) int {
 		if r.Off+r.N <= off {
@@ -234,7 +236,7 @@ func lostWithin(lost []disk.LostRange, off, n int64) []disk.LostRange {
 	return within
 }
 
-// jsonString is a string as JSON has it.
+// jsonString returns a string as JSON.
 func jsonString(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -243,7 +245,7 @@ func jsonString(s string) string {
 	return string(b)
 }
 
-// runMapPicture draws instead of listing.
+// runMapPicture draws the map instead of listing it.
 func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 	if o.output != "human" || o.start != "" || o.maxLength != "" {
 		return usagef("--draw and --plot show the whole disk, and go without --output, -s and -l")
@@ -264,7 +266,7 @@ func (c *cli) runMapPicture(ctx context.Context, o *mapOptions) error {
 		return c.openError(ref, err)
 	}
 	if o.draw {
-		if err := p.Text(c.stdout); err != nil {
+		if err := p.Text(c.stdout, columnsOf(c.stdout)); err != nil {
 			return err
 		}
 	}

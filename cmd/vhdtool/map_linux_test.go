@@ -14,8 +14,18 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// onTerminal is what a command prints on a terminal.
+// onTerminal runs a command on a terminal of 80 columns, and returns its output.
 func onTerminal(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := onTerminalOf(t, 80, args...)
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// onTerminalOf runs a command on a terminal of this width, and returns its output and error.
+func onTerminalOf(t *testing.T, columns uint16, args ...string) (string, error) {
 	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -35,21 +45,41 @@ func onTerminal(t *testing.T, args ...string) string {
 		t.Skipf("no terminal can be had: %v", err)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout = tty
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = tty, tty
 	err = cmd.Start()
 	tty.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, _ := io.ReadAll(ptmx) // ends in an error, when nobody has the terminal any more
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%q: %v\n%s", args, err, out)
-	}
-	return strings.ReplaceAll(string(out), "\r\n", "\n")
+	out, _ := io.ReadAll(ptmx) // ends with an error when the terminal has no user any more
+	err = cmd.Wait()
+	return strings.ReplaceAll(string(out), "\r\n", "\n"), err
 }
 
-// Somebody who looks sees a picture, and may ask for the list; who is called as
-// qemu-img prints the list.
+// TestMapWidth: the picture is as wide as the terminal, and never wider.
+func TestMapWidth(t *testing.T) {
+	t.Chdir(t.TempDir())
+	sparseFile(t, "d.raw", 10<<20)
+	for _, columns := range []uint16{40, 80, 200} {
+		out, err := onTerminalOf(t, columns, "vhdtool", "map", "d.raw")
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		widest := 0
+		for line := range strings.Lines(out) {
+			widest = max(widest, len(line)-1)
+		}
+		if widest > int(columns) || widest < int(columns)-8 {
+			t.Errorf("%d columns: the widest line has %d\n%s", columns, widest, out)
+		}
+	}
+}
+
+// On a terminal map draws a picture, unless the list is requested. Called as qemu-img, it prints
+// the list.
 func TestMapOnTerminal(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "d.vhd")

@@ -29,11 +29,14 @@ type measureOptions struct {
 func (c *cli) newMeasureCmd() *cobra.Command {
 	var o measureOptions
 	cmd := &cobra.Command{
-		Use:   "measure [-f FORMAT] [-O FORMAT] [-o OPTIONS] [--output=human|json] {FILE | --size SIZE}",
-		Short: "Tell how large the file of a new image will be",
-		Long: `Tell the length of the file that convert would make of FILE, or create of SIZE,
-and its length once all of the disk has been written.` + salvageHelp,
-		Example:     "  vhdtool measure -O vpc disk.raw\n  vhdtool measure -O vpc --size 40G",
+		Use:   "measure [-f FORMAT] [-O FORMAT] [-o OPTIONS] [--for PRODUCT] [--output=human|json] {FILE | --size SIZE}",
+		Short: "Compute the length of a new image's file",
+		Long: `measure prints the length of the file that convert would make of FILE,
+or that create would make of SIZE. The second line is the length after
+the whole disk is written. The target format is raw unless -O or --for
+is given.` + salvageHelp,
+		Example: "  vhdtool measure -O vpc disk.raw\n" +
+			"  vhdtool measure --for azure --size 40G",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -44,18 +47,18 @@ and its length once all of the disk has been written.` + salvageHelp,
 		},
 	}
 	o.source.add(cmd, "format")
-	o.salvage.add(cmd, "count what cannot be read as zeros instead of failing")
+	o.salvage.add(cmd, "count unreadable data as zeros instead of failing")
 	addOutputFlag(cmd, &o.output)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "target-format", "O", "", "format of the new image (default: raw)")
-	fl.StringArrayVarP(&o.options, "options", "o", nil, "options of the new image's format, as key=value,...; help lists them")
-	fl.StringVarP(&o.size, "size", "s", "", "size of the disk, instead of a file")
+	fl.StringVarP(&o.format, "target-format", "O", "", "`FORMAT` of the new image: vpc (or vhd), or raw (default: raw)")
+	fl.StringArrayVarP(&o.options, "options", "o", nil, "`OPTIONS` of the new image's format, as key=value,...; '-o help' lists them")
+	fl.StringVarP(&o.size, "size", "s", "", "measure an empty disk of `SIZE` instead of a file")
 	o.target.add(cmd, "target-format")
 	o.snapshot.add(cmd)
 	return cmd
 }
 
-// measurement is what measure tells, in the order of qemu-img's JSON.
+// measurement is the output of measure, in the order of qemu-img's JSON.
 type measurement struct {
 	Required       int64       `json:"required"`
 	FullyAllocated int64       `json:"fully-allocated"`
@@ -148,8 +151,8 @@ func (c *cli) runMeasure(ctx context.Context, o *measureOptions) error {
 	return c.reportLost(&o.salvage, in.Name, size, lost, false)
 }
 
-// measureFile measures a new image of the disk, or of an empty one of the size
-// if src is nil.
+// measureFile measures a new image of the disk src. If src is nil, it is empty and has the given
+// size.
 func measureFile(ctx context.Context, f *format, src disk.Disk, size int64, o disk.Options, progress disk.Progress) (m measurement, err error) {
 	if f.fileSize == nil {
 		size, err := raw.AlignedSize(size, o)

@@ -15,43 +15,43 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// sourceFlags are the flags that say how to open an existing image.
+// sourceFlags are the flags for opening an existing image.
 type sourceFlags struct {
 	format    string
 	imageOpts bool
-	share     bool // read what another process writes
-	force     bool // write what had better not be written
+	share     bool // read an image that another process writes
+	force     bool // write to an image of a suspended virtual machine
 	verbatim  bool // do not decompress
-	seekable  bool // a file that cannot be read at any offset is refused
-	salvage   bool // read what can be read of a damaged image
-	strict    bool // refuse what may be a damaged image of another format instead of reading it as raw
+	seekable  bool // refuse a source that cannot be read at any offset
+	salvage   bool // read a damaged image as far as possible
+	strict    bool // refuse a damaged image of another format instead of reading it as raw
 	parents   disk.ParentSearch
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command, formatLong string) {
-	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "format of the image (default: found out by its contents)")
-	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "FILE is a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=chs|current_size")
+	cmd.Flags().StringVarP(&s.format, formatLong, "f", "", "`FORMAT` of the image (default: detected from the contents)")
+	cmd.Flags().BoolVar(&s.imageOpts, "image-opts", false, "give the image as a list of options: driver, file.filename, and for VHDs ignore_checksums=on and force_size_calc=MODE (chs or current_size)")
 	cmd.Flags().BoolVarP(&s.share, "force-share", "U", false, "open the image even if another process uses it")
 	_ = cmd.RegisterFlagCompletionFunc(formatLong, completeFormats)
 	s.addParents(cmd)
 }
 
-// addParents adds the flags that say where the parents of images are.
+// addParents adds the flags for finding parents.
 func (s *sourceFlags) addParents(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use FILE as the parent, whatever the image records; given again, as the parent of that one")
-	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also look for parents in this directory: by name, and renamed ones by unique id")
-	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow the paths to parents out of the image's folder")
+	fl.StringArrayVar(&s.parents.Files, "parent", nil, "use `FILE` as the parent; repeat for the parent's parent")
+	fl.StringArrayVar(&s.parents.Dirs, "parent-dir", nil, "also search `DIR` for parents, by name and by unique id")
+	fl.BoolVar(&s.parents.Trust, "trust-parents", false, "follow recorded paths out of the image's directory")
 	markOwn(cmd, "parent", "parent-dir", "trust-parents")
 }
 
-// addForce adds the flag for images that had better not be written.
+// addForce adds the flag for images of suspended virtual machines.
 func (s *sourceFlags) addForce(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&s.force, "force", false, "change the image of a suspended virtual machine, too")
+	cmd.Flags().BoolVar(&s.force, "force", false, "also change the image of a suspended virtual machine")
 	markOwn(cmd, "force")
 }
 
-// check finds contradictions between the flags.
+// check returns an error if flags contradict each other.
 func (s *sourceFlags) check() error {
 	if s.imageOpts && s.format != "" {
 		return qemuErrorf("--image-opts and --format are mutually exclusive")
@@ -59,18 +59,18 @@ func (s *sourceFlags) check() error {
 	return nil
 }
 
-// imageRef is an image as the command line names it.
+// imageRef is an image on the command line.
 type imageRef struct {
-	arg     string // as typed; "" if that is the name
-	name    string // of the file
+	arg     string // as typed; "" if it equals name
+	name    string // file name
 	share   bool   // read it even if another process writes to it
 	strict  bool   // see sourceFlags
 	backing bool   // it is the parent of the image that the command writes
 	options disk.OpenOptions
 }
 
-// resolve reads an image argument: a file's name, perhaps behind "file:", or
-// options, as a list with --image-opts or as JSON behind "json:".
+// resolve parses an image argument: a file name, with or without "file:", or options. These are a
+// list with --image-opts, or JSON after "json:".
 func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	ref := imageRef{arg: arg, share: s.share, strict: s.strict, options: disk.OpenOptions{
 		Format: s.format, Options: disk.Options{}, Parents: s.parents, Force: s.force, Salvage: s.salvage,
@@ -95,10 +95,10 @@ func (s *sourceFlags) resolve(arg string) (imageRef, error) {
 	return ref, err
 }
 
-// fileName is the name of a file, which may have its protocol before it.
+// fileName returns a file name without its protocol.
 func fileName(arg string) string { return strings.TrimPrefix(arg, "file:") }
 
-// apply reads options that describe an image.
+// apply applies options that describe an image.
 func (ref *imageRef) apply(opts []optlist.Option) error {
 	for _, o := range opts {
 		switch o.Key {
@@ -113,12 +113,12 @@ func (ref *imageRef) apply(opts []optlist.Option) error {
 		case "file":
 			ref.name = fileName(o.Value)
 		case "read-only", "file.locking", "cache.direct", "cache.no-flush", "discard", "detect-zeroes":
-			// What they ask for is so, or makes no difference here.
+			// No effect here, or always so.
 		default:
 			ref.options.Options[o.Key] = o.Value
 		}
 	}
-	if ref.options.Format == "file" { // the protocol alone: its bytes are the disk
+	if ref.options.Format == "file" { // only the protocol: its bytes are the disk
 		ref.options.Format = ""
 	}
 	if ref.name == "" {
@@ -127,7 +127,7 @@ func (ref *imageRef) apply(opts []optlist.Option) error {
 	return nil
 }
 
-// jsonOptions reads a JSON object as options, of which "a": {"b": …} is a.b.
+// jsonOptions parses a JSON object as options. "a": {"b": …} becomes a.b.
 func jsonOptions(text string) ([]optlist.Option, error) {
 	var object map[string]any
 	if err := json.Unmarshal([]byte(text), &object); err != nil {
@@ -148,8 +148,7 @@ func jsonOptions(text string) ([]optlist.Option, error) {
 	return opts, nil
 }
 
-// jsonName is how qemu-img names an image that takes more than a file's name to
-// describe.
+// jsonName returns qemu-img's name for an image that needs more than a file name.
 func (ref *imageRef) jsonName(format string) string {
 	if len(ref.options.Options) == 0 {
 		return ref.name
@@ -169,6 +168,16 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	if err != nil {
 		return nil, nil, c.openError(ref, knownDriver(err, ref))
 	}
+	if f == rawFormat.Format && o.Format == "" && !c.likeQEMU {
+		head, err := headOf(d)
+		if err == nil && (len(head) > 0 || !write) { // an empty raw disk may grow
+			err = refuseStream(head, ref.name)
+		}
+		if err != nil {
+			d.Close()
+			return nil, nil, c.openError(ref, err)
+		}
+	}
 	if f == rawFormat.Format && o.Format == "" {
 		if err := c.doubtRaw(ref); err != nil {
 			d.Close()
@@ -178,7 +187,7 @@ func (c *cli) open(ref imageRef, write bool) (disk.Disk, *format, error) {
 	return d, formatOf(f), nil
 }
 
-// lock is how the image is locked.
+// lock returns how the image is locked.
 func (ref *imageRef) lock(write bool) disk.LockFunc {
 	if ref.share && !write {
 		return nil
@@ -186,15 +195,15 @@ func (ref *imageRef) lock(write bool) disk.LockFunc {
 	return imagelock.Lock
 }
 
-// knownDriver says in qemu's words that the format of an image is not known.
+// knownDriver returns qemu's error about a format that it does not know.
 func knownDriver(err error, ref imageRef) error {
 	if errors.Is(err, disk.ErrUnknownFormat) {
-		return qemuErrorf("Unknown driver '%s'", ref.options.Format)
+		return &hintError{qemuErrorf("Unknown driver '%s'", ref.options.Format), formatHint(ref.options.Format)}
 	}
 	return err
 }
 
-// openOne opens the only image that a command line names, for reading.
+// openOne opens the only image of a command line, for reading.
 func (c *cli) openOne(flags *sourceFlags, args []string) (imageRef, disk.Disk, *format, error) {
 	fail := func(err error) (imageRef, disk.Disk, *format, error) { return imageRef{}, nil, nil, err }
 	if len(args) != 1 {
@@ -211,7 +220,7 @@ func (c *cli) openOne(flags *sourceFlags, args []string) (imageRef, disk.Disk, *
 	return ref, d, f, err
 }
 
-// completeFormats completes a format's name.
+// completeFormats completes the name of a format.
 func completeFormats(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	var names []string
 	for _, f := range allFormats {

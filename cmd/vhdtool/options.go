@@ -30,40 +30,38 @@ const (
 type optionSpec struct {
 	name   string
 	kind   valueKind
-	values []string // the only ones allowed, if any
+	values []string // allowed values, if restricted
 	help   string
 	own    bool // unknown to qemu-img
 }
 
 var sizeOption = optionSpec{name: "size", kind: sizeValue, help: "Virtual disk size"}
 
-// alignOption rounds the size of a new disk up.
+// alignOption rounds up the size of a new disk.
 var alignOption = optionSpec{name: "align", kind: sizeValue, own: true, help: "Round the size up to a multiple of this; implies force_size"}
 
 // targetFlags are the flags for the target of a new image.
 type targetFlags struct {
-	product string // that the image is for, or ""
+	product string // of --for, or ""
 	align   string
 }
 
-// add adds them, and completes the -o of the command, whose flag formatFlag
-// names the format.
+// add adds the flags. It completes -o for the format that the flag formatFlag names.
 func (t *targetFlags) add(cmd *cobra.Command, formatFlag string) {
 	_ = cmd.RegisterFlagCompletionFunc(formatFlag, completeFormats)
 	_ = cmd.RegisterFlagCompletionFunc("options", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return completeOptions(cmd.Flag(formatFlag).Value.String(), typed)
 	})
-	t.addSize(cmd, "make a VHD that this product accepts")
+	t.addSize(cmd, "make a VHD that `PRODUCT` accepts")
 }
 
-// addSize adds those that decide on the size of the disk.
+// addSize adds the flags that determine the size of the disk.
 func (t *targetFlags) addSize(cmd *cobra.Command, forHelp string) {
-	cmd.Flags().StringVar(&t.align, "align", "", "round the size of the disk up to a multiple of this, such as 1M")
+	cmd.Flags().StringVar(&t.align, "align", "", "round the disk size up to a multiple of `SIZE`, such as 1M")
 	addProductFlag(cmd, &t.product, forHelp)
 }
 
-// completeOptions completes the last option of a list, for the format if it was
-// given and else for VHD.
+// completeOptions completes the last option of a list, for the given format or else for VHD.
 func completeOptions(formatName, typed string) ([]string, cobra.ShellCompDirective) {
 	f, err := formatByName(formatName)
 	if err != nil {
@@ -96,7 +94,7 @@ func addProductFlag(cmd *cobra.Command, to *string, help string) {
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// formatName is the format's name that the flags imply if none is given.
+// formatName returns the format name that the flags imply, if none is given.
 func (t *targetFlags) formatName(given string) string {
 	if given == "" && t.product != "" {
 		return vpcFormat.Name
@@ -104,7 +102,7 @@ func (t *targetFlags) formatName(given string) string {
 	return given
 }
 
-// apply adds --align to a format's options, and checks --for.
+// apply adds --align to the options of a format, and checks --for.
 func (t *targetFlags) apply(f *format, set disk.Options) error {
 	if t.align != "" {
 		set[alignOption.name] = t.align
@@ -120,9 +118,9 @@ func (t *targetFlags) apply(f *format, set disk.Options) error {
 	return nil
 }
 
-// newImageOptions returns the options for a new image: those that the user set, over
-// those of the named product, if any. With SOURCE_DATE_EPOCH in the environment, that is
-// the default time of creation, and the unique id is derived by default.
+// newImageOptions returns the options for a new image: those of the user, over those of the
+// product. SOURCE_DATE_EPOCH sets the default time of creation, and makes the default unique id a
+// derived one.
 func newImageOptions(f *format, productName string, set disk.Options) disk.Options {
 	set = withoutFileOptions(set)
 	all := maps.Clone(set)
@@ -138,32 +136,31 @@ func newImageOptions(f *format, productName string, set disk.Options) disk.Optio
 		all["uuid"] = "derived"
 	}
 	if stamp != "" && absent("timestamp") {
-		// Builds set it to 1970 or 1980, before the time of the format begins.
+		// Builds set it to 1970 or 1980, before VHD time stamps begin.
 		if t, err := vhd.ParseTime(stamp); err == nil {
 			stamp = strconv.FormatInt(vhd.NearestTime(t).Unix(), 10)
 		}
 		all["timestamp"] = stamp
 	}
-	delete(all, sizeOption.name) // the command's
+	delete(all, sizeOption.name) // handled by the command
 	return all
 }
 
-// errOptionList: a list that is not one.
+// errOptionList is the error of a malformed option list.
 var errOptionList = qemuErrorf("Invalid option list")
 
-// createOptions is what the -o lists of a command line say.
+// createOptions are the parsed -o lists of a command line.
 type createOptions struct {
 	set  disk.Options
 	help bool // -o help: print the list instead
 }
 
-// parseCreateOptions merges the -o lists; of several settings of one option the
-// last one counts.
+// parseCreateOptions merges the -o lists. The last setting of an option counts.
 func (c *cli) parseCreateOptions(f *format, lists []string) (createOptions, error) {
 	o := createOptions{set: disk.Options{}}
 	for _, list := range lists {
 		opts, err := optlist.Parse(list)
-		// Only here, not in --image-opts, a last comma is wrong.
+		// Unlike in --image-opts, a last comma is an error here.
 		open := strings.HasSuffix(list, ",") && !strings.HasSuffix(list, ",,")
 		if err != nil || open {
 			return o, qemuErrorf("%w: %s", errOptionList, list)
@@ -199,13 +196,13 @@ func (c *cli) setOption(f *format, set disk.Options, opt optlist.Option) error {
 		_, ok = c.findOption(f, key)
 	}
 	if !ok {
-		return qemuErrorf("Invalid parameter '%s'", key)
+		return &hintError{qemuErrorf("Invalid parameter '%s'", key), optionHint(f, key)}
 	}
 	set[key] = value
 	return nil
 }
 
-// checkOptions checks that switches and sizes are some.
+// checkOptions checks the values of switches and sizes.
 func checkOptions(f *format, set disk.Options) error {
 	if v, given := set[sizeOption.name]; given {
 		if _, err := optlist.Size(sizeOption.name, v); err != nil {
@@ -222,8 +219,7 @@ func checkOptions(f *format, set disk.Options) error {
 	return nil
 }
 
-// checkValues checks options that only a few values are allowed for. qemu-img
-// does it later than checkOptions.
+// checkValues checks options with a fixed set of values. qemu-img does so after checkOptions.
 func checkValues(f *format, set disk.Options) error {
 	var value *optlist.ValueError
 	if err := optionsError(f, set); errors.As(err, &value) {
@@ -232,7 +228,7 @@ func checkValues(f *format, set disk.Options) error {
 	return nil
 }
 
-// optionsError is what the format finds wrong with options, first of all their syntax.
+// optionsError returns the format's error about options. Errors of syntax come first.
 func optionsError(f *format, set disk.Options) error {
 	if f.CheckOptions == nil {
 		return nil
@@ -240,8 +236,7 @@ func optionsError(f *format, set disk.Options) error {
 	return f.CheckOptions(newImageOptions(f, "", set))
 }
 
-// printSettings prints the options that are set, but for the size, as part of
-// a line.
+// printSettings prints the given options, except the size, as part of a line.
 func printSettings(w io.Writer, f *format, set disk.Options) {
 	for _, s := range slices.Concat(f.createOptions, fileOptions) {
 		if v, given := set[s.name]; given && s.name != sizeOption.name {
@@ -250,8 +245,8 @@ func printSettings(w io.Writer, f *format, set disk.Options) {
 	}
 }
 
-// printOptionHelp prints what -o help asks for. qemu-img's list depends on
-// whether a file is named.
+// printOptionHelp prints the list for -o help. As in qemu-img, it depends on whether a file is
+// named.
 func (c *cli) printOptionHelp(f *format, file bool) {
 	if c.likeQEMU && file {
 		fmt.Fprintln(c.stdout, "Supported options:")

@@ -14,7 +14,8 @@ import (
 
 // createOutput starts a new disk of size bytes.
 func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (*target.File, error) {
-	if size >= 0 && exists(name) { // what cannot be made must not empty a file that is written in place
+	// An image that cannot be created must not empty a file that is written in place.
+	if size >= 0 && exists(name) {
 		if err := checkValues(f, o); err != nil {
 			return nil, err
 		}
@@ -25,7 +26,7 @@ func (c *cli) createOutput(name string, f *format, size int64, o disk.Options) (
 	return c.createOutputBy(name, f, o, func(file disk.File) (disk.Disk, error) { return f.Create(file, size, o) })
 }
 
-// createOutputBy starts a new disk that create makes.
+// createOutputBy starts a new disk with the function create.
 func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func(disk.File) (disk.Disk, error)) (*target.File, error) {
 	if err := checkValues(f, o); err != nil {
 		return nil, err
@@ -57,15 +58,15 @@ func (c *cli) createOutputBy(name string, f *format, o disk.Options, create func
 	return out, nil
 }
 
-// lockError says that a target is in use.
+// lockError returns the error for a target in use.
 func (c *cli) lockError(name string, err error) error {
 	if c.likeQEMU {
 		return qemuErrorf("Failed to get \"write\" lock\nIs another process using the image [%s]?", name)
 	}
-	return &hintError{err, "wait for it to end, or write to another name"}
+	return &hintError{err, "wait for the other process to exit, or write to another name"}
 }
 
-// createError says why a file cannot be made.
+// createError returns the error for a file that cannot be created.
 func (c *cli) createError(name string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -74,7 +75,7 @@ func (c *cli) createError(name string, err error) error {
 	return qemuErrorf("Could not create '%s': %s", name, cText(err))
 }
 
-// pathlessError is an error without the path it speaks of.
+// pathlessError is an error without its path.
 type pathlessError struct {
 	error
 	text string
@@ -84,8 +85,8 @@ func (e *pathlessError) Error() string { return e.text }
 
 func (e *pathlessError) Unwrap() error { return e.error }
 
-// withoutPath takes the path out of an error's text, because the message names
-// the file already, and the path may be a passing one.
+// withoutPath removes the path from an error. The message names the file already, and the path may
+// be a temporary one.
 func withoutPath(err error) error {
 	if err == nil {
 		return nil
@@ -101,7 +102,7 @@ func withoutPath(err error) error {
 	return err
 }
 
-// pathFirst puts the path that an error speaks of in front.
+// pathFirst moves the path of an error to the front.
 func pathFirst(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -110,19 +111,15 @@ func pathFirst(err error) error {
 	return err
 }
 
-// creationError is the format's reason not to make such an image.
+// creationError returns the format's error about creating an image.
 func creationError(f *format, err error) error {
 	if errors.Is(err, vhd.ErrTooLarge) {
-		return &hintError{
-			qemuErrorf("The image size is too large for file format '%s'", f.Name),
-			fmt.Sprintf("%v; the formats vhdx and raw hold larger disks", err),
-		}
+		return &hintError{qemuErrorf("The image size is too large for file format '%s'", f.Name), tooLargeHint()}
 	}
 	return err
 }
 
-// refuseBases makes it an error to write to what the source, a differencing image,
-// is made of.
+// refuseBases returns an error if a target is among the parents of the source.
 func refuseBases(bases []string, target string) error {
 	for _, base := range bases {
 		if disk.SameFile(base, target) {
@@ -132,7 +129,7 @@ func refuseBases(bases []string, target string) error {
 	return nil
 }
 
-// refuseSource makes it an error to write to a file that is read.
+// refuseSource returns an error if a target is also the source.
 func (c *cli) refuseSource(source, target string, f *format) error {
 	if !disk.SameFile(source, target) {
 		return nil

@@ -9,7 +9,7 @@ import (
 
 // addOutputFlag adds --output=human|json.
 func addOutputFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "output", "human", "human or json")
+	cmd.Flags().StringVar(to, "output", "human", "`FORM` of the output: human or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"human", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// parentHint is the way out of a chain that breaks, for the image in the file that the
-// command line names. backing says that --parent is about another image of that command.
+// parentHint returns the hint for a broken chain of the image that the command line names. With
+// backing, --parent is for another image of that command.
 func parentHint(e *vhd.ParentError, image string, backing bool) string {
 	child := quoteArg(cmp.Or(e.Image(), image))
 	search := "--parent-dir DIR searches for the parent of " + child
@@ -37,7 +37,7 @@ func parentHint(e *vhd.ParentError, image string, backing bool) string {
 	return give + ", " + search
 }
 
-// parentFlags are the flags that name the missing parent, after those that could be opened.
+// parentFlags returns the flags that name the missing parent, after those for the opened ones.
 func parentFlags(e *vhd.ParentError) string {
 	var b strings.Builder
 	for _, path := range e.Opened {
@@ -46,7 +46,7 @@ func parentFlags(e *vhd.ParentError) string {
 	return b.String() + "--parent FILE"
 }
 
-// damagedParent is the file of a damaged image that may be the parent, or "".
+// damagedParent returns the file of a damaged image that may be the parent, or "".
 func damagedParent(e *vhd.ParentError) string {
 	for _, t := range e.Tried {
 		if errors.Is(t.Err, vhd.ErrCorrupt) {
@@ -56,8 +56,8 @@ func damagedParent(e *vhd.ParentError) string {
 	return ""
 }
 
-// quoteArg is a file name as a shell reads it. Names come from images: what a terminal would
-// obey is escaped.
+// quoteArg quotes a file name for a shell. Names come from images, so control characters are
+// escaped.
 func quoteArg(name string) string {
 	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		q := strconv.Quote(name)

@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// A name in a hint can be pasted into a shell, and cannot play with a terminal.
+// Names in hints can be pasted into a shell, and cannot control a terminal.
 func TestQuoteArg(t *testing.T) {
 	for name, want := range map[string]string{
 		"a/b-1.vhd": "a/b-1.vhd",

@@ -6,17 +6,17 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// warning is a doubt about an image that keeps no command from going on.
+// warning is a doubt about an image that ends no command.
 type warning struct{ text, hint string }
 
-// warn prints a warning, but not as qemu-img.
+// warn prints a warning, unless called as qemu-img.
 func (c *cli) warn(w warning) {
 	if c.likeQEMU {
 		return
 	}
 	c.message("warning: %s", w.text)
 	if w.hint != "" {
-		fmt.Fprintf(c.stderr, "hint: %s\n", escapeControls(w.hint, ""))
+		fmt.Fprintf(c.stderr, "hint: %s\n", oneLine(w.hint))
 	}
 }
 
@@ -27,8 +27,8 @@ func (c *cli) warnParents(d disk.Disk, name string) {
 	}
 }
 
-// parentWarnings lists where the parents of the disk in the named file are not as their
-// children recorded them.
+// parentWarnings lists the differences between the parents of the disk in the named file and the
+// parent records of their children.
 func parentWarnings(d disk.Disk, name string) []warning {
 	child, ok := d.(disk.Child)
 	if !ok {

@@ -20,10 +20,10 @@ import (
 type filePart struct {
 	off, n int64
 	kind   picture.Kind
-	place  int64 // on the disk, of data
+	place  int64 // offset of data on the disk
 }
 
-// pictureWriter is what writes a picture into a file, by its suffix.
+// pictureWriter writes a picture into a file; it is chosen by the suffix.
 func pictureWriter(name string) (func(*picture.Picture, io.Writer) error, error) {
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".svg":
@@ -34,7 +34,7 @@ func pictureWriter(name string) (func(*picture.Picture, io.Writer) error, error)
 	return nil, usagef("A picture is .svg or .png, not '%s'", name)
 }
 
-// plot writes the picture of a disk into a new file.
+// plot writes the picture of a disk to a new file.
 func (c *cli) plot(p *picture.Picture, name string) error {
 	write, err := pictureWriter(name)
 	if err != nil {
@@ -51,7 +51,7 @@ func (c *cli) plot(p *picture.Picture, name string) error {
 	return f.Commit(false)
 }
 
-// drawDisk makes the picture of a disk and its file.
+// drawDisk draws a disk and its file.
 func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*picture.Picture, error) {
 	st, err := os.Stat(ref.name)
 	if err != nil {
@@ -82,7 +82,7 @@ func drawDisk(ctx context.Context, ref imageRef, d disk.Disk, f *format) (*pictu
 	return &picture.Picture{Title: title, Strips: []*picture.Strip{strip, file}}, nil
 }
 
-// extentKind is how pictures show an extent.
+// extentKind returns the picture's kind for an extent.
 func extentKind(e disk.Extent) picture.Kind {
 	switch e.State {
 	case disk.Data:
@@ -93,8 +93,8 @@ func extentKind(e disk.Extent) picture.Kind {
 	return picture.Hole
 }
 
-// drawFile makes the strip of a file, and counts in how many runs its data
-// stands: a run is of data that follows on the disk, too.
+// drawFile draws the file, and counts the runs of its data. The data of a run is also consecutive
+// on the disk.
 func drawFile(ctx context.Context, d disk.Disk, f *format, length int64) (*picture.Strip, error) {
 	parts := plainParts(d, length)
 	if f.fileParts != nil {
@@ -124,12 +124,12 @@ func drawFile(ctx context.Context, d disk.Disk, f *format, length int64) (*pictu
 	return strip, nil
 }
 
-// plainParts are the parts of a file of which the disk's bytes are the start.
+// plainParts returns the parts of a file that starts with the bytes of the disk.
 func plainParts(d disk.Disk, length int64) iter.Seq2[filePart, error] {
 	return func(yield func(filePart, error) bool) {
 		for e, err := range d.Extents(0, min(d.Size(), length)) {
 			p := filePart{e.Off, e.Len, extentKind(e), e.Off}
-			if p.kind == picture.Zero { // has a place in the file, but the file has a hole there
+			if p.kind == picture.Zero { // allocated, but a hole in the file
 				p.kind = picture.Hole
 			}
 			if !yield(p, err) || err != nil {

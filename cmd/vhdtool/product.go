@@ -15,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// productResult says whether a product accepts an image, and if not, by which rules.
+// productResult reports whether a product accepts an image, and the broken rules.
 type productResult struct {
 	Name     string               `json:"name"`
 	Accepted bool                 `json:"accepted"`
@@ -28,7 +28,7 @@ func newProductResult(p *product.Product, broken []product.BrokenRule) productRe
 	return productResult{Name: p.Name, Accepted: len(broken) == 0, Rules: broken, title: p.Title}
 }
 
-// String is the result in a line.
+// String returns the result in one line.
 func (r *productResult) String() string {
 	switch n := len(r.Rules); n {
 	case 0:
@@ -48,27 +48,26 @@ func productLine(results []productResult) string {
 			names = append(names, r.Name)
 		}
 	}
-	line := "products: none"
-	if len(names) > 0 {
-		line = "products: " + strings.Join(names, ", ")
+	switch len(names) {
+	case 0:
+		return "ready for: no product ('check --for NAME' says why)"
+	case len(results):
+		return "ready for: " + strings.Join(names, ", ")
 	}
-	if len(names) < len(results) {
-		line += " ('check --for NAME' says why no other)"
-	}
-	return line
+	return "ready for: " + strings.Join(names, ", ") + " ('check --for NAME' says why no other)"
 }
 
-// examineRequest is an image to examine for a product.
+// examineRequest is a request to examine an image for a product.
 type examineRequest struct {
 	r       io.ReaderAt
-	size    int64 // of the file
+	size    int64 // length of the file
 	ref     imageRef
-	alone   bool // do not open the image's parents
+	alone   bool // leave the image's parents closed
 	errors  int64
 	product *product.Product
 }
 
-// examineVPC is format.examine.
+// examineVPC implements format.examine.
 func examineVPC(q *examineRequest) ([]product.BrokenRule, error) {
 	o := q.ref.options
 	o.Parents.None = o.Parents.None || q.alone
@@ -79,7 +78,7 @@ func examineVPC(q *examineRequest) ([]product.BrokenRule, error) {
 	vo.NoLock = q.ref.share
 	img, err := vhd.NewImage(q.r, q.size, vo)
 	var noParent *vhd.ParentError
-	if errors.As(err, &noParent) { // which the check has reported
+	if errors.As(err, &noParent) { // the check has reported it
 		vo.Parents.None = true
 		img, err = vhd.NewImage(q.r, q.size, vo)
 	}
@@ -97,7 +96,7 @@ func examineVPC(q *examineRequest) ([]product.BrokenRule, error) {
 	}), nil
 }
 
-// examineResizedVPC is format.examineResized.
+// examineResizedVPC implements format.examineResized.
 func examineResizedVPC(d disk.Disk, p *product.Product, length, size int64, exact bool) ([]product.BrokenRule, error) {
 	img := d.(*vhd.Image)
 	f, err := img.ResizedFooter(size, exact)
@@ -107,7 +106,7 @@ func examineResizedVPC(d disk.Disk, p *product.Product, length, size int64, exac
 	return p.Examine(img, product.Examination{Length: length, Now: time.Now(), Resized: &f}), nil
 }
 
-// sizeInDoubtVPC is format.sizeInDoubt.
+// sizeInDoubtVPC implements format.sizeInDoubt.
 func sizeInDoubtVPC(d disk.Disk) string {
 	img := d.(*vhd.Image)
 	f := img.Footer()
@@ -121,8 +120,8 @@ func sizeInDoubtVPC(d disk.Disk) string {
 	return fmt.Sprintf("the disk is as large as its current size (%d bytes); qemu and Virtual PC do not see the last %d bytes, which are beyond the geometry", f.CurrentSize, n)
 }
 
-// pathStyleFor is how the named product spells the paths to a parent. Only XenServer
-// accepts a raw disk for one.
+// pathStyleFor returns the form of parent paths that the named product expects. Only XenServer
+// accepts a raw disk as a parent.
 func pathStyleFor(name string, parent disk.Disk) (vhd.PathStyle, error) {
 	p, err := product.Find(name)
 	if err != nil {
@@ -134,13 +133,13 @@ func pathStyleFor(name string, parent disk.Disk) (vhd.PathStyle, error) {
 	return p.PathStyle(), nil
 }
 
-// promise checks that an image with the options that the user set, for a disk of size
-// bytes, is one that the product of --for accepts. A size below 0 is not known yet.
-// What is wrong with the options themselves is left to the format.
+// promise checks that the product of --for accepts an image with the user's options, for a disk of
+// size bytes. A size below 0 is not known yet. Errors of the options themselves are left to the
+// format.
 func (t *targetFlags) promise(f *format, size int64, set disk.Options) error {
 	p, err := product.Find(t.product)
 	if err != nil {
-		return nil //nolint:nilerr // no product is named; apply has checked the name
+		return nil // no product is named; apply has checked the name
 	}
 	return checkPromise(p, set, func(set disk.Options) ([]product.BrokenRule, error) {
 		o, err := vhd.ParseCreateOptions(size, newImageOptions(f, p.Name, set))
@@ -167,8 +166,8 @@ func promiseChild(r *childRequest, vo *vhd.CreateOptions) error {
 	})
 }
 
-// checkPromise returns an error if examine finds broken rules for the options that the
-// user set. It names those options without which a rule would be kept.
+// checkPromise returns an error if the options of the user break rules of the product. It names the
+// options that break them.
 func checkPromise(p *product.Product, set disk.Options, examine func(disk.Options) ([]product.BrokenRule, error)) error {
 	broken, err := examine(set)
 	if err != nil || len(broken) == 0 {
@@ -185,7 +184,7 @@ func checkPromise(p *product.Product, set disk.Options, examine func(disk.Option
 	return promiseError(p, guilty, broken)
 }
 
-// promiseError says which rules of a product would be broken, and by which options.
+// promiseError returns the error about broken rules, with the options that break them.
 func promiseError(p *product.Product, guilty []string, broken []product.BrokenRule) error {
 	var rules []string
 	for _, b := range broken {

@@ -11,7 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// progress shows how far a long command is.
+// progress shows how far a command has advanced.
 type progress interface {
 	// update reports that done of total bytes are complete; a total of 0 or less is
 	// unknown. It is called by one goroutine at a time. It may start again from 0 for
@@ -45,8 +45,8 @@ func (c *cli) newProgress(percent, quiet, dataOnStdout bool, step float64) progr
 	return p
 }
 
-// newDDProgress returns the progress of dd with the operand status: "progress" shows a line
-// on stderr, whatever that is, and "none" nothing.
+// newDDProgress returns the progress of dd. The operand status=progress shows a line on any stderr,
+// and status=none shows nothing.
 func (c *cli) newDDProgress(status string) progress {
 	p := c.newProgress(false, status == "none", false, 1)
 	if asked, ok := p.(*askedProgress); ok && status == "progress" && c.line != nil && !c.line.isUsable() {
@@ -55,8 +55,8 @@ func (c *cli) newDDProgress(status string) progress {
 	return p
 }
 
-// asCopied makes a percentage appear where qemu-img convert prints it. src is nil for a
-// stream; all means that holes are copied, too. It changes no other progress.
+// asCopied prints percentages at the same points as qemu-img convert. src is nil for a stream; all
+// means that holes are copied, too. Other kinds of progress are unchanged.
 func asCopied(p progress, src disk.Disk, all bool) {
 	if p, ok := percentageOf(p); ok && src != nil {
 		p.marks = progressMarks(src, all, disk.SectorSize, p.step)
@@ -64,7 +64,7 @@ func asCopied(p progress, src disk.Disk, all bool) {
 	}
 }
 
-// asCompared makes a percentage appear where qemu-img compare prints it.
+// asCompared prints percentages at the same points as qemu-img compare.
 func asCompared(p progress, d disk.Disk) {
 	if p, ok := percentageOf(p); ok {
 		p.marks = progressMarks(d, true, 1, p.step)
@@ -80,8 +80,8 @@ func percentageOf(p progress) (*percentProgress, bool) {
 	return percent, ok
 }
 
-// halves returns what two passes over a disk of size bytes call, so that progress counts
-// twice the size.
+// halves returns the progress functions of two passes over a disk of size bytes. Together they
+// count twice the size.
 func halves(size int64, progress disk.Progress) (first, second disk.Progress) {
 	first = func(done, total int64) { progress(done, 2*size) }
 	second = func(done, total int64) {
@@ -103,7 +103,7 @@ type noProgress struct{}
 func (noProgress) update(int64, int64) {}
 func (noProgress) finish(bool)         {}
 
-// askedProgress passes the progress on, and prints it to w on request.
+// askedProgress passes progress on, and prints it to w on request.
 type askedProgress struct {
 	shown progress
 	w     io.Writer
@@ -132,8 +132,7 @@ func (p *askedProgress) print() {
 	fmt.Fprintln(p.w, progressText(done, total))
 }
 
-// progressText is the progress as qemu-img prints it, or the amount if the total is
-// unknown.
+// progressText returns the progress as qemu-img prints it, or the amount if the total is unknown.
 func progressText(done, total int64) string {
 	if total <= 0 {
 		return fmt.Sprintf("    (%s)", humanize.IBytes(uint64(done)))

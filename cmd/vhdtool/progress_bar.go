@@ -9,15 +9,14 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// barDelay is how long a command runs before its bar appears, and barPause how long a bar
-// stays as it is.
+// barDelay is the run time before the bar appears. barPause is the time between two updates.
 const (
 	barDelay = time.Second
 	barPause = 100 * time.Millisecond
 )
 
-// barProgress shows amount, rate and time left on the status line. The line is renewed
-// while nothing advances, too, and follows the width of the terminal within barPause.
+// barProgress shows amount, rate and time left on the status line. Updates do not wait for
+// progress, and follow the width of the terminal within barPause.
 type barProgress struct {
 	line *statusLine
 	over chan struct{} // closed by finish
@@ -28,7 +27,7 @@ type barProgress struct {
 	rate        rateMeter
 }
 
-// newBarProgress starts a bar, which finish ends.
+// newBarProgress starts a bar; finish ends it.
 func newBarProgress(line *statusLine) *barProgress {
 	p := &barProgress{line: line, over: make(chan struct{})}
 	p.rate.add(time.Now(), 0)
@@ -67,7 +66,7 @@ func (p *barProgress) update(done, total int64) {
 	p.done, p.total = done, total
 }
 
-// draw shows the line as of now.
+// draw shows the current line.
 func (p *barProgress) draw(now time.Time) {
 	p.mu.Lock()
 	p.rate.add(now, p.done)
@@ -83,11 +82,11 @@ func (p *barProgress) finish(bool) {
 	p.line.erase()
 }
 
-// rateWindow is the time over which a rate is measured. A hole, which is copied at once,
-// counts no longer than that.
+// rateWindow is the time over which a rate is measured. It bounds the effect of a hole, which needs
+// no time to copy.
 const rateWindow = 10 * time.Second
 
-// rateMeter measures the rate of the last rateWindow. The zero value is ready.
+// rateMeter measures the rate in the last rateWindow. The zero value is ready to use.
 type rateMeter struct{ samples []rateSample }
 
 type rateSample struct {
@@ -95,7 +94,7 @@ type rateSample struct {
 	done int64
 }
 
-// add notes how much is done at a time, which is not before that of the last call.
+// add records the bytes done at a time. Times never decrease.
 func (m *rateMeter) add(at time.Time, done int64) {
 	m.samples = append(m.samples, rateSample{at, done})
 	for len(m.samples) > 2 && at.Sub(m.samples[1].at) >= rateWindow {
@@ -103,7 +102,7 @@ func (m *rateMeter) add(at time.Time, done int64) {
 	}
 }
 
-// perSecond is the rate in bytes per second, 0 if it is not known yet.
+// perSecond returns the rate in bytes per second, or 0 if it is not known yet.
 func (m *rateMeter) perSecond() float64 {
 	if len(m.samples) < 2 {
 		return 0
@@ -116,15 +115,14 @@ func (m *rateMeter) perSecond() float64 {
 	return float64(last.done-first.done) / elapsed
 }
 
-// leastBar and mostBar bound the columns of the bar proper, without its brackets.
+// leastBar and mostBar bound the columns of the bar without its brackets.
 const (
 	leastBar = 8
 	mostBar  = 40
 )
 
-// barLine is the line for a terminal of so many columns, of which it leaves the last one
-// free. A narrow terminal has no bar, and a narrower one only the first of percentage,
-// amount, rate and time left.
+// barLine returns the line for a terminal of width columns. The last column stays free. Narrow
+// terminals show no bar, and leave out time left, rate and amount, in this order.
 func barLine(done, total int64, rate float64, width int) string {
 	width = max(1, width-1)
 	amount := humanize.IBytes(uint64(max(0, done)))
@@ -151,8 +149,7 @@ func barLine(done, total int64, rate float64, width int) string {
 	return bar + strings.Join(parts[1:], "  ")
 }
 
-// joinFitting joins as many of the parts as fit, the first ones, and cuts the first one if
-// need be.
+// joinFitting joins the first parts, as many as fit. It cuts the first one if necessary.
 func joinFitting(parts []string, width int) string {
 	line := parts[0]
 	for _, part := range parts[1:] {
@@ -164,8 +161,8 @@ func joinFitting(parts []string, width int) string {
 	return line[:min(len(line), width)]
 }
 
-// timeLeft is the time for so many bytes, as "2m10s left". It is "" if that is not known
-// or longer than a year.
+// timeLeft returns the time for the given bytes, as "2m10s left". It is "" if that is not known or
+// longer than a year.
 func timeLeft(bytes int64, rate float64) string {
 	const year = 365 * 24 * time.Hour
 	seconds := float64(bytes) / rate

@@ -8,15 +8,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// percentProgress is qemu-img's -p: a percentage that overwrites itself whenever it grew by
-// a step. If the total is unknown, it is an amount.
+// percentProgress is qemu-img's -p: a percentage that overwrites itself whenever it has grown by a
+// step. If the total is unknown, it is an amount.
 type percentProgress struct {
 	w       io.Writer
 	step    float64
 	next    float64
-	marks   []progressMark // where the percentage is printed; nil: wherever it grew by a step
-	again   bool           // the end is printed twice
-	printed time.Time      // when an amount was printed last
+	marks   []progressMark // offsets at which to print; nil: at each step
+	again   bool           // print the end twice
+	printed time.Time      // time of the last amount
 }
 
 // amountPause is the shortest time between two amounts.
@@ -56,7 +56,7 @@ func (p *percentProgress) update(done, total int64) {
 	}
 }
 
-// finish ends the line. An interrupted one keeps its last percentage.
+// finish ends the line. After an interruption the last percentage stays.
 func (p *percentProgress) finish(complete bool) {
 	if complete && (p.next <= 100 || p.again) {
 		p.print(100)
@@ -64,21 +64,21 @@ func (p *percentProgress) finish(complete bool) {
 	fmt.Fprintln(p.w)
 }
 
-// progressMark is an offset of the source, and the percentage printed when all before it is
+// progressMark is an offset of the source, and the percentage to print when all bytes before it are
 // copied.
 type progressMark struct {
 	off     int64
 	percent float64
 }
 
-// progressChunk is how much qemu-img copies at a time.
+// progressChunk is the number of bytes that qemu-img copies at a time.
 const progressChunk = 2 << 20
 
-// progressMarks are the marks of a pass over the data in src, or with all over all of it. They
-// do not depend on how many workers there are. Data is counted in whole units of bytes. If it
-// cannot be told where the data is, there are no marks.
+// progressMarks returns the marks of a pass over the data of src, or with all over all bytes. They
+// do not depend on the number of workers. Data is counted in whole units of bytes. If the extents
+// are not known, there are no marks.
 func progressMarks(src disk.Disk, all bool, unit int64, step float64) []progressMark {
-	// runs calls f for each run that is counted, and reports whether all are known.
+	// runs calls f for each counted run, and reports whether the extents are known.
 	runs := func(f func(off, end int64)) bool {
 		for e, err := range src.Extents(0, src.Size()) {
 			if err != nil {

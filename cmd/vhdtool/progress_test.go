@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func TestBarLine(t *testing.T) {
 	}
 }
 
-// TestRate: the rate forgets what was long ago, and counts a hole no longer than that.
+// The rate forgets old data, and a hole does not count for longer.
 func TestRate(t *testing.T) {
 	var m rateMeter
 	start := time.Unix(0, 0)
@@ -68,7 +69,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// screenOf returns the last line that a terminal shows of what was written to it.
+// screenOf returns the last line of a terminal after the written bytes.
 func screenOf(written string) string {
 	line, column := []byte(nil), 0
 	for _, b := range []byte(written) {
@@ -90,8 +91,8 @@ func screenOf(written string) string {
 	return strings.TrimRight(string(line), " ")
 }
 
-// newTestLine returns a status line on a terminal of so many columns, and a function that
-// returns what was written.
+// newTestLine returns a status line on a terminal of *width columns, and a function that
+// returns the written text.
 func newTestLine(t *testing.T, width *int) (*statusLine, func() string) {
 	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "")
@@ -134,8 +135,7 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
-// TestBar: the bar shows what update was called with, begins again with each pass, and is
-// gone after finish.
+// The bar shows the arguments of update, restarts with each pass, and is removed by finish.
 func TestBar(t *testing.T) {
 	width := 80
 	line, written := newTestLine(t, &width)
@@ -163,15 +163,22 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestNoBar: a command that is done soon shows nothing.
+// TestNoBar: a command that ends before barDelay shows nothing, and one that runs longer shows
+// a bar.
 func TestNoBar(t *testing.T) {
-	width := 80
-	line, written := newTestLine(t, &width)
-	p := newBarProgress(line)
-	p.update(500, 1000)
-	p.finish(true)
-	if got := written(); got != "" {
-		t.Errorf("got %q", got)
+	for after, want := range map[time.Duration]bool{barDelay - 1: false, barDelay + 1: true} {
+		synctest.Test(t, func(t *testing.T) {
+			width := 80
+			line, written := newTestLine(t, &width)
+			p := newBarProgress(line)
+			p.update(500, 1000)
+			time.Sleep(after) // of the bubble's clock
+			synctest.Wait()
+			p.finish(true)
+			if got := written(); (got != "") != want {
+				t.Errorf("after %v: %q; want a bar: %v", after, got, want)
+			}
+		})
 	}
 }
 

@@ -15,11 +15,10 @@ import (
 	"testing"
 )
 
-// asked is a line that SIGUSR1 asks for: how much of a stream is done, or how
-// much of a disk in per cent.
+// asked is a line that answers SIGUSR1: the amount of a stream, or the percentage of a disk.
 var asked = regexp.MustCompile(`^    \(([0-9.]+ ([KM]i)?B|[0-9]+\.[0-9]{2}/100%)\)\n$`)
 
-// askProgress sends SIGUSR1, which must be answered by one line.
+// askProgress sends SIGUSR1. One line must answer it.
 func askProgress(t *testing.T, cmd *exec.Cmd, stderr *bufio.Reader) string {
 	t.Helper()
 	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
@@ -32,8 +31,8 @@ func askProgress(t *testing.T, cmd *exec.Cmd, stderr *bufio.Reader) string {
 	return line
 }
 
-// TestSignalStream asks a conversion of a pipe how far it is, twice; it goes on,
-// and makes the disk.
+// SIGUSR1 prints the progress of a conversion from a pipe, twice. The conversion continues, and is
+// complete.
 func TestSignalStream(t *testing.T) {
 	disk := make([]byte, 5<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(disk)
@@ -51,7 +50,7 @@ func TestSignalStream(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// When so much was taken, the copying is under way, and who copies listens.
+	// After this amount was read, the copy is running and listens to signals.
 	if _, err := stdin.Write(disk[:3<<20]); err != nil {
 		t.Fatal(err)
 	}
@@ -74,8 +73,7 @@ func TestSignalStream(t *testing.T) {
 	}
 }
 
-// TestSignalDisk asks a conversion of a file, which waits for its output to be
-// read, how far it is.
+// SIGUSR1 prints the progress of a conversion that waits for the reader of its output.
 func TestSignalDisk(t *testing.T) {
 	disk := make([]byte, 5<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(disk)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPTY opens a pseudo-terminal of so many columns: the side of its user, and that of the
+// openPTY opens a pseudo-terminal with a width: the side of its user, and that of the
 // program.
 func openPTY(t *testing.T, columns uint16) (user, program *os.File) {
 	t.Helper()
@@ -49,7 +49,7 @@ func setColumns(t *testing.T, user *os.File, columns uint16) {
 	}
 }
 
-// readUntil reads up to the first return after a match, and returns what was read.
+// readUntil reads up to the first carriage return after a match, and returns the bytes read.
 func readUntil(t *testing.T, r *bufio.Reader, pattern string) string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -65,13 +65,13 @@ func readUntil(t *testing.T, r *bufio.Reader, pattern string) string {
 	}
 }
 
-// readTerminal returns the rest of what a program prints, after it has closed the terminal.
+// readTerminal returns the remaining output of a program that has closed the terminal.
 func readTerminal(r io.Reader) string {
 	b, _ := io.ReadAll(r) // ends with EIO
 	return string(b)
 }
 
-// columnsUsed is the number of columns that lines written to a terminal use at most.
+// columnsUsed returns the largest number of columns of the lines written to a terminal.
 func columnsUsed(written string) int {
 	most, column := 0, 0
 	for _, b := range []byte(written) {
@@ -88,8 +88,8 @@ func columnsUsed(written string) int {
 	return most
 }
 
-// TestBarOnTerminal converts a disk into a pipe that is not read to its end for a while. The
-// bar has the width of the terminal, follows it, and is gone at the end.
+// TestBarOnTerminal converts a disk into a pipe that is read slowly. The bar has the width of the
+// terminal, follows it, and is removed at the end.
 func TestBarOnTerminal(t *testing.T) {
 	disk := make([]byte, 5<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(disk)
@@ -151,8 +151,7 @@ func TestBarOnTerminal(t *testing.T) {
 	}
 }
 
-// TestResultsOnTerminal: results and messages on the terminal of the status line begin on
-// a line of their own.
+// Results and messages on the terminal of the status line begin on a line of their own.
 func TestResultsOnTerminal(t *testing.T) {
 	user, program := openPTY(t, 80)
 	line := newStatusLine(program)
@@ -194,8 +193,7 @@ func TestDumbTerminal(t *testing.T) {
 	}
 }
 
-// TestDDStatus: dd shows the progress of a stream where it is asked to, on its last line or
-// not at all.
+// dd shows the progress of a stream if requested, on its last line or not at all.
 func TestDDStatus(t *testing.T) {
 	for status, want := range map[string]string{
 		"progress": `\A(\r0 B  0 B/s)?(\r[0-9. KM]+i?B  [0-9.]+ ([KM]i)?B/s *\x08*)+\n2\.0 MiB \(2,097,152 bytes\) copied, .*/s\n\z`,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -12,8 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/optlist"
 )
 
-// addAlias adds another name of a flag, for the names that it has in other releases of
-// qemu-img. Either name may be "".
+// addAlias adds another name of a flag, from another release of qemu-img. Either name may be "".
 func addAlias(cmd *cobra.Command, of, name, short string) {
 	alias := *cmd.Flags().Lookup(of)
 	alias.Name, alias.Shorthand, alias.Hidden = name, short, true
@@ -25,7 +23,7 @@ func addAlias(cmd *cobra.Command, of, name, short string) {
 	markOwn(cmd, alias.Name)
 }
 
-// objectFlag names objects of qemu, such as secrets, which no format here uses.
+// objectFlag defines objects of qemu, such as secrets. No format here uses one.
 const objectFlag = "object"
 
 func addObjectFlag(cmd *cobra.Command) {
@@ -39,8 +37,7 @@ var objectTypes = []string{
 	"throttle-group", "tls-cipher-suites", "tls-creds-anon", "tls-creds-psk", "tls-creds-x509",
 }
 
-// checkObjects checks the definitions of objects as far as qemu-img does before it looks at
-// anything else.
+// checkObjects checks the definitions of objects as qemu-img does, before anything else.
 func checkObjects(cmd *cobra.Command) error {
 	flag := cmd.Flags().Lookup(objectFlag)
 	if flag == nil || !flag.Changed {
@@ -79,19 +76,18 @@ func checkObject(def string) error {
 	return nil
 }
 
-// snapshotFlag is the snapshot of an image to read, which no format here has.
+// snapshotFlag names a snapshot to read. No format here has snapshots.
 type snapshotFlag struct {
 	value string
 	given bool
 }
 
 func (s *snapshotFlag) add(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "accepted to be refused: no format here has snapshots")
+	cmd.Flags().StringVarP(&s.value, "snapshot", "l", "", "refused: no format here has snapshots")
 	_ = cmd.Flags().MarkHidden("snapshot")
 }
 
-// check finds what is wrong with the parameter itself: a name or id, or
-// snapshot.id=ID,snapshot.name=NAME.
+// check validates the parameter itself: a name or id, or snapshot.id=ID,snapshot.name=NAME.
 func (s *snapshotFlag) check(cmd *cobra.Command) error {
 	s.given = cmd.Flags().Changed("snapshot") || cmd.Flags().Lookup("source-snapshot") != nil && cmd.Flags().Changed("source-snapshot")
 	if !strings.HasPrefix(s.value, "snapshot.") {
@@ -110,7 +106,7 @@ func (s *snapshotFlag) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// load refuses to read a snapshot of an image of the named format.
+// load refuses to read a snapshot of an image in the named format.
 func (s *snapshotFlag) load(format string) error {
 	if !s.given {
 		return nil
@@ -118,9 +114,10 @@ func (s *snapshotFlag) load(format string) error {
 	return qemuErrorf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", format)
 }
 
-// warnRaw is qemu-img's warning about a raw disk that is written and was not named as one.
+// warnRaw prints qemu-img's warning about a raw disk that is written and whose format was not
+// given.
 func (c *cli) warnRaw(ref imageRef, f *format) {
 	if f == &rawFormat && ref.options.Format == "" {
-		fmt.Fprintf(c.stderr, rawWarning, ref.name)
+		printTo(c.stderr, strings.TrimSuffix(rawWarning, "\n"), ref.name)
 	}
 }

@@ -21,7 +21,7 @@ import (
 // piece is random data in a sparse file.
 type piece struct{ off, n int64 }
 
-// sparseFile makes a file of size bytes, hole but for the pieces.
+// sparseFile creates a file of size bytes. It is a hole except for the pieces.
 func sparseFile(t *testing.T, name string, size int64, pieces ...piece) string {
 	t.Helper()
 	f, err := os.Create(name)
@@ -67,7 +67,7 @@ func lineFiles(t *testing.T, dir string) {
 	oracle.QemuImg(t, "create", "-q", "-f", "vpc", "-o", "subformat=fixed", name("ef.vhd"), "3M")
 }
 
-// needQEMU7 skips the test where the lines that qemu-img prints are others.
+// needQEMU7 skips the test if qemu-img has another release, whose output differs.
 func needQEMU7(t *testing.T) {
 	t.Helper()
 	oracle.Need(t, "qemu-img")
@@ -76,7 +76,7 @@ func needQEMU7(t *testing.T) {
 	}
 }
 
-// qemuSays is what qemu-img prints in a folder, and its exit status.
+// qemuSays returns what qemu-img prints in a directory, and its exit status.
 func qemuSays(dir, line string) (string, error) {
 	cmd := exec.Command("qemu-img", strings.Fields(line)...)
 	cmd.Dir = dir
@@ -88,8 +88,8 @@ func qemuSays(dir, line string) (string, error) {
 	return transcript(cmd.ProcessState.ExitCode(), &stdout, &stderr), nil
 }
 
-// weSay is what this program prints under qemu-img's name in the current folder.
-// It runs in this process, which is faster.
+// weSay returns what this program prints in the current directory when called as qemu-img. It
+// runs in this process, which is faster.
 func weSay(t *testing.T, line string) string {
 	t.Helper()
 	var stdout, stderr strings.Builder
@@ -101,8 +101,8 @@ func transcript(status int, stdout, stderr fmt.Stringer) string {
 	return fmt.Sprintf("exit status %d, stdout:\n%sstderr:\n%s", status, stdout, stderr)
 }
 
-// TestReadLikeQEMU runs commands that change nothing with qemu-img and under
-// its name: every byte that is printed, and the status, must be the same.
+// TestReadLikeQEMU runs commands that change nothing, with qemu-img and under its name. All output
+// and the status must be equal.
 func TestReadLikeQEMU(t *testing.T) {
 	needQEMU7(t)
 	dir := t.TempDir()
@@ -231,8 +231,8 @@ func TestReadLikeQEMU(t *testing.T) {
 	}
 }
 
-// TestResizeLikeQEMU resizes raw disks with qemu-img and under its name: what is
-// printed, the status and the file must be the same.
+// TestResizeLikeQEMU resizes raw disks, with qemu-img and under its name. The output, the status
+// and the file must be equal.
 func TestResizeLikeQEMU(t *testing.T) {
 	needQEMU7(t)
 	for _, line := range []string{
@@ -297,8 +297,8 @@ func TestResizeLikeQEMU(t *testing.T) {
 	}
 }
 
-// TestResizeSizesLikeQEMU resizes VHDs that are as large as their geometry: the
-// footer must be the one of a new image of that size, as qemu-img makes it.
+// TestResizeSizesLikeQEMU resizes VHDs whose size is that of their geometry. The footer must equal
+// that of qemu-img's new image of that size.
 func TestResizeSizesLikeQEMU(t *testing.T) {
 	oracle.Need(t, "qemu-img")
 	for subformat, sizes := range map[string][]string{

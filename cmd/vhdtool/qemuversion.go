@@ -10,23 +10,23 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// qemuVersion is a release of qemu whose qemu-img is replaced: 100 times the major number
-// plus the minor one.
+// qemuVersion is the release of qemu whose qemu-img is replaced: 100 times the major version plus
+// the minor one.
 type qemuVersion int
 
-// Releases that changed what qemu-img prints.
+// The releases that changed the output of qemu-img.
 const (
 	qemu72        qemuVersion = 702  // the default
 	qemuChildren  qemuVersion = 800  // info describes the file below the format
 	qemuCompress  qemuVersion = 802  // map says whether data is compressed
-	qemuNewWords  qemuVersion = 1000 // options are getopt_long's, and --help is each command's
+	qemuNewWords  qemuVersion = 1000 // options are parsed by getopt_long; each command has --help
 	qemuNewerTalk qemuVersion = 1100
 )
 
-// qemuVersionVariable names the release when the program is called as qemu-img.
+// qemuVersionVariable names the release for a program called as qemu-img.
 const qemuVersionVariable = "VHDTOOL_QEMU_VERSION"
 
-// qemuVersionFromEnv reads the release, such as 7.2 or 10.0.13, from the environment.
+// qemuVersionFromEnv parses the release, such as 7.2 or 10.0.13.
 func qemuVersionFromEnv() (qemuVersion, error) {
 	s := os.Getenv(qemuVersionVariable)
 	if s == "" {
@@ -46,8 +46,8 @@ func qemuVersionFromEnv() (qemuVersion, error) {
 	return max(qemuVersion(a*100+b), qemu72), nil
 }
 
-// versionedError is an error whose words depend on the release of qemu-img. Each line is a
-// message of its own.
+// versionedError is an error whose text depends on the release of qemu-img. Each line is a message
+// of its own.
 type versionedError struct {
 	lines func(v qemuVersion) []string
 	usage bool // from 10.0 on, a line about --help follows
@@ -55,9 +55,13 @@ type versionedError struct {
 
 func (e *versionedError) Error() string { return strings.Join(e.lines(qemu72), "\n") }
 
-// sizeError is what qemu-img says about the argument of an option that is not a size.
+// sizeError is qemu-img's error about an option argument that is not a size.
 func sizeError(what, arg string, err error) error {
-	return &versionedError{lines: func(v qemuVersion) []string {
+	hint := sizeHint(arg)
+	if errors.Is(err, sizearg.ErrRange) {
+		hint = fmt.Sprintf("found '%s', want at most 7E", arg)
+	}
+	return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 		switch {
 		case errors.Is(err, sizearg.ErrRange):
 			return []string{fmt.Sprintf("Invalid %s specified. Must be between 0 and 9223372036854775807.", what)}
@@ -68,10 +72,10 @@ func sizeError(what, arg string, err error) error {
 			fmt.Sprintf("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what),
 			"kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.",
 		}
-	}}
+	}}, hint}
 }
 
-// notANumber is what qemu-img says about numbers from 10.0 on.
+// notANumber is qemu-img's error about numbers from 10.0 on.
 func notANumber(what, arg string, v qemuVersion) string {
 	s := fmt.Sprintf("Invalid %s specified: '%s'", what, arg)
 	if v < qemuNewerTalk {
@@ -80,10 +84,10 @@ func notANumber(what, arg string, v qemuVersion) string {
 	return s
 }
 
-// numberError is what qemu-img says about the argument of an option that is not a number in
-// [least, most]; old is what it said before 10.0.
+// numberError is qemu-img's error about an option argument that is not a number in [least, most].
+// old is the text before 10.0.
 func numberError(what, arg, old string, isNumber bool, least, most int64) error {
-	return &versionedError{lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{old}
@@ -91,12 +95,12 @@ func numberError(what, arg, old string, isNumber bool, least, most int64) error 
 			return []string{fmt.Sprintf("Invalid %s specified. Must be between %d and %d.", what, least, most)}
 		}
 		return []string{notANumber(what, arg, v)}
-	}}
+	}}, fmt.Sprintf("found '%s', want a number from %d to %d", arg, least, most)}
 }
 
-// outputError is what qemu-img says about an unknown --output.
+// outputError is qemu-img's error about an unknown --output.
 func outputError(value string) error {
-	return &versionedError{usage: true, lines: func(v qemuVersion) []string {
+	return &hintError{&versionedError{usage: true, lines: func(v qemuVersion) []string {
 		switch {
 		case v < qemuNewWords:
 			return []string{"--output must be used with human or json as argument."}
@@ -104,19 +108,17 @@ func outputError(value string) error {
 			return []string{fmt.Sprintf("--output expects 'human' or 'json' not '%s'", value)}
 		}
 		return []string{fmt.Sprintf("--output expects 'human' or 'json', not '%s'", value)}
-	}}
+	}}, fmt.Sprintf("found '%s'", value)}
 }
 
-// printUsageHint prints where to read on after a wrong command line.
+// printUsageHint prints where to find help after a wrong command line.
 func (c *cli) printUsageHint() {
 	command, more := "", "information"
-	if c.qemu >= qemuNewWords {
-		if c.command != "" {
-			command = " " + c.command
-		}
-		if c.qemu < qemuNewerTalk {
-			more = "info"
-		}
+	if c.command != "" && (!c.likeQEMU || c.qemu >= qemuNewWords) {
+		command = " " + c.command
+	}
+	if c.qemu >= qemuNewWords && c.qemu < qemuNewerTalk {
+		more = "info"
 	}
 	fmt.Fprintf(c.stderr, "Try '%s%s --help' for more %s\n", c.name, command, more)
 }

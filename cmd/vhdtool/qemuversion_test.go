@@ -18,10 +18,10 @@ import (
 	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
-// passing matches what is another in each run of qemu-img.
+// passing matches output that differs in each run of qemu-img.
 var passing = regexp.MustCompile(`(persistent bitmaps to )[#\w]+|(Run completed in )[.\d]+`)
 
-// releaseOf is the release of qemu-img that a program called qemu-img is to be.
+// releaseOf returns the release for a program called qemu-img.
 func releaseOf(t *testing.T, q oracle.QEMU) qemuVersion {
 	t.Helper()
 	t.Setenv(qemuVersionVariable, q.Version)
@@ -32,12 +32,12 @@ func releaseOf(t *testing.T, q oracle.QEMU) qemuVersion {
 	return v
 }
 
-// TestLikeEachRelease runs lines with each qemu-img that is there, and under its name as
-// that release: every byte that is printed, and the status, must be the same.
+// TestLikeEachRelease runs lines with each available qemu-img, and under its name as that release.
+// All output and the status must be equal.
 func TestLikeEachRelease(t *testing.T) {
 	releases := oracle.QEMUs(t)
 	lines := []struct {
-		since int // the first release that knows the line
+		since int // the first release with the line
 		line  string
 	}{
 		{7, `info a.raw`},
@@ -223,7 +223,7 @@ func TestLikeEachRelease(t *testing.T) {
 	}
 }
 
-// lineArgs are the arguments of a line, of which a pair of quotes is an empty one.
+// lineArgs returns the arguments of a line. A pair of quotes is an empty argument.
 func lineArgs(line string) []string {
 	args := strings.Fields(line)
 	for i, a := range args {
@@ -232,7 +232,7 @@ func lineArgs(line string) []string {
 	return args
 }
 
-// copyNamed copies those files of a directory that a line names. Copying all of them for each
+// copyNamed copies only those files of a directory that a line names. Copying all of them for each
 // line takes longer than the line.
 func copyNamed(from, to, line string) error {
 	files, err := os.ReadDir(from)
@@ -251,8 +251,8 @@ func copyNamed(from, to, line string) error {
 	return nil
 }
 
-// qemuTranscripts runs lines with a qemu-img, each in a directory of its own. Starting one
-// mostly waits for the system to make its root, and so several start at a time.
+// qemuTranscripts runs lines with a qemu-img, each in a directory of its own. Several start at a
+// time, because a start mostly waits for the system to make its root.
 func qemuTranscripts(t *testing.T, q oracle.QEMU, from string, lines []string) []string {
 	t.Helper()
 	said := make([]string, len(lines))
@@ -280,7 +280,7 @@ func qemuTranscripts(t *testing.T, q oracle.QEMU, from string, lines []string) [
 	return said
 }
 
-// tooManyEntryFiles makes files that qemu-img refuses to open.
+// tooManyEntryFiles creates files that qemu-img refuses to open.
 func tooManyEntryFiles(t *testing.T, dir string) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, "e.vhd"))
@@ -314,7 +314,7 @@ var helpOption = regexp.MustCompile(`^  (-[-\w]+(?:, ?-[-\w]+)*)`)
 // usageOption matches options in the list of commands that qemu-img 7 prints.
 var usageOption = regexp.MustCompile(`(?:^|[[( ])(--?[a-zA-Z][-\w]*)`)
 
-// helpOptions are the options of a command that a qemu-img names in its help.
+// helpOptions returns the options of a command in qemu-img's help.
 func helpOptions(t *testing.T, q oracle.QEMU, command string) []string {
 	t.Helper()
 	var found []string
@@ -340,9 +340,9 @@ func helpOptions(t *testing.T, q oracle.QEMU, command string) []string {
 	return found
 }
 
-// TestOptionsOfEachRelease: each option in the help of a qemu-img is one here.
+// Every option in the help of a qemu-img exists here.
 func TestOptionsOfEachRelease(t *testing.T) {
-	// qemu-img does not accept these itself.
+	// qemu-img itself does not accept these.
 	misprinted := []string{"check -u"}
 	for _, q := range oracle.QEMUs(t) {
 		for _, name := range []string{

@@ -41,8 +41,8 @@ var executedDocs = []string{
 	"docs/pictures.md",
 }
 
-// TestREADMECommands runs the shell commands of each document in order, in an empty
-// directory of its own.
+// TestREADMECommands runs the shell commands of each document in order, in an empty directory
+// of its own. A block of text in the document is output of these commands.
 func TestREADMECommands(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -64,13 +64,21 @@ func TestREADMECommands(t *testing.T) {
 				t.Errorf("%s has no block of sh", doc)
 			}
 			dir := t.TempDir()
+			var printed strings.Builder
 			for _, block := range blocks {
 				name, _, _ := strings.Cut(block, "\n")
 				cmd := exec.Command("bash", "-euo", "pipefail", "-c", block)
 				cmd.Dir = dir
 				cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
-				if out, err := cmd.CombinedOutput(); err != nil {
+				out, err := cmd.CombinedOutput()
+				if err != nil {
 					t.Errorf("block %q: %v\n%s", name, err, out)
+				}
+				printed.Write(out)
+			}
+			for _, shown := range codeBlocks(t, doc, "text") {
+				if !strings.Contains(printed.String(), shown) {
+					t.Errorf("no command prints this output:\n%s", shown)
 				}
 			}
 			if doc == "docs/pictures.md" {

@@ -16,12 +16,12 @@ import (
 type rebaseOptions struct {
 	source   sourceFlags
 	backing  backingFlags
-	given    bool // -b
+	given    bool // whether -b is given
 	unsafe   bool
 	compress bool
 	cache    string
 	srcCache string
-	product  string // whose spelling of paths
+	product  string // for the form of the recorded paths
 	progress bool
 	quiet    bool
 	args     []string
@@ -30,20 +30,20 @@ type rebaseOptions struct {
 func (c *cli) newRebaseCmd() *cobra.Command {
 	var o rebaseOptions
 	cmd := &cobra.Command{
-		Use:   "rebase [-u] -b PARENT [-F FORMAT] [-p] [-q] FILE",
-		Short: "Give a differencing VHD another parent",
-		Long: `Make PARENT the parent of the differencing VHD in FILE. The disk stays the same:
-what the new parent has not, or has otherwise, is written to FILE first. With
--b "" FILE gets all that it inherits, and has no parent afterwards.
+		Use:   "rebase [-u] -b PARENT [-F FORMAT] [--for PRODUCT] [-p] [-q] FILE",
+		Short: "Change the parent of a differencing VHD",
+		Long: `rebase makes PARENT the parent of the differencing VHD in FILE. The disk
+stays the same: data that is missing from or different in the new parent
+is copied into FILE first. With -b "", FILE receives all inherited data
+and has no parent afterwards.
 
-With -u only the record of the parent changes, and its path with it: for a parent
-that was moved, or whose contents are the same. Nothing is compared, but a parent
-that is made of FILE, or larger, is refused all the same.
+With -u, only the record of the parent changes, and no data is compared. Use it
+after a parent was moved, or if both parents have the same contents. A parent
+that is larger than FILE or a child of FILE is refused.
 
-The new path has the form of the old one: FILE keeps its kinds of parent locators.
-
-If it fails, or the machine does, FILE has its old parent or the new one, and the
-same disk with both.`,
+FILE keeps its kinds of parent locators, and the new path has the form of the
+old one. If the command or the machine fails, FILE has its old parent or the new
+one, and the same disk with both.`,
 		Example: "  vhdtool rebase -b other.vhd child.vhd\n" +
 			"  vhdtool rebase -u -b moved/base.vhd child.vhd\n" +
 			"  vhdtool rebase -b \"\" child.vhd",
@@ -56,26 +56,27 @@ same disk with both.`,
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
 	fl := cmd.Flags()
-	fl.StringVarP(&o.backing.file, "backing", "b", "", "the new parent; \"\" for none")
-	fl.StringVarP(&o.backing.format, "backing-format", "F", "", "format of the new parent; raw must be said")
+	fl.StringVarP(&o.backing.file, "backing", "b", "", "make `PARENT` the new parent; \"\" for none")
+	fl.StringVarP(&o.backing.format, "backing-format", "F", "", "`FORMAT` of the new parent (required if it is raw)")
 	fl.BoolVarP(&o.unsafe, "unsafe", "u", false, "change only the record of the parent")
-	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache mode, accepted for compatibility: what is changed is durable at the end")
-	fl.StringVarP(&o.srcCache, "source-cache", "T", "writeback", "cache mode, accepted for compatibility")
+	fl.StringVarP(&o.cache, "cache", "t", "writeback", "cache `MODE`, accepted for compatibility: changes are always durable")
+	fl.StringVarP(&o.srcCache, "source-cache", "T", "writeback", "cache `MODE`, accepted for compatibility")
 	fl.BoolVarP(&o.progress, "progress", "p", false, "print the progress in per cent")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
-	addProductFlag(cmd, &o.product, "spell the paths to the parent as this product does, not as FILE did before")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
+	addProductFlag(cmd, &o.product, "record the paths to the parent in the form that `PRODUCT` expects")
 	_ = cmd.RegisterFlagCompletionFunc("backing-format", completeFormats)
-	fl.BoolVarP(&o.compress, "compress", "c", false, "accepted to be refused: no format here compresses")
+	fl.BoolVarP(&o.compress, "compress", "c", false, "refused: no format here compresses")
 	_ = fl.MarkHidden("compress")
 	addAlias(cmd, "backing-format", "", "B") // from qemu 11 on
 	addAlias(cmd, "unsafe", "backing-unsafe", "")
 	addAlias(cmd, "source-cache", "backing-cache", "")
+	markIgnored(cmd, "cache", "source-cache")
 	return cmd
 }
 
 func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	if !o.given && !c.likeQEMU {
-		return usagef("-b says which image is to be the parent")
+		return usagef("-b PARENT names the new parent")
 	}
 	if !o.given {
 		return usagef("Must specify backing file (-b) or use unsafe mode (-u)")
@@ -131,8 +132,8 @@ func (c *cli) runRebase(ctx context.Context, o *rebaseOptions) error {
 	return nil
 }
 
-// findNewParent finds the file that the flags name, and its format, for the image in
-// the named file.
+// findNewParent finds the file that the flags name, and its format, for the image in the named
+// file.
 func (c *cli) findNewParent(name string, o *rebaseOptions, ro *chain.RebaseOptions) error {
 	d, parent, f, err := c.openBacking(&o.backing, name, disk.ParentSearch{None: true})
 	if err != nil {

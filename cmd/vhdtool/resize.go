@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vhdtool/vhdtool/internal/gpt"
 	"github.com/vhdtool/vhdtool/internal/optlist"
 	"github.com/vhdtool/vhdtool/internal/target"
 	"github.com/vhdtool/vhdtool/pkg/disk"
@@ -28,17 +29,23 @@ func (c *cli) newResizeCmd() *cobra.Command {
 	var o resizeOptions
 	cmd := &cobra.Command{
 		Use:   "resize [-f FORMAT] [--shrink] [--align SIZE] [--for PRODUCT] FILE [[+|-]SIZE]",
-		Short: "Change the size of a disk, in place",
-		Long: `Make the disk in an image larger or smaller, to SIZE bytes or by SIZE bytes more
-(+) or less (-). What is gained reads as zeros; to lose something takes --shrink.
+		Short: "Change the size of a disk in place",
+		Long: `resize sets the size of the disk in FILE to SIZE, or changes it by +SIZE
+or -SIZE. New space reads as zeros. Making a disk smaller needs
+--shrink, and the data beyond the new end is lost. Partitions and file
+systems keep their sizes; resize them in the guest.
 
 Each step is safe against crashes: afterwards the image has the old size or the
-new one. A VHD that is as large as its geometry (creator qemu or vpc) is rounded
-up to the next geometry, but not with --align or --for.
+new one. If the creator of a VHD is qemu or vpc, some readers compute its size from
+the geometry. resize then rounds the size up to the next geometry, unless --align
+or --for is given.
 
---align and --for round the size up, or without SIZE that of the disk. --for is
-refused if the image would still break a rule of the product.`,
-		Example: "  vhdtool resize disk.vhd 60G\n  vhdtool resize --shrink disk.vhd -1G\n  vhdtool resize --for azure disk.vhd",
+--align and --for round the size up. Without SIZE they round the present size.
+--for fails if the product would not accept the resized image.`,
+		Example: "  vhdtool resize disk.vhd 60G\n" +
+			"  vhdtool resize disk.vhd +10G\n" +
+			"  vhdtool resize --shrink disk.vhd -1G\n" +
+			"  vhdtool resize --for azure disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
 			return c.runResize(cmd.Context(), &o)
@@ -46,30 +53,30 @@ refused if the image would still break a rule of the product.`,
 	}
 	o.source.add(cmd, "format")
 	o.source.addForce(cmd)
-	o.target.addSize(cmd, "round the size up so that this product accepts the VHD")
+	o.target.addSize(cmd, "round the size up so that `PRODUCT` accepts the VHD")
 	fl := cmd.Flags()
-	fl.StringVar(&o.preallocation, "preallocation", "off", "what is gained of a raw or fixed disk: off, falloc (space is reserved) or full (zeros are written)")
+	fl.StringVar(&o.preallocation, "preallocation", "off", "reserve new space of a raw or fixed disk by `MODE`: off, falloc (allocate) or full (write zeros)")
 	fl.BoolVar(&o.shrink, "shrink", false, "allow the disk to become smaller")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	return cmd
 }
 
-// resizePreallocation reads --preallocation.
+// resizePreallocation parses --preallocation.
 func resizePreallocation(mode string) (target.Preallocation, error) {
 	p, err := parsePreallocation(mode)
 	if err != nil && mode != "metadata" {
-		return 0, qemuErrorf("Invalid preallocation mode '%s'", mode)
+		return 0, &hintError{qemuErrorf("Invalid preallocation mode '%s'", mode), "the modes are off, falloc and full"}
 	}
 	return p, err
 }
 
-// exactResizer is a disk whose Resize may round the size.
+// exactResizer is a disk that can be resized without rounding; Resize may round.
 type exactResizer interface {
 	ResizeExact(ctx context.Context, size int64, progress disk.Progress) error
 }
 
-// resized is the size in bytes that a disk, in the named file, gets where size is asked
-// for, and whether it is exact. It is an error if the product will not accept the image.
+// resized returns the new size in bytes of the disk in the named file, and whether it is exact. It
+// is an error if the product will not accept the image.
 func (t *targetFlags) resized(f *format, d disk.Disk, name string, size int64) (n int64, exact bool, err error) {
 	if *t == (targetFlags{}) {
 		return size, false, nil
@@ -116,7 +123,7 @@ func (t *targetFlags) resized(f *format, d disk.Disk, name string, size int64) (
 	return size, exact, err
 }
 
-// rawWarning is qemu-img's, for a raw disk that was not named as one.
+// rawWarning is qemu-img's, for a raw disk whose format was not given.
 const rawWarning = `WARNING: Image format was not specified for '%s' and probing guessed raw.
          Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
          Specify the 'raw' format explicitly to remove the restrictions.
@@ -144,7 +151,7 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	}
 	size, err := optlist.Size("size", arg)
 	if err != nil {
-		return err
+		return swappedError(err, "resize", o.args)
 	}
 	if err := o.source.check(); err != nil {
 		return err
@@ -192,6 +199,8 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	if x, ok := d.(exactResizer); ok && exact {
 		resizeTo = x.ResizeExact
 	}
+	old := d.Size()
+	backup, hasGPT := gpt.BackupLBA(d)
 	progress := c.newProgress(false, o.quiet, false, 1)
 	defer func() { progress.finish(err == nil) }()
 	if err := growReserved(ctx, d, ref.name, mode, resizeTo, size, progress.update); err != nil {
@@ -203,6 +212,9 @@ func (c *cli) runResize(ctx context.Context, o *resizeOptions) (err error) {
 	fmt.Fprintln(c.stdout, "Image resized.")
 	if got := d.Size(); got != size && !c.likeQEMU {
 		fmt.Fprintf(c.stdout, "The disk is now %s, the next size that the image can have.\n", humanSize(got))
+	}
+	if hasGPT {
+		c.warnResizedGPT(ref.name, backup, old, d.Size())
 	}
 	return nil
 }

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// roff is a man page in the macros of man(7). The pages are written here and not by a
-// library, because those leave the hyphens of options as they are: groff prints them as
-// typographic hyphens, which nobody can search for or copy.
+// roff is a man page in the macros of man(7). Libraries leave the hyphens of options unchanged, and
+// groff prints those as typographic hyphens, which cannot be searched or copied. So the pages are
+// written here.
 type roff struct{ strings.Builder }
 
-// manDate is the date of the pages. It is fixed, so that they change with their texts only.
+// manDate is the fixed date of the pages, so that only their texts change them.
 const manDate = "2026-11-01"
 
 // newPage starts a page.
@@ -31,7 +31,7 @@ func (r *roff) line(s string) {
 	r.WriteString(s + "\n")
 }
 
-// item writes a term and what it means. The term may have fonts already.
+// item writes a term and its meaning. The term may have fonts already.
 func (r *roff) item(term, text string) {
 	r.WriteString(".TP\n")
 	r.line(term)
@@ -45,8 +45,7 @@ func (r *roff) lines(text string) {
 	}
 }
 
-// text writes paragraphs, which empty lines separate. Those that are indented are printed
-// as they are.
+// text writes paragraphs, which are separated by empty lines. Indented ones are printed unchanged.
 func (r *roff) text(text string) {
 	for i, p := range strings.Split(strings.Trim(text, "\n"), "\n\n") {
 		if i > 0 {
@@ -72,7 +71,7 @@ func indented(p string) bool {
 // paragraph starts another paragraph of a section.
 func (r *roff) paragraph() { r.WriteString(".PP\n") }
 
-// example writes lines as they are.
+// example writes lines unchanged.
 func (r *roff) example(text string) {
 	r.WriteString(".RS 4\n.EX\n")
 	for line := range strings.Lines(strings.Trim(text, "\n")) {

@@ -13,35 +13,36 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// statusLost is the exit status of a command that has done what it was asked for, while
-// parts of the disk are lost. No command of qemu-img has it.
+// statusLost is the exit status of a command that succeeded, but with lost parts of the disk. No
+// qemu-img command has it.
 const statusLost = 5
 
 // maxLostLines is how many lost ranges are printed; --salvage-log has all of them.
 const maxLostLines = 8
 
-// salvageFlags say what to do with what cannot be read.
+// salvageFlags are the flags for damaged images and unreadable sectors.
 type salvageFlags struct {
 	on  bool
-	log string // file for the map of what was lost
+	log string // file for the map of the lost ranges
 }
 
-// salvageHelp is what the help of a command says of --salvage.
+// salvageHelp is the text about --salvage in the help of a command.
 const salvageHelp = `
 
-With --salvage a damaged image is read as far as possible. What cannot be read becomes
-zeros, each lost range of the disk is listed, and the exit status is 5.`
+With --salvage, a damaged image is read as far as possible. Unreadable data
+becomes zeros. If any range of the disk is lost, it is listed, and the exit status
+is 5.`
 
 func (s *salvageFlags) add(cmd *cobra.Command, does string) {
 	cmd.Flags().BoolVar(&s.on, "salvage", false, does)
-	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: write a map of the lost ranges to this file, as ddrescue does")
+	cmd.Flags().StringVar(&s.log, "salvage-log", "", "with --salvage: list the lost ranges in the file `LOG`, in ddrescue's form")
 	markOwn(cmd, "salvage-log")
 	if cmd.Name() != "convert" {
 		markOwn(cmd, "salvage")
 	}
 }
 
-// check finds contradictions between the flags.
+// check returns an error if flags contradict each other.
 func (s *salvageFlags) check() error {
 	if s.log != "" && !s.on {
 		return usagef("--salvage-log needs --salvage")
@@ -49,7 +50,7 @@ func (s *salvageFlags) check() error {
 	return nil
 }
 
-// checkSource refuses a stream, in which nothing can be skipped.
+// checkSource refuses a stream, because no part of it can be skipped.
 func (s *salvageFlags) checkSource(src *source.Source) error {
 	if s.on && src.Disk == nil {
 		return fmt.Errorf("%s: --salvage needs a source that can be read at any offset, not a stream", src.Name)
@@ -57,7 +58,7 @@ func (s *salvageFlags) checkSource(src *source.Source) error {
 	return nil
 }
 
-// lostRange is a lost range as JSON shows it.
+// lostRange is a lost range in JSON.
 type lostRange struct {
 	Start    int64  `json:"start"`
 	Length   int64  `json:"length"`
@@ -74,7 +75,7 @@ func lostRanges(lost []disk.LostRange) []lostRange {
 	return all
 }
 
-// knownLost lists what an image that was opened with --salvage has lost.
+// knownLost returns the lost ranges of an image that was opened with --salvage.
 func knownLost(d disk.Disk) []disk.LostRange {
 	if s, ok := d.(disk.Salvaged); ok {
 		return s.Lost()
@@ -82,8 +83,8 @@ func knownLost(d disk.Disk) []disk.LostRange {
 	return nil
 }
 
-// reportLost lists what is lost of the named disk of size bytes, and writes the log. It
-// returns an error with the status of such a command, or nil if nothing is lost.
+// reportLost lists the lost ranges of the named disk of size bytes, and writes the log. It returns
+// an error with statusLost, or nil if nothing is lost.
 func (c *cli) reportLost(s *salvageFlags, name string, size int64, lost []disk.LostRange, quiet bool) error {
 	if s.log != "" {
 		if err := writeSalvageLog(s.log, size, lost); err != nil {
@@ -136,24 +137,24 @@ func (c *cli) printLost(s *salvageFlags, name string, lost []disk.LostRange) {
 	}
 }
 
-// printLostLikeQEMU prints the line of qemu-img convert for each sector.
+// printLostLikeQEMU prints qemu-img convert's line for each sector.
 func (c *cli) printLostLikeQEMU(lost []disk.LostRange) {
 	for _, r := range lost {
 		for off := r.Off; off < r.Off+r.N; off += disk.SectorSize {
-			c.message("warning: error while reading offset %d: %s", off, capitalized(r.Reason))
+			c.message("warning: error while reading offset %d: %s", off, capitalised(r.Reason))
 		}
 	}
 }
 
-// capitalized is a reason in the words of the C library, which start with a capital.
-func capitalized(s string) string {
+// capitalised returns a reason as the C library writes it, with a capital.
+func capitalised(s string) string {
 	if s == "" || s[0] < 'a' || s[0] > 'z' {
 		return s
 	}
 	return string(s[0]-'a'+'A') + s[1:]
 }
 
-// writeSalvageLog writes the map of what was lost to the named file.
+// writeSalvageLog writes the map of the lost ranges to the named file.
 func writeSalvageLog(name string, size int64, lost []disk.LostRange) error {
 	fail := func(err error) error { return fmt.Errorf("%s: %w", name, withoutPath(err)) }
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {

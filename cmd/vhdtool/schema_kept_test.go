@@ -37,8 +37,8 @@ func TestSchemasOnlyGrow(t *testing.T) {
 	}
 }
 
-// schemaBreaks lists what of an older schema a newer one does not keep: keys, their types,
-// and that they are always present. Values of an enum may be added.
+// schemaBreaks lists the keys of an older schema that a newer one lacks, with another type, or no
+// longer requires. Enums may get new values.
 func schemaBreaks(path string, older, newer any) []string {
 	var breaks []string
 	was, _ := older.(map[string]any)

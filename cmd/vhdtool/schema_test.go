@@ -26,8 +26,7 @@ var schemaCommands = []string{"check", "info", "map", "measure"}
 // schemaDir is the directory of the schemas, as an absolute path: tests change directory.
 var schemaDir, errSchemaDir = filepath.Abs("../../docs/schema")
 
-// readSchema reads the schema of a command's JSON. In the result no object may have keys
-// beyond those that it names.
+// readSchema reads the schema of a command's JSON. The result forbids keys that it does not name.
 func readSchema(dir, command string) (map[string]any, error) {
 	b, err := os.ReadFile(filepath.Join(dir, command+".json"))
 	if err != nil {
@@ -58,7 +57,7 @@ func closeObjects(node any) {
 	}
 }
 
-// validateJSON validates what a command has printed, unless it is text for people.
+// validateJSON validates the output of a command, unless it is text.
 func validateJSON(dir, command string, out []byte) error {
 	if len(out) == 0 || out[0] != '{' && out[0] != '[' || !slices.Contains(schemaCommands, command) {
 		return nil
@@ -87,7 +86,7 @@ func validateJSON(dir, command string, out []byte) error {
 }
 
 // runValidated is runMain for scripts: JSON that the schemas do not allow ends it with an
-// error. What is not read through a pipe is not validated.
+// error. Only output through a pipe is validated.
 func runValidated() int {
 	dir := os.Getenv(schemaDirVar)
 	st, err := os.Stdout.Stat()
@@ -106,7 +105,7 @@ func runValidated() int {
 	go func() {
 		defer close(copied)
 		_, _ = io.Copy(io.MultiWriter(stdout, &out), r)
-		_ = r.Close() // a reader that has gone is an error of the next write
+		_ = r.Close() // if the reader is gone, the next write fails
 	}()
 	status := runMain()
 	_ = w.Close()
@@ -118,8 +117,8 @@ func runValidated() int {
 	return status
 }
 
-// TestSchemaKeys compares the keys of the schemas with those of the structs that are
-// printed: a key in one only is undocumented or dead.
+// TestSchemaKeys compares the keys of the schemas with those of the printed structs. A key in only
+// one of them is undocumented or dead.
 func TestSchemaKeys(t *testing.T) {
 	for command, printed := range map[string]any{"info": imageInfo{}, "check": checkCounts{}, "measure": measurement{}} {
 		tree, err := readSchema(schemaDir, command)
@@ -134,16 +133,28 @@ func TestSchemaKeys(t *testing.T) {
 	}
 }
 
+// detailTypes are the types of the format-specific data of info, by format.
+var detailTypes = map[string]reflect.Type{
+	vpcFormat.Name:  reflect.TypeFor[vpcDetails](),
+	vhdxFormat.Name: reflect.TypeFor[vhdxDetails](),
+}
+
 // compareKeys compares an object of the schema, which is part of tree, with a struct.
 func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ reflect.Type) {
 	t.Helper()
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
 		typ = typ.Elem()
 	}
-	if typ == reflect.TypeFor[description]() {
-		typ = reflect.TypeFor[vpcDetails]()
-	}
 	object, _ := node.(map[string]any)
+	if typ == reflect.TypeFor[description]() {
+		if len(object["anyOf"].([]any)) != len(detailTypes) {
+			t.Errorf("%s: the schema has other formats than %v", path, detailTypes)
+		}
+		for name, details := range detailTypes {
+			compareKeys(t, path+"."+name, tree, map[string]any{"$ref": "#/$defs/" + name}, details)
+		}
+		return
+	}
 	for object["items"] != nil || object["$ref"] != nil {
 		if ref, ok := object["$ref"].(string); ok {
 			defs := tree["$defs"].(map[string]any)
@@ -160,7 +171,7 @@ func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ r
 	optional := map[string]bool{}
 	for f := range typ.Fields() {
 		name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name != "" && f.Name != "Children" { // which only qemu-img prints
+		if name != "" && f.Name != "Children" { // only qemu-img prints Children
 			fields[name] = f.Type
 			optional[name] = rest == "omitempty"
 		}
@@ -171,7 +182,7 @@ func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ r
 	}
 	required, _ := object["required"].([]any)
 	for _, key := range required {
-		// What is always there, but for qemu-img.
+		// The output always has these, unless called as qemu-img.
 		if name := key.(string); optional[name] && name != "file-length" && name != "warnings" {
 			t.Errorf("%s: the schema requires %s, which the output omits when it is empty", path, name)
 		}

@@ -26,8 +26,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestMain makes the test binary also the program, under its own name and, as
-// qemu-img-like, under the name of qemu-img.
+// TestMain makes the test binary also the program: as vhdtool, and as qemu-img-like under the name
+// of qemu-img.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"vhdtool": func() { os.Exit(runValidated()) },
@@ -74,12 +74,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptCondition knows [qemu-img] and [vhdiinfo], which are true where the
-// program is installed and an error where it is missing and must not be; [full],
-// which is true where there is a device that is always full;
-// [portable], which is true without the fast paths of the system;
-// [qemu-7], which is true where what qemu-img prints can be compared; [holes], where
-// holes of files are found; and [root], for whom no file is read-only.
+// scriptCondition evaluates conditions. [qemu-img] and [vhdiinfo]: the program is installed; it is
+// an error if a required one is missing. [full]: there is a device that is always full. [portable]:
+// without the fast paths of the system. [qemu-7]: the output of qemu-img can be compared. [holes]:
+// holes of files are found. [root]: the user is root, for whom no file is read-only.
 func scriptCondition(cond string) (bool, error) {
 	switch cond {
 	case "root":
@@ -124,14 +122,14 @@ func findsHoles() (bool, error) {
 	return !data, err
 }
 
-// qemu7 reports whether the qemu-img here is of the release whose lines are
-// printed under its name; later ones print more.
+// qemu7 reports whether the qemu-img here has the release whose lines are printed under its name.
+// Later ones print more.
 func qemu7() bool {
 	out, err := exec.Command("qemu-img", "--version").Output()
 	return err == nil && bytes.HasPrefix(out, []byte("qemu-img version 7."))
 }
 
-// arguments checks a command's usage.
+// arguments checks the usage of a script command.
 func arguments(ts *testscript.TestScript, neg bool, args []string, want int, usage string) {
 	if neg {
 		ts.Fatalf("unsupported: ! %s", usage)
@@ -141,7 +139,7 @@ func arguments(ts *testscript.TestScript, neg bool, args []string, want int, usa
 	}
 }
 
-// number reads a count of bytes: decimal or 0x, with k, M or G for KiB, MiB, GiB.
+// number parses a count of bytes: decimal or 0x, with k, M or G for KiB, MiB, GiB.
 func number(ts *testscript.TestScript, s string) int64 {
 	shift := 0
 	if i := strings.IndexByte("kMG", s[len(s)-1]); i >= 0 {
@@ -152,15 +150,15 @@ func number(ts *testscript.TestScript, s string) int64 {
 	return n << shift
 }
 
-// content reads bytes written as in a Go string: cxsparse, \x00\xff.
+// content parses bytes written as in a Go string: cxsparse, \x00\xff.
 func content(ts *testscript.TestScript, s string) []byte {
 	b, err := strconv.Unquote(`"` + s + `"`)
 	ts.Check(err)
 	return []byte(b)
 }
 
-// openAt opens a file, making it if need be, and resolves an offset that counts
-// from its end if it is negative.
+// openAt opens or creates a file, and resolves an offset. A negative one counts from the end of the
+// file.
 func openAt(ts *testscript.TestScript, name, off string) (*os.File, int64) {
 	f, err := os.OpenFile(ts.MkAbs(name), os.O_RDWR|os.O_CREATE, 0o666)
 	ts.Check(err)
@@ -189,7 +187,7 @@ func writeAt(ts *testscript.TestScript, name, off string, b []byte) {
 	ts.Check(f.Close())
 }
 
-// statusCmd runs a program, which must end with exactly this status.
+// statusCmd runs a program that must exit with this status.
 func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args[:min(len(args), 2)], 2, "status N program [args...]")
 	got := 0
@@ -204,7 +202,7 @@ func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// outputIs compares what the last program printed with the lines given.
+// outputIs compares the output of the last program with the given lines.
 func outputIs(ts *testscript.TestScript, neg bool, stream string, lines []string) {
 	arguments(ts, neg, lines, -1, stream+"-is [line...]")
 	want := ""
@@ -216,19 +214,19 @@ func outputIs(ts *testscript.TestScript, neg bool, stream string, lines []string
 	}
 }
 
-// storage depends on the file system, and age on the day.
+// The storage depends on the file system, and the age on the day.
 var (
 	storage = regexp.MustCompile(`(disk size: |"actual-size": ).*`)
 	age     = regexp.MustCompile(`(?m)^((?:created|parent last changed): .*)\(.* ago\)$`)
 )
 
-// stable is a text without what is different on another machine or day.
+// stable returns a text without the parts that depend on the machine or the day.
 func stable(text string) string {
 	return age.ReplaceAllString(storage.ReplaceAllString(text, "${1}N"), "${1}(N ago)")
 }
 
-// likeCmd compares a file or stdout with a golden file, the storage used and ages aside.
-// A line "..." in the golden file stands for any lines.
+// likeCmd compares a file or stdout with a golden file, except storage and ages. A line "..." in
+// the golden file matches any lines.
 func likeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "like file golden")
 	got := stable(ts.ReadFile(args[0]))
@@ -240,9 +238,9 @@ func likeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s is\n%s\nwant\n%s", args[0], got, want)
 }
 
-// dirCmd checks that a folder holds these names and no others.
+// dirCmd checks that a directory holds these names and no others.
 func dirCmd(ts *testscript.TestScript, neg bool, args []string) {
-	arguments(ts, neg, args[:min(len(args), 1)], 1, "dir folder [name...]")
+	arguments(ts, neg, args[:min(len(args), 1)], 1, "dir directory [name...]")
 	entries, err := os.ReadDir(ts.MkAbs(args[0]))
 	ts.Check(err)
 	names := []string{}
@@ -255,7 +253,7 @@ func dirCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// truncateCmd gives a file a length, making it if need be.
+// truncateCmd sets the length of a file, and creates it if necessary.
 func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "truncate file size")
 	f, _ := openAt(ts, args[0], "0")
@@ -263,13 +261,13 @@ func truncateCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(f.Close())
 }
 
-// writeAtCmd writes bytes into a file; a negative offset is from its end.
+// writeAtCmd writes bytes into a file. A negative offset counts from its end.
 func writeAtCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 3, "writeat file offset bytes")
 	writeAt(ts, args[0], args[1], content(ts, args[2]))
 }
 
-// randomCmd writes n bytes that depend on the seed only.
+// randomCmd writes n bytes that depend only on the seed.
 func randomCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 4, "random file offset n seed")
 	b := make([]byte, number(ts, args[2]))
@@ -279,8 +277,7 @@ func randomCmd(ts *testscript.TestScript, neg bool, args []string) {
 	writeAt(ts, args[0], args[1], b)
 }
 
-// parentCmd makes an image say of its parent that it has this name, and stands
-// there.
+// parentCmd changes the parent record of an image: the name, and the locators.
 func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: parent file name [code=text]...")
@@ -296,8 +293,7 @@ func parentCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(img.Close())
 }
 
-// levelsCmd makes so many images in a directory, 0.vhd and so on, each a child of
-// the one before.
+// levelsCmd makes n images in a directory, 0.vhd and so on, each a child of the one before.
 func levelsCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "levels n directory")
 	dir := ts.MkAbs(args[1])
@@ -345,7 +341,7 @@ func sealCmd(ts *testscript.TestScript, neg bool, args []string) {
 	writeAt(ts, args[0], args[1], b)
 }
 
-// fieldCmd compares bytes of a file; a negative offset is from its end.
+// fieldCmd compares bytes of a file. A negative offset counts from its end.
 func fieldCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 3, "field file offset bytes")
 	want := content(ts, args[2])
@@ -359,7 +355,7 @@ func zerosCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 3, "zeros file offset n")
 	b := readAt(ts, args[0], args[1], int(number(ts, args[2])))
 	if i := bytes.IndexFunc(b, func(r rune) bool { return r != 0 }); i >= 0 {
-		ts.Fatalf("%s: byte %d behind %s is %#x, want zeros", args[0], i, args[1], b[i])
+		ts.Fatalf("%s: byte %d after %s is %#x, want zeros", args[0], i, args[1], b[i])
 	}
 }
 
@@ -378,7 +374,7 @@ func sameCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// sizeCmd checks a file's length.
+// sizeCmd checks the length of a file.
 func sizeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "size file n")
 	st, err := os.Stat(ts.MkAbs(args[0]))
@@ -388,7 +384,7 @@ func sizeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// takesCmd checks what a file takes on its file system: at least and at most.
+// takesCmd checks the storage of a file: the minimum and the maximum.
 func takesCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 3, "takes file min max")
 	st, err := os.Stat(ts.MkAbs(args[0]))
@@ -398,14 +394,14 @@ func takesCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// linkCmd gives a file a second name.
+// linkCmd creates a hard link.
 func linkCmd(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, "link old new")
 	ts.Check(os.Link(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
 }
 
-// TestSameAsQEMU runs command lines with qemu-img and under its name, and
-// compares what is printed, line for line, and the exit status.
+// TestSameAsQEMU runs command lines with qemu-img and under its name. It compares the output, line
+// for line, and the exit status.
 func TestSameAsQEMU(t *testing.T) {
 	t.Parallel()
 	oracle.Need(t, "qemu-img")
@@ -573,16 +569,15 @@ func TestSameAsQEMU(t *testing.T) {
 	}
 }
 
-// TestInterrupt stops a conversion that is under way: no file may be left, and
-// the old target must be as it was.
+// TestInterrupt interrupts a conversion. It must leave no file, and the old target unchanged.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot be sent an interrupt here")
 	}
 	dir := t.TempDir()
-	// 16 MiB of data, copied 256 times: much more than can be done between the
-	// first progress that is printed and the signal that answers it.
+	// 16 MiB of data, copied 256 times: much more than is copied between the first printed progress
+	// and the signal.
 	source := make([]byte, 16<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(source)
 	write := func(name string, b []byte) string {

@@ -24,15 +24,16 @@ func (c *cli) newSetCmd() *cobra.Command {
 	var o setOptions
 	cmd := &cobra.Command{
 		Use:   "set [--uuid ID|new] [--creator NAME] [--timestamp TIME] [--saved-state off] [--hidden on|off] [--marker N] FILE",
-		Short: "Change what a VHD says of itself",
-		Long: `Change fields of the footer of the VHD in FILE, in place. The contents of the disk
-stay as they are. A copy that is to be used beside the original needs an id of
-its own; but an image that differencing ones are made of keeps its id, by which
-they know it.
+		Short: "Change fields of the footer of a VHD",
+		Long: `set changes the UUID, creator, timestamp and flags of the VHD in FILE,
+in place. The contents of the disk stay the same.
 
---creator is refused where readers would take another size for the disk's.
---hidden and --marker are for images of XenServer. To change the parent of a
-differencing image, see 'rebase -u'.`,
+Two images that are used side by side need different UUIDs: run 'set --uuid new'
+on the copy. Do not change the UUID of a parent, because its children identify
+it by that UUID.
+
+--creator is refused if readers would compute another disk size. --hidden and
+--marker are for XenServer. To change the recorded parent, use 'rebase -u'.`,
 		Example: "  vhdtool set --uuid new copy.vhd\n  vhdtool set --saved-state off disk.vhd",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -43,13 +44,13 @@ differencing image, see 'rebase -u'.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVarP(&o.format, "format", "f", "", "format of the image (default: found out by its contents)")
-	fl.StringVar(&o.uuid, "uuid", "", "unique id, or new for a random one")
-	fl.StringVar(&o.creator, "creator", "", "creator application, up to four characters")
-	fl.StringVar(&o.timestamp, "timestamp", "", "time of creation, RFC 3339 or seconds since 1970")
-	fl.StringVar(&o.hidden, "hidden", "", "on or off: XenServer is not to attach the image")
-	fl.StringVar(&o.savedState, "saved-state", "", "off: no suspended virtual machine depends on the image any more")
-	fl.StringVar(&o.marker, "marker", "", "byte in the header of XenServer's batmap, 0 to 255")
+	fl.StringVarP(&o.format, "format", "f", "", "`FORMAT` of the image (default: detected from the contents)")
+	fl.StringVar(&o.uuid, "uuid", "", "set the unique `ID`; new makes a random one")
+	fl.StringVar(&o.creator, "creator", "", "set the creator application to `NAME`, up to four characters")
+	fl.StringVar(&o.timestamp, "timestamp", "", "set the `TIME` of creation, in RFC 3339 or as seconds since 1970")
+	fl.StringVar(&o.hidden, "hidden", "", "set or clear the hidden flag, `on|off`: XenServer does not attach hidden images")
+	fl.StringVar(&o.savedState, "saved-state", "", "clear the saved state, `off`: no suspended virtual machine depends on the image any more")
+	fl.StringVar(&o.marker, "marker", "", "set the marker in the header of XenServer's batmap to `N`, 0 to 255")
 	_ = cmd.RegisterFlagCompletionFunc("format", completeFormats)
 	return cmd
 }

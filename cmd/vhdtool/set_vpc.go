@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// setVPC changes the footer of a VHD, in one write, and the marker.
+// setVPC changes the footer of a VHD in one write, and the hidden marker.
 func setVPC(d disk.Disk, o *setOptions) error {
 	img := d.(*vhd.Image)
 	f := img.Footer()
@@ -41,7 +41,7 @@ func setVPC(d disk.Disk, o *setOptions) error {
 	return nil
 }
 
-// changeFooter sets the fields that the flags name, of an image with or without a batmap.
+// changeFooter sets the fields that the flags name. The image may have a batmap.
 func (o *setOptions) changeFooter(f *vhd.Footer, batmap bool) error {
 	switch o.uuid {
 	case "":

@@ -8,22 +8,22 @@ import (
 	"sync"
 )
 
-// signals is what signals do to the running command. The zero value leaves each signal its
-// default action. All methods may be called concurrently.
+// signals handles the signals to the running command. The zero value leaves each signal its default
+// action. All methods may be called concurrently.
 //
-// The first signal that ends the program cancels the context of a command that has called
-// stop: the command cleans up, and exit then ends the program by that signal, so that its
-// caller sees a program that was interrupted. A second one ends it at once.
+// The first ending signal cancels the context of a command that has called stop. The command cleans
+// up, and exit ends the program by that signal, as callers of an interrupted program expect. A
+// second signal ends it at once.
 type signals struct {
 	mu       sync.Mutex
 	listened chan os.Signal // nil: nothing listens
 	cancel   context.CancelFunc
 	answer   func()
-	received os.Signal // the first one that ends the program; nil for none
+	received os.Signal // the first ending signal; nil for none
 }
 
-// stop returns a context that the first signal cancels. Listening takes a thread, so
-// commands that only read and print do without.
+// stop returns a context that the first signal cancels. Listening needs a thread, so commands that
+// only read and print do not call it.
 func (s *signals) stop(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	s.mu.Lock()
@@ -33,7 +33,7 @@ func (s *signals) stop(ctx context.Context) context.Context {
 	return ctx
 }
 
-// answerWith makes each signal that asks for the progress call f.
+// answerWith makes each progress signal call f.
 func (s *signals) answerWith(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,8 +41,8 @@ func (s *signals) answerWith(f func()) {
 	s.listen()
 }
 
-// listen starts to listen for the signals that the command acts upon. Signals that are
-// ignored, as nohup and shells do for commands in the background, stay so.
+// listen starts to listen for the signals that the command handles. Ignored signals stay ignored:
+// nohup, and shells in the background, ignore some.
 func (s *signals) listen() {
 	wanted := slices.Clone(progressSignals)
 	if s.cancel != nil {
@@ -50,7 +50,7 @@ func (s *signals) listen() {
 	}
 	wanted = append(wanted, quitSignals...)
 	wanted = slices.DeleteFunc(wanted, signal.Ignored)
-	if len(wanted) == 0 { // Notify would listen for all
+	if len(wanted) == 0 { // Notify without signals listens for all
 		return
 	}
 	if s.listened == nil {
@@ -84,8 +84,8 @@ func (s *signals) act(sig os.Signal) {
 	}
 }
 
-// exit returns the exit status of the program, status unless a signal came. In that case
-// it ends the program by that signal where it can.
+// exit returns the exit status of the program. If a signal came, it ends the program by that signal
+// where it can.
 func (s *signals) exit(status int) int {
 	s.mu.Lock()
 	sig := s.received
@@ -96,8 +96,8 @@ func (s *signals) exit(status int) int {
 	return s.endedBy(sig)
 }
 
-// untilSignal returns a context for a command that has something to clean up or to
-// complete. A signal cancels it, and a broken pipe is an error of a write.
+// untilSignal returns a context for a command that must clean up or complete. A signal cancels it,
+// and a broken pipe makes writes fail.
 func (c *cli) untilSignal(ctx context.Context) context.Context {
 	keepPipeErrors()
 	ctx = c.signals.stop(ctx)

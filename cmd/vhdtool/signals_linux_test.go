@@ -29,7 +29,7 @@ func writeRandom(t *testing.T, dir, name string, n int) string {
 	return name
 }
 
-// stalledPipe is a pipe that nobody reads, with room for n more bytes.
+// stalledPipe returns a pipe that nobody reads, with space for n more bytes.
 func stalledPipe(t *testing.T, n int) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -62,7 +62,7 @@ func waitFilled(t *testing.T, r *os.File, n int) {
 	}
 }
 
-// endedBy checks how a program has ended: by a signal, or if that is 0 with a status.
+// endedBy checks that a program was ended by a signal, or if that is 0, by a status.
 func endedBy(t *testing.T, cmd *exec.Cmd, want syscall.Signal, status int) {
 	t.Helper()
 	_ = cmd.Wait()
@@ -94,7 +94,7 @@ func TestSignalEnds(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := stdin.Write(make([]byte, 3<<20)); err != nil { // it copies when it has read that
+			if _, err := stdin.Write(make([]byte, 3<<20)); err != nil { // after reading this, it copies
 				t.Fatal(err)
 			}
 			if err := cmd.Process.Signal(sig); err != nil {
@@ -115,8 +115,8 @@ func TestSignalEnds(t *testing.T) {
 	}
 }
 
-// TestKilledLeavesNothing kills a conversion. The target is as it was, and after the next
-// conversion there is nothing beside it.
+// A killed conversion leaves the target unchanged. After the next conversion the directory has no
+// other file.
 func TestKilledLeavesNothing(t *testing.T) {
 	if isPortable() {
 		t.Skip("leftovers are not removed")
@@ -191,13 +191,13 @@ func TestSignalWaiting(t *testing.T) {
 				t.Fatal(err)
 			}
 			endedBy(t, cmd, syscall.SIGINT, 0)
-			// A comparison may be complete but for the output.
+			// A comparison may be complete except for its output.
 			if got, want := stderr.String(), "vhdtool: interrupted\n"; got != want && (name != "comparing" || got != "") {
 				t.Errorf("stderr %q, want %q", got, want)
 			}
 		})
 	}
-	// Opened for reading by nobody: the signal may come before the command listens.
+	// A FIFO without a reader: the signal may come before the command listens.
 	for _, args := range [][]string{{"convert", "-O", "raw", source, fifo}, {"convert", "-O", "raw", fifo, filepath.Join(dir, "x.raw")}} {
 		cmd := exec.Command("vhdtool", args...)
 		if err := cmd.Start(); err != nil {
@@ -213,7 +213,7 @@ func TestSignalWaiting(t *testing.T) {
 	}
 }
 
-// TestSecondSignal: a command that cannot end at the first signal ends at the second one.
+// A command that cannot end at the first signal ends at the second one.
 func TestSecondSignal(t *testing.T) {
 	dir := t.TempDir()
 	source := writeRandom(t, dir, "source.raw", 8<<20)
@@ -229,14 +229,14 @@ func TestSecondSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFilled(t, r, 4096-5)
-	// The second percentage comes with some of the disk, and has no room.
+	// The second percentage comes with some of the disk, and has no space in the pipe.
 	if _, err := io.CopyN(io.Discard, stdout, 2<<20); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	// Each program that runs between two signals gives it time to act upon the first one.
+	// Running a program between two signals gives the command time to handle the first one.
 	ended := make(chan struct{})
 	go func() {
 		for {
@@ -253,7 +253,7 @@ func TestSecondSignal(t *testing.T) {
 	close(ended)
 }
 
-// TestClosedPipe: a reader that goes away ends a command quietly, by SIGPIPE.
+// A command whose reader goes away ends quietly, by SIGPIPE.
 func TestClosedPipe(t *testing.T) {
 	dir := t.TempDir()
 	source := writeRandom(t, dir, "source.raw", 1<<20)
@@ -299,8 +299,8 @@ func TestClosedPipe(t *testing.T) {
 	}
 }
 
-// TestFirstProcess: the default action of a signal does not end the first process of a
-// container, so the command ends with the status that shells show.
+// The default action of a signal does not end the first process of a container. So the command
+// exits with the status that shells report.
 func TestFirstProcess(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can start one")

@@ -10,7 +10,7 @@ var (
 	progressSignals []os.Signal
 )
 
-// endedBy returns the status of an interrupted command: no signal ends a program here.
+// endedBy returns the status of an interrupted command. No signal ends a program here.
 func (s *signals) endedBy(os.Signal) int { return exitInterrupted }
 
 // isBrokenPipe reports nothing: a broken pipe is an error like others.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 )
@@ -10,7 +11,7 @@ type snapshotOptions struct {
 	source                sourceFlags
 	list                  bool
 	create, apply, delete string
-	actions               int // how many of the four were asked for
+	actions               int // number of the four flags given
 	quiet                 bool
 	args                  []string
 }
@@ -19,11 +20,12 @@ func (c *cli) newSnapshotCmd() *cobra.Command {
 	var o snapshotOptions
 	cmd := &cobra.Command{
 		Use:    "snapshot [-l | -c NAME | -a NAME | -d NAME] FILE",
-		Short:  "List the snapshots in an image",
-		Hidden: true, // it is there for scripts
-		Long: `List the snapshots in an image. Raw disks and VHDs have none, so the list is empty,
-and the other actions fail. To keep a state of a disk, create a child of it with
-create -b.`,
+		Short:  "List the snapshots of an image",
+		Hidden: true, // for scripts
+		Long: `snapshot exists for scripts of qemu-img. Raw disks and VHDs have no
+snapshots, so the list is empty, and the other actions fail. To keep the
+present state of a disk, make a child with 'create -b' and use the
+child.`,
 		Example:     "  vhdtool snapshot -l disk.vhd",
 		Annotations: onlyReads,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,10 +41,10 @@ create -b.`,
 	o.source.add(cmd, "format")
 	fl := cmd.Flags()
 	fl.BoolVarP(&o.list, "list", "l", false, "list the snapshots (default)")
-	fl.StringVarP(&o.create, "create", "c", "", "create a snapshot of this name")
-	fl.StringVarP(&o.apply, "apply", "a", "", "return to the snapshot of this name")
-	fl.StringVarP(&o.delete, "delete", "d", "", "delete the snapshot of this name")
-	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but errors")
+	fl.StringVarP(&o.create, "create", "c", "", "create the snapshot `NAME`")
+	fl.StringVarP(&o.apply, "apply", "a", "", "return to the snapshot `NAME`")
+	fl.StringVarP(&o.delete, "delete", "d", "", "delete the snapshot `NAME`")
+	fl.BoolVarP(&o.quiet, "quiet", "q", false, "print only errors")
 	return cmd
 }
 
@@ -72,12 +74,12 @@ func (c *cli) runSnapshot(_ context.Context, o *snapshotOptions) error {
 	switch {
 	case o.create != "":
 		name := o.create
-		return &versionedError{lines: func(v qemuVersion) []string {
+		return &hintError{&versionedError{lines: func(v qemuVersion) []string {
 			if v < qemuNewWords {
 				return []string{"Could not create snapshot '" + name + "': -95 (Operation not supported)"}
 			}
 			return []string{"Could not create snapshot '" + name + "': Operation not supported"}
-		}}
+		}}, fmt.Sprintf("'create -b %s CHILD' keeps the present state: CHILD stores the changes", quoteArg(ref.name))}
 	case o.apply != "":
 		return qemuErrorf("Could not apply snapshot '%s': Block driver does not support snapshots", o.apply)
 	case o.delete != "":

@@ -8,10 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mayBeClosed reports whether a standard file may have been closed when the program
-// started. Go's runtime opens /dev/null for reading and writing in its place. Callers that
-// want no output do the same (Python, Node), so only a file that must hold a disk is
-// refused for it.
+// mayBeClosed reports whether a standard file may have been closed when the program started. Go's
+// runtime opens /dev/null for reading and writing in its place. Python and Node do the same for
+// children without output. So only a file that must hold a disk is refused.
 func mayBeClosed(f *os.File) bool {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -4,5 +4,5 @@ package main
 
 import "os"
 
-// mayBeClosed reports nothing: a closed standard file cannot be recognised here.
+// mayBeClosed returns false: a closed standard file cannot be detected here.
 func mayBeClosed(*os.File) bool { return false }

@@ -9,11 +9,11 @@ import (
 	"sync"
 )
 
-// standardOutput is stdout. After a write that failed, all later ones return its error. A
-// write that waits for the reader of a pipe ends with the context of the command.
+// standardOutput is stdout. After a failed write, all later ones return its error. A write that
+// waits for the reader of a pipe ends with the context of the command.
 type standardOutput struct {
 	f    *os.File
-	line *statusLine // which its text erases
+	line *statusLine // erased before writes
 
 	ctx   context.Context // nil: a signal ends the program
 	start sync.Once
@@ -32,7 +32,9 @@ func (o *standardOutput) Write(p []byte) (n int, err error) {
 	if o.pipe != nil {
 		n, err = o.pipe.Write(p)
 	} else {
-		n, err = o.line.writeOver(o.f, p)
+		if n, err = o.line.writeOver(o.f, printableOn(o.f, p)); err == nil {
+			n = len(p)
+		}
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		o.fail(err)
@@ -40,7 +42,7 @@ func (o *standardOutput) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// prepare looks at the file before the first write.
+// prepare examines the file before the first write.
 func (o *standardOutput) prepare() {
 	if o.ctx == nil {
 		return
@@ -50,10 +52,10 @@ func (o *standardOutput) prepare() {
 	}
 }
 
-// Fd is the file's number.
+// Fd returns the file's number.
 func (o *standardOutput) Fd() uintptr { return o.f.Fd() }
 
-// fail notes an error.
+// fail records an error.
 func (o *standardOutput) fail(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -62,7 +64,7 @@ func (o *standardOutput) fail(err error) {
 	}
 }
 
-// failed is the error of the first write that failed.
+// failed returns the error of the first failed write, or nil.
 func (o *standardOutput) failed() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -4,5 +4,5 @@ package main
 
 import "io/fs"
 
-// actualSize is the file's length: what it takes is not known here.
+// actualSize returns the file's length: the allocated size is not known here.
 func actualSize(st fs.FileInfo) int64 { return st.Size() }

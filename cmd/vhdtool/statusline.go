@@ -8,19 +8,19 @@ import (
 	"golang.org/x/term"
 )
 
-// statusLine is the last line of the terminal that stderr is, and is rewritten in place. It
-// uses returns and blanks only, no escape sequences. Other output to the terminal goes
-// through writeOver, which erases the line first. All methods may be called concurrently.
+// statusLine is the last line of the terminal that is stderr. It is rewritten in place, with
+// carriage returns and blanks only. Other output to the terminal uses writeOver, which erases the
+// line first. All methods may be called concurrently.
 type statusLine struct {
 	f     *os.File
 	width func() int // of the terminal, in columns
 
-	permanent bool // f is no terminal: what was shown stays, and is ended
+	permanent bool // f is no terminal: each line stays, and is ended
 
 	mu      sync.Mutex
 	used    bool
 	shown   int  // columns on the screen
-	partial bool // other output has not ended its line
+	partial bool // other output has left a line unfinished
 }
 
 // newStatusLine returns the status line of the terminal f.
@@ -33,14 +33,14 @@ func newStatusLine(f *os.File) *statusLine {
 	}}
 }
 
-// isUsable reports whether the line can be rewritten: f is a terminal that is not dumb. A
-// nil line cannot.
+// isUsable reports whether the line can be rewritten: f must be a terminal that is not dumb. A nil
+// line cannot.
 func (l *statusLine) isUsable() bool {
 	return l != nil && !l.permanent && !isDumb(os.Getenv("TERM"))
 }
 
-// show replaces the line by text, which is given the width of the terminal and must be
-// shorter.
+// show replaces the line by the result of text, which must be shorter than the width that it is
+// called with.
 func (l *statusLine) show(text func(width int) string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +54,7 @@ func (l *statusLine) show(text func(width int) string) {
 	l.used, l.shown = true, len(line)
 }
 
-// erase removes the line. Where it cannot be rewritten, it ends it instead.
+// erase removes the line, or ends it if it cannot be rewritten.
 func (l *statusLine) erase() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,7 +91,7 @@ func (l *statusLine) writeOver(f *os.File, p []byte) (int, error) {
 	return f.Write(p)
 }
 
-// messageOutput is stderr. Its messages do not mix with the status line.
+// messageOutput is stderr. Its messages never mix with the status line.
 type messageOutput struct {
 	f    *os.File
 	line *statusLine
@@ -100,5 +100,5 @@ type messageOutput struct {
 // Write implements [io.Writer].
 func (o *messageOutput) Write(p []byte) (int, error) { return o.line.writeOver(o.f, p) }
 
-// Fd is the file's number.
+// Fd returns the file's number.
 func (o *messageOutput) Fd() uintptr { return o.f.Fd() }

@@ -2,6 +2,5 @@
 
 package main
 
-// isDumb reports whether a terminal of that TERM cannot rewrite its line. Consoles here have
-// no TERM, and can.
+// isDumb reports whether a terminal cannot rewrite its line. Consoles here can, and have no TERM.
 func isDumb(name string) bool { return name == "dumb" }

@@ -2,5 +2,5 @@
 
 package main
 
-// isDumb reports whether a terminal of that TERM cannot rewrite its line.
+// isDumb reports whether a terminal with this TERM cannot rewrite its line.
 func isDumb(name string) bool { return name == "" || name == "dumb" }

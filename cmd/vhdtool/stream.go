@@ -9,7 +9,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// newStream opens a target that is written from its first byte to its last.
+// newStream opens a target that is written sequentially.
 func (v *conversion) newStream(ctx context.Context, in *input) (*target.Stream, error) {
 	if err := checkOptions(v.format, v.given); err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func (v *conversion) newStream(ctx context.Context, in *input) (*target.Stream, 
 	return v.format.streamTo(w, v.options), nil
 }
 
-// streamTo returns the target that writes an image of the format to w.
+// streamTo returns a target that writes an image of the format to w.
 func (f *format) streamTo(w io.WriteCloser, o disk.Options) *target.Stream {
 	t := &target.Stream{W: w}
 	if f.stream != nil {

@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// isStream reports whether a target can only be written from its first byte to its last:
-// standard output, a FIFO, a character device such as /dev/null, or the name of an open
-// file such as /dev/fd/3, whatever that is.
+// isStream reports whether a target is written sequentially: standard output, a FIFO, a character
+// device such as /dev/null, or an open file such as /dev/fd/3.
 func (c *cli) isStream(name string) bool {
 	if c.isPipe(name) {
 		return true
@@ -30,7 +29,7 @@ func (c *cli) isStdout(name string) bool {
 	return c.isPipe(name) || ok && n == 1
 }
 
-// openFileNumber is the number of the open file that a name like /dev/stdout stands for.
+// openFileNumber returns the number of the open file for a name like /dev/stdout.
 func openFileNumber(name string) (n int, ok bool) {
 	switch name {
 	case "/dev/stdout":
@@ -47,7 +46,7 @@ func openFileNumber(name string) (n int, ok bool) {
 	return 0, false
 }
 
-// streamName is what a stream is called in messages.
+// streamName returns the name of a stream in messages.
 func streamName(name string) string {
 	if name == pipeName {
 		return stdoutName
@@ -72,7 +71,7 @@ func (c *cli) openStream(ctx context.Context, name string) (io.WriteCloser, erro
 	var f *os.File
 	var err error
 	if n, ok := openFileNumber(name); ok {
-		// Opening the name would start at offset 0 of a file that was written before.
+		// Opening the name would start at offset 0, even if the file was written before.
 		f, err = duplicate(n)
 	} else {
 		f, err = openFIFO(ctx, name, os.O_WRONLY)
@@ -94,13 +93,13 @@ func terminalError(name string) error {
 	}
 }
 
-// writeCloser writes to one object and closes another one.
+// writeCloser writes to one object, and closes another one.
 type writeCloser struct {
 	io.Writer
 	io.Closer
 }
 
-// nopCloser is a writer that stays open.
+// nopCloser is a writer whose Close does nothing.
 type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }

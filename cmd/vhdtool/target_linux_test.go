@@ -17,7 +17,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/loopdevice"
 )
 
-// randomFile makes a file of n random bytes.
+// randomFile creates a file of n random bytes.
 func randomFile(t *testing.T, name string, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
@@ -28,8 +28,8 @@ func randomFile(t *testing.T, name string, n int) []byte {
 	return b
 }
 
-// A device that held a VHD is a raw disk after a raw disk is written onto it, in each way;
-// else it would be read as the older and shorter VHD.
+// A device that held a VHD reads as a raw disk after each way of writing a raw disk to it.
+// Otherwise it would be read as the older, shorter VHD.
 func TestRawOntoDeviceWithVHD(t *testing.T) {
 	const size = 4<<20 + 512
 	for name, line := range map[string][]string{
@@ -93,7 +93,7 @@ func TestRawCopyOfVHDOntoDevice(t *testing.T) {
 	}
 }
 
-// blocks is the storage of a file in bytes.
+// blocks returns the storage of a file in bytes.
 func blocks(t *testing.T, name string) int64 {
 	t.Helper()
 	var st unix.Stat_t
@@ -103,7 +103,7 @@ func blocks(t *testing.T, name string) int64 {
 	return st.Blocks * 512
 }
 
-// needsReservation skips the test where space cannot be reserved without writing.
+// needsReservation skips the test if space cannot be reserved without writing.
 func needsReservation(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "probe"))
@@ -121,7 +121,8 @@ func TestPreallocation(t *testing.T) {
 	needsReservation(t, dir)
 	t.Chdir(dir)
 	const mib = 1 << 20
-	sparseFile(t, "src", 40*mib, piece{0, 20 * mib}) // the copier reserves space itself, and frees what it does not use
+	// The copier reserves space itself, and frees the unused part.
+	sparseFile(t, "src", 40*mib, piece{0, 20 * mib})
 	for _, mode := range []string{"off", "falloc", "full"} {
 		for name, target := range map[string]string{"raw": "", "vpc": ",subformat=fixed,force_size"} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
@@ -155,7 +156,7 @@ func TestPreallocation(t *testing.T) {
 	}
 }
 
-// Writing in place into a file whose space the owner has reserved leaves it reserved.
+// Writing in place keeps the space that the owner of a file has reserved.
 func TestReservationIsKept(t *testing.T) {
 	dir := t.TempDir()
 	needsReservation(t, dir)
@@ -188,8 +189,8 @@ func TestReservationIsKept(t *testing.T) {
 	}
 }
 
-// A file that a loop device uses is not replaced, and one with other names not in silence.
-// Called as qemu-img the program writes into both, as that does.
+// A file that a loop device uses is not replaced. One with other hard links is replaced with a
+// warning. Called as qemu-img, the program writes into both, as qemu-img does.
 func TestFileInUse(t *testing.T) {
 	dev := loopdevice.Attach(t, 1<<20, 512)
 	out, err := exec.Command("losetup", "--noheadings", "--output", "BACK-FILE", dev).Output()
@@ -233,7 +234,7 @@ func inode(t *testing.T, name string) uint64 {
 	return st.Sys().(*syscall.Stat_t).Ino
 }
 
-// Targets that can only be written in order, by their names.
+// Targets that are written sequentially, by their names.
 func TestStreamTargets(t *testing.T) {
 	t.Chdir(t.TempDir())
 	src := randomFile(t, "src", 3<<20)
@@ -246,7 +247,7 @@ func TestStreamTargets(t *testing.T) {
 			{"dd", "-f", "raw", "-O", "raw", "if=src", "of=" + target},
 		} {
 			cmd := exec.Command("vhdtool", line...)
-			// Standard output is a file that holds something already.
+			// Standard output is a file with contents.
 			out, err := os.Create("out")
 			if err != nil {
 				t.Fatal(err)

@@ -7,14 +7,14 @@ import (
 	"github.com/vhdtool/vhdtool/internal/samples"
 )
 
-// TestMeasureVectors: measure knows the lengths of fixed images by the vectors of geometry,
-// and those of dynamic ones by the vectors of layout.
+// measure computes the lengths in the vectors: of fixed images by geometry, of dynamic ones by
+// layout.
 func TestMeasureVectors(t *testing.T) {
 	t.Parallel()
 	for _, g := range samples.Geometries(t) {
 		for n := g.First; n <= g.Last; n++ {
 			args := []string{"measure", "-O", "vpc", "-o", "subformat=fixed", "--size", fmt.Sprint(n * 512)}
-			if g.QEMU == "" { // more than a dynamic disk can have
+			if g.QEMU == "" { // larger than a dynamic disk
 				command(t, 1, "measure", "-O", "vpc", "--size", fmt.Sprint(n*512))
 				continue
 			}

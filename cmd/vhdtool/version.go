@@ -9,10 +9,9 @@ import (
 // version is the version that the linker sets for releases, or "".
 var version string
 
-// programVersion returns the version of the program, and the commit it was built from
-// or "". linked is the version that the linker has set, or "". Without it the version is
-// that of the module: 'go install MODULE@VERSION' records one, and so does a build in a
-// clone.
+// programVersion returns the version of the program, and the commit or "". linked is the version
+// that the linker has set, or "". Without it the module's version is used, which 'go install
+// MODULE@VERSION' and builds in a clone record.
 func programVersion(linked string, info *debug.BuildInfo) (version, commit string) {
 	version = "devel"
 	if info != nil {

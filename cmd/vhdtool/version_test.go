@@ -32,8 +32,8 @@ func TestProgramVersion(t *testing.T) {
 	}
 }
 
-// TestGoInstall installs the program as 'go install MODULE@latest' does, from a proxy in a
-// directory. The modules that it needs come from the module cache.
+// TestGoInstall installs the program like 'go install MODULE@latest', from a proxy in a directory.
+// Required modules come from the module cache.
 func TestGoInstall(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds the program")
@@ -62,7 +62,7 @@ func TestGoInstall(t *testing.T) {
 	}
 }
 
-// fileURL is the URL of a directory.
+// fileURL returns the URL of a directory.
 func fileURL(dir string) string {
 	return "file:///" + strings.TrimPrefix(filepath.ToSlash(dir), "/")
 }

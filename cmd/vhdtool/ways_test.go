@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// way is a way of data through the command, of which %s is replaced with flags.
+// way is a command line that moves data, with %s for flags.
 type way struct {
 	name string
 	line string
 	rate bool // it has -r
-	pipe bool // standard output has the image
+	pipe bool // the image goes to standard output
 }
 
 // ways are all of them.
@@ -39,8 +39,8 @@ var ways = []way{
 	{"dd in place", "dd %s -f bad if=source.raw of=existing.raw conv=notrunc", false, false},
 }
 
-// run runs the way in dir with flags, and returns what is printed. The image
-// is in the file out, or in existing.raw.
+// run runs the way in dir with flags, and returns its output. The image is in the file out, or in
+// existing.raw.
 func (w *way) run(t *testing.T, dir string, c *cli, flags string, status int) string {
 	t.Helper()
 	t.Chdir(dir)
@@ -64,8 +64,8 @@ const (
 	badTo    = badFrom + 1024
 )
 
-// prepareWays makes the files that the ways need. The sectors of source.raw from badFrom to badTo
-// cannot be read, and small.raw is shorter than that.
+// prepareWays creates the files for the ways. The sectors of source.raw from badFrom to badTo are
+// unreadable; small.raw ends before them.
 func prepareWays(t *testing.T) (dir string, want []byte) {
 	t.Helper()
 	useFailing(t, badFrom, badTo)
@@ -84,9 +84,8 @@ func prepareWays(t *testing.T) (dir string, want []byte) {
 	return dir, content
 }
 
-// TestSalvageOnEveryWay has sectors that cannot be read: an error names the source and says
-// where, however the data goes. With --salvage they are zeros, everything else is copied, the
-// map has them, and the exit status says so.
+// On every way, an unreadable sector is an error that names the source and the offset. With
+// --salvage it reads as zeros, all else is copied, the map lists it, and the exit status is 5.
 func TestSalvageOnEveryWay(t *testing.T) {
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
@@ -118,8 +117,8 @@ func TestSalvageOnEveryWay(t *testing.T) {
 	}
 }
 
-// TestRateOnEveryWay: a rate limit holds back each way by the time that the data takes. Nothing
-// is waited for: the waits are only counted.
+// On every way, a rate limit waits for the time that the data takes. The test counts the waits, and
+// does not wait.
 func TestRateOnEveryWay(t *testing.T) {
 	for _, w := range ways {
 		if !w.rate {
@@ -136,7 +135,7 @@ func TestRateOnEveryWay(t *testing.T) {
 			}}
 			w.line = strings.Replace(w.line, "-f bad", "-f raw", 1)
 			w.run(t, dir, c, "-r 1k", 0)
-			// The data is 3 MiB. A pipe of a dynamic VHD is planned by reading it before.
+			// The data is 3 MiB. For a dynamic VHD in a pipe, it is read twice.
 			least, most := 3072*time.Second, 3072*time.Second
 			if w.name == "dynamic pipe" {
 				most *= 2
@@ -148,7 +147,7 @@ func TestRateOnEveryWay(t *testing.T) {
 	}
 }
 
-// TestProgressOnEveryWay: -p moves between the start and the end.
+// On every way, -p prints more than the start and the end.
 func TestProgressOnEveryWay(t *testing.T) {
 	for _, w := range ways {
 		if !w.rate {
@@ -168,7 +167,7 @@ func TestProgressOnEveryWay(t *testing.T) {
 	}
 }
 
-// TestErrorNamesTheRightSource: of several sources the one that cannot be read is named.
+// The error names the one of several sources that cannot be read.
 func TestErrorNamesTheRightSource(t *testing.T) {
 	dir, _ := prepareWays(t)
 	t.Chdir(dir)

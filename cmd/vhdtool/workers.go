@@ -5,10 +5,9 @@ import (
 	"runtime"
 )
 
-// workers returns how many goroutines copy when so many are asked for, 0 for as many
-// as there are processors. It lets one more run than that: while each processor
-// waits for the system to read or write, the runtime's watchdog would else wake up
-// again and again to take the processors away from them.
+// workers returns the number of goroutines that copy, for the number of -m. 0 means the number of
+// processors. One more runs than requested. Otherwise the runtime takes processors away while they
+// wait for the system, again and again.
 func workers(asked int) int {
 	n := runtime.GOMAXPROCS(0)
 	if asked == 0 {
@@ -20,5 +19,5 @@ func workers(asked int) int {
 	return asked
 }
 
-// maxWorkers is what -m takes at most.
+// maxWorkers is the largest -m.
 const maxWorkers = 16

@@ -1,13 +1,12 @@
-// Package atomicfile writes a file beside its target and gives it the target's
-// name when it is complete, so that whatever fails before leaves the target as
-// it was.
+// Package atomicfile writes a file next to its target, and renames it to the target when it is
+// complete. If anything fails before, the target is unchanged.
 //
-// Where the file system can, the file has no name until then, and nothing is left of a
-// program that is killed. Elsewhere it has a temporary name, and the next Create of the
-// same target removes what a killed program has left.
+// If the file system supports it, the file has no name until then, and a killed program leaves
+// no file. Otherwise it has a temporary name, and the next Create of the same target removes
+// the file that a killed program left.
 //
-// It is not renameio: that package always flushes, which the copying of
-// images leaves to the caller as cp does, and it does not build on Windows.
+// It is not renameio. That package always flushes, and does not build on Windows. Flushing is
+// left to the caller, as in cp.
 package atomicfile
 
 import (
@@ -18,25 +17,25 @@ import (
 	"path/filepath"
 )
 
-// Flushing, if set, is told of each directory before it is flushed. It is for tests:
-// nothing else shows that a directory was.
+// Flushing, if set, is called with each directory before it is flushed. It is for tests, which
+// have no other way to observe the flush.
 var Flushing func(dir string)
 
-// File is a file on its way to become the target.
+// File is a file that will replace its target.
 type File struct {
 	*os.File
 	target  string
-	temp    string // name of the file until then; "" if it has none
+	temp    string // name of the file before Commit; "" if it has none
 	inPlace error  // why the file is the target itself; nil if it replaces the target
 	done    bool
 }
 
-// Create starts a file that will replace the named one, or the one that the name is a
-// symbolic link to. It gets the owner, permissions, access control list and extended
-// attributes of the file that it replaces, else those of any new file.
+// Create starts a file that will replace the named one, or the file that a symbolic link of that
+// name points to. It gets the owner, permissions, access control list and extended attributes of
+// the replaced file. Without one it gets those of any new file.
 //
-// A target that can be written but not replaced, or whose owner could not be kept, is
-// opened by [InPlace]; File.InPlace then says why.
+// If the target can be written but not replaced, or its owner could not be kept, Create opens it by
+// [InPlace]. File.InPlace then returns the reason.
 func Create(name string) (*File, error) {
 	target := follow(name)
 	old, err := os.Stat(target)
@@ -50,7 +49,7 @@ func Create(name string) (*File, error) {
 	if !old.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "replace", Path: name, Err: errors.New("not a regular file")}
 	}
-	// A file that may not be written may not be replaced either.
+	// A file that must not be written must not be replaced either.
 	w, err := os.OpenFile(target, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrPermission) {
 		w, err = os.OpenFile(target, os.O_WRONLY, 0)
@@ -79,9 +78,8 @@ func Create(name string) (*File, error) {
 	return f, nil
 }
 
-// InPlace opens the named regular file as a File that is empty and written in place: its
-// former contents are lost at once, and Discard leaves it empty. reason is what
-// File.InPlace returns.
+// InPlace opens the named regular file to write it in place. The file is emptied at once, and
+// Discard leaves it empty. File.InPlace returns reason.
 func InPlace(name string, reason error) (*File, error) {
 	target := follow(name)
 	f, err := os.OpenFile(target, os.O_RDWR|os.O_TRUNC, 0)
@@ -91,16 +89,16 @@ func InPlace(name string, reason error) (*File, error) {
 	return &File{File: f, target: target, inPlace: reason}, nil
 }
 
-// InPlace returns why the file is written in place. It is nil if the file takes its name
-// when it is complete.
+// InPlace returns why the file is written in place. It is nil if the file is renamed when it
+// is complete.
 func (f *File) InPlace() error { return f.inPlace }
 
-// forName makes an error speak of the name that was asked for, not of the temporary one.
+// forName replaces the temporary name in an error by the requested one.
 func forName(name string, err error) error {
 	return &fs.PathError{Op: "create", Path: name, Err: cause(err)}
 }
 
-// cause is an error without the path that it speaks of.
+// cause returns an error without its path.
 func cause(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -109,18 +107,17 @@ func cause(err error) error {
 	return err
 }
 
-// isRefused reports whether the system allows a file to be written but not what was tried.
+// isRefused reports whether the system allows writing a file, but not the tried operation.
 func isRefused(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || isReadOnly(err)
 }
 
-// follow returns what a name stands for, through symbolic links, even if there
-// is nothing of that name yet.
+// follow returns the file that a name refers to, through symbolic links. The file need not exist.
 func follow(name string) string {
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		return real
 	}
-	for range 40 { // as many as Linux follows
+	for range 40 { // Linux's limit
 		link, err := os.Readlink(name)
 		if err != nil {
 			break
@@ -133,10 +130,9 @@ func follow(name string) string {
 	return name
 }
 
-// Commit closes the file, if it is still open, and gives it the target's name.
-// Durable flushes the directory too, so that the name survives a power cut;
-// the file's contents are the caller's to flush. After an error the target is
-// as it was, and the new file is gone.
+// Commit closes the file, if it is still open, and renames it to the target. durable also flushes
+// the directory, so that the name survives a power cut. The caller flushes the contents. After an
+// error the target is unchanged, and the new file is removed.
 func (f *File) Commit(durable bool) error {
 	if f.done {
 		return fs.ErrClosed
@@ -159,7 +155,7 @@ func (f *File) Commit(durable bool) error {
 	if err != nil {
 		f.removeTemp()
 		if named {
-			os.Remove(f.target) // it was not there before
+			os.Remove(f.target) // it did not exist before
 		}
 		return err
 	}
@@ -173,8 +169,8 @@ func (f *File) Commit(durable bool) error {
 	return nil
 }
 
-// Discard closes and removes the file; one that is written in place is emptied, so that
-// nobody takes a part for the whole. After Commit it does nothing.
+// Discard closes and removes the file. A file written in place is emptied, so that an incomplete
+// one is not used. After Commit it does nothing.
 func (f *File) Discard() {
 	if f.done {
 		return
@@ -188,7 +184,7 @@ func (f *File) Discard() {
 	f.removeTemp()
 }
 
-// Close closes the file before Commit, which it does not replace.
+// Close closes the file without replacing the target; call Commit for that.
 func (f *File) Close() error {
 	if f.temp == "" && f.inPlace == nil && !f.done {
 		if err := f.takeTemp(); err != nil && !errors.Is(err, fs.ErrClosed) {
@@ -198,7 +194,7 @@ func (f *File) Close() error {
 	return f.File.Close()
 }
 
-// closeOnce is Close for a file that may be closed already.
+// closeOnce is Close, also for a file that is closed already.
 func (f *File) closeOnce() error {
 	if err := f.File.Close(); !errors.Is(err, fs.ErrClosed) {
 		return err

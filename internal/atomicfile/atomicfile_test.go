@@ -29,7 +29,7 @@ func holds(t *testing.T, name, want string) {
 	}
 }
 
-// only checks that a folder has these files and no others.
+// only checks that a directory has these files and no others.
 func only(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -41,7 +41,7 @@ func only(t *testing.T, dir string, want ...string) {
 		got = append(got, e.Name())
 	}
 	if strings.Join(got, " ") != strings.Join(want, " ") {
-		t.Errorf("the folder has %q, want %q", got, want)
+		t.Errorf("the directory has %q, want %q", got, want)
 	}
 }
 
@@ -189,7 +189,7 @@ func TestCommitFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.Commit(false); err == nil {
-		t.Error("a folder was replaced")
+		t.Error("a directory was replaced")
 	}
 	only(t, dir, "target")
 	only(t, name, "full")
@@ -197,7 +197,7 @@ func TestCommitFails(t *testing.T) {
 
 func TestLongName(t *testing.T) {
 	dir := t.TempDir()
-	base := strings.Repeat("n", 250) // a longer one has no room for a suffix
+	base := strings.Repeat("n", 250) // a longer one has no space for a suffix
 	if err := start(t, filepath.Join(dir, base), "new").Commit(false); err != nil {
 		t.Fatal(err)
 	}

@@ -7,11 +7,11 @@ import (
 	"runtime"
 )
 
-// hold does nothing: an open file cannot be removed here, or none is.
+// hold does nothing: here, an open file cannot be removed, or no leftovers are.
 func hold(*os.File, string) bool { return true }
 
-// removeLeftover removes a temporary file of that name unless a program has it open, which
-// Windows refuses.
+// removeLeftover removes the temporary file of that name, if it is not open. Windows removes no
+// open file.
 func removeLeftover(name string) {
 	if runtime.GOOS == "windows" {
 		os.Remove(name)

@@ -10,15 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock locks a temporary file until it is closed, which marks it as in use. It reports
-// whether it could.
+// lock locks a temporary file until it is closed, which marks it as used. It reports success.
 func lock(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	return err == nil, err
 }
 
-// hold locks a new file of that name. It reports false if the file has been removed as a
-// leftover before. Where files cannot be locked, none is removed.
+// hold locks a new file of that name. It returns false if another program has removed the file as a
+// leftover. If files cannot be locked, none is removed.
 func hold(f *os.File, name string) bool {
 	if locked, err := lock(f); !locked {
 		return !errors.Is(err, unix.EWOULDBLOCK)
@@ -35,8 +34,8 @@ func hasName(f *os.File, name string) bool {
 	return err == nil && os.SameFile(named, st)
 }
 
-// removeLeftover removes a temporary file of that name if its owner is the user and no
-// program holds it.
+// removeLeftover removes the temporary file of that name, if the user owns it and no program holds
+// it.
 func removeLeftover(name string) {
 	f, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"os"
 )
 
-// syncDir does nothing: there is no flushing a directory here.
+// syncDir does nothing: a directory cannot be flushed here.
 func syncDir(string) error { return nil }
 
-// isReadOnly reports nothing: the error is one of permission.
+// isReadOnly returns false: such an error is one of permission here.
 func isReadOnly(error) bool { return false }
 
-// takeAttributes gives f the permissions of the file old that it replaces. Files have no
-// numbered owners here.
+// takeAttributes sets the permissions of f to those of old, the file to replace. Files have no
+// numeric owner here.
 func takeAttributes(f, _ *os.File, old os.FileInfo) error {
 	if err := f.Chmod(old.Mode().Perm()); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
@@ -22,7 +22,7 @@ func takeAttributes(f, _ *os.File, old os.FileInfo) error {
 	return nil
 }
 
-// cannotReplace knows no reason.
+// cannotReplace returns nil: no reason is known here.
 func cannotReplace(string, os.FileInfo) error { return nil }
 
 // Links returns 1: links are not counted here.

@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// aclXattr holds a file's access control list.
+// aclXattr stores the access control list of a file.
 const aclXattr = "system.posix_acl_access"
 
-// copyXattrs gives f the extended attributes of the file old, open as w, the access
-// control list among them. Those that only the system may set are left out. f has the
-// permissions of old already; where the list cannot be kept, the group gets none of them,
-// because what old shows as the group's is the limit of the list.
+// copyXattrs copies the extended attributes of old, open as w, to f, including the access control
+// list. Attributes that only the system sets are left out. f already has the permissions of old. If
+// the list cannot be copied, the group gets no permissions, because those shown for it are the mask
+// of the list.
 func copyXattrs(f, w *os.File, old os.FileInfo) error {
 	want, got := listXattrs(w), listXattrs(f)
 	if slices.Contains(got, aclXattr) && !slices.Contains(want, aclXattr) {
-		// Of the directory's default list.
+		// The list that the directory's default list has set.
 		if err := unix.Fremovexattr(int(f.Fd()), aclXattr); err != nil {
 			return fmt.Errorf("access control list: %w", err)
 		}
@@ -54,7 +54,7 @@ func copyXattr(f, w *os.File, name string) error {
 	return unix.Fsetxattr(int(f.Fd()), name, value[:n], 0)
 }
 
-// listXattrs lists the names of a file's extended attributes; none where they cannot be
+// listXattrs lists the names of the extended attributes of a file. It is empty if they cannot be
 // listed.
 func listXattrs(f *os.File) []string {
 	n, err := unix.Flistxattr(int(f.Fd()), nil)
@@ -72,8 +72,8 @@ func listXattrs(f *os.File) []string {
 	return names
 }
 
-// isMountPoint reports whether something is mounted on the file of that name, as
-// containers do with single files.
+// isMountPoint reports whether something is mounted on the named file, as containers do with single
+// files.
 func isMountPoint(name string) bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, 0, &st)

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acl is an access control list: rw for the owner, r for user 12345, nothing for the group,
-// with the limit rw, which stat shows as the group's.
+// acl is an access control list: rw for the owner, r for user 12345, nothing for the group. Its
+// mask is rw, which stat shows for the group.
 func acl() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	for _, e := range []struct {
@@ -40,7 +40,7 @@ func getXattr(t *testing.T, name, attr string) []byte {
 	return b[:n]
 }
 
-// replace replaces a file, and returns what is there then.
+// replace replaces a file, and returns the information about the new one.
 func replace(t *testing.T, name, contents string) os.FileInfo {
 	t.Helper()
 	f, err := Create(name)
@@ -104,7 +104,7 @@ func TestKeepsAttributes(t *testing.T) {
 	}
 }
 
-// A file without a list gets none from its directory's default list.
+// A file without a list does not keep the default list of its directory.
 func TestDefaultListIsNotAdded(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "disk")
@@ -123,7 +123,7 @@ func TestDefaultListIsNotAdded(t *testing.T) {
 	}
 }
 
-// A file that something is mounted on is written in place, and is empty after Discard.
+// A file with a mount on it is written in place, and is empty after Discard.
 func TestMountPoint(t *testing.T) {
 	dir := t.TempDir()
 	source, name := filepath.Join(dir, "source"), filepath.Join(dir, "disk")
@@ -156,8 +156,8 @@ func TestMountPoint(t *testing.T) {
 	}
 }
 
-// TestAsOtherUser runs this test binary as a user who may write to a file but neither
-// replace it, nor give another file its owner.
+// TestAsOtherUser runs this test binary as another user, who may write to a file, but not replace
+// it or change owners.
 func TestAsOtherUser(t *testing.T) {
 	if name := os.Getenv("ATOMICFILE_TEST_TARGET"); name != "" {
 		before, _ := os.Stat(name)

@@ -4,10 +4,10 @@ package atomicfile
 
 import "os"
 
-// copyXattrs does nothing: extended attributes are kept on Linux only.
+// copyXattrs does nothing: only Linux keeps extended attributes.
 func copyXattrs(_, _ *os.File, _ os.FileInfo) error { return nil }
 
-// isMountPoint reports nothing: files are not mounted over here.
+// isMountPoint returns false: nothing is mounted on files here.
 func isMountPoint(string) bool { return false }
 
 // LoopDevice returns "": there are no loop devices here.

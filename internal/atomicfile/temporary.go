@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// slots is how many temporary names a target has. Create looks for leftovers under each of
-// them; programs that write to one target at a time each use another one.
+// slots is the number of temporary names of a target. Create removes leftovers of each of them.
+// Programs that write one target at the same time use different ones.
 const slots = 10
 
 // slotName is a temporary name of a target, in its directory.

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestLeftover: Create removes what a killed program has left, not what another one holds,
-// and nothing else of such a name.
+// Create removes only the file that a killed program left, not one that is in use, and no other
+// file.
 func TestLeftover(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "disk")
@@ -47,8 +47,7 @@ func TestLeftover(t *testing.T) {
 	only(t, dir, ".disk.vhdtool-3.tmp", ".disk.vhdtool-4.tmp", ".disk.vhdtool-5.tmp", ".other.vhdtool-0.tmp", "disk")
 }
 
-// TestHeld: a file that was removed as a leftover before its program has locked it is not
-// used.
+// A file that was removed as a leftover, before its program locked it, is not used.
 func TestHeld(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
 	f, err := os.Create(name)
@@ -79,7 +78,7 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// TestManyWriters: more files than there are temporary names can replace one target.
+// There may be more writers of one target than temporary names.
 func TestManyWriters(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "disk")

@@ -17,16 +17,16 @@ func syncDir(dir string) error {
 	defer d.Close()
 	err = d.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		return nil // a file system that has no such thing
+		return nil // not supported by the file system
 	}
 	return err
 }
 
-// isReadOnly reports whether the error is that of a read-only file system.
+// isReadOnly reports whether the file system is read-only.
 func isReadOnly(err error) bool { return errors.Is(err, syscall.EROFS) }
 
-// takeAttributes gives f the attributes of the file old that it replaces, which is open
-// as w. An error of fs.ErrPermission means that the owner cannot be kept.
+// takeAttributes sets the attributes of f to those of old, the file to replace, open as w. An
+// fs.ErrPermission means that the owner cannot be kept.
 func takeAttributes(f, w *os.File, old os.FileInfo) error {
 	st, ok := old.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -47,7 +47,7 @@ func takeAttributes(f, w *os.File, old os.FileInfo) error {
 	return copyXattrs(f, w, old)
 }
 
-// cannotReplace returns why the file target cannot be renamed over, or nil.
+// cannotReplace returns why the target cannot be replaced by a rename, or nil.
 func cannotReplace(target string, old os.FileInfo) error {
 	if isMountPoint(target) {
 		return errors.New("it is a mount point")
@@ -64,7 +64,7 @@ func cannotReplace(target string, old os.FileInfo) error {
 	return errors.New("its directory is sticky, and another user owns the file")
 }
 
-// Links returns how many names the file has, through hard links.
+// Links returns the number of hard links of the file.
 func Links(info os.FileInfo) uint64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return uint64(st.Nlink)

@@ -12,12 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createUnnamed creates a file without a name in the directory of the target. It returns
-// nil where that cannot be done, or where the file could not get a name later. Errors of
-// the file name the target.
+// createUnnamed creates a file without a name in the directory of the target. It returns nil if
+// that is not possible, or if the file could not get a name later. Errors name the target.
 func createUnnamed(target string, perm fs.FileMode) *os.File {
-	// Another file shows whether the file system links what has no name: that can be done
-	// once for each file.
+	// A second file tests whether the file system links unnamed files, because a file can be linked
+	// only once.
 	probe := openUnnamed(target, perm)
 	if probe == nil {
 		return nil
@@ -48,7 +47,7 @@ func openUnnamed(target string, perm fs.FileMode) *os.File {
 	return f
 }
 
-// linkUnnamed gives a file that createUnnamed has created a name, which must be free.
+// linkUnnamed gives an unnamed file a name that does not exist yet.
 func linkUnnamed(f *os.File, name string) error {
 	conn, err := f.SyscallConn()
 	if err != nil {

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// startUnnamed is start for a file that has no name; the test is skipped where there are
-// none.
+// startUnnamed is start for an unnamed file. It skips the test if there are none.
 func startUnnamed(t *testing.T, name, contents string) *File {
 	t.Helper()
 	f := start(t, name, contents)
@@ -20,8 +19,7 @@ func startUnnamed(t *testing.T, name, contents string) *File {
 	return f
 }
 
-// TestUnnamed: nothing is in the directory before Commit, and its target is replaced or
-// made.
+// Before Commit the directory is empty. Commit creates or replaces the target.
 func TestUnnamed(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "disk")
@@ -42,7 +40,7 @@ func TestUnnamed(t *testing.T) {
 	holds(t, name, "second")
 }
 
-// TestUnnamedAndOther: a file that another program has made meanwhile is replaced.
+// Commit replaces a file that another program has created meanwhile.
 func TestUnnamedAndOther(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "disk")
@@ -55,8 +53,7 @@ func TestUnnamedAndOther(t *testing.T) {
 	only(t, dir, "disk")
 }
 
-// TestUnnamedClosed: a file that is closed before Commit or Discard is not lost, and is
-// removed.
+// Closing a file before Commit loses nothing. Closing it before Discard still removes it.
 func TestUnnamedClosed(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "disk")

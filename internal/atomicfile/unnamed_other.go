@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// createUnnamed returns nil: each file has a name here.
+// createUnnamed returns nil: every file has a name here.
 func createUnnamed(string, fs.FileMode) *os.File { return nil }
 
 func linkUnnamed(*os.File, string) error { return errors.ErrUnsupported }

@@ -1,6 +1,5 @@
-// Package ddrescue writes the mapfile of GNU ddrescue, which says of each part of a disk
-// whether it was rescued. ddrescue can read the parts that are missing from another source
-// by it, and ddrescuelog can list them.
+// Package ddrescue writes mapfiles of GNU ddrescue, which record the rescued parts of a disk. With
+// one, ddrescue can read the missing parts from another source, and ddrescuelog can list them.
 package ddrescue
 
 import (
@@ -18,9 +17,9 @@ const (
 	bad      = '-'
 )
 
-// WriteMapfile writes the mapfile of a disk of size bytes. The lost ranges are in the order
-// of the disk and do not overlap. A doubtful one has the status "non-tried", so that
-// ddrescue reads it again; the others are "bad sectors".
+// WriteMapfile writes the mapfile of a disk of size bytes. The lost ranges are in the order of the
+// disk and do not overlap. Doubtful ranges have the status "non-tried", so that ddrescue reads them
+// again. The others are "bad sectors".
 func WriteMapfile(w io.Writer, size int64, lost []disk.LostRange) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprint(b, "# Mapfile. Created by vhdtool\n# current_pos  current_status  current_pass\n")

@@ -18,6 +18,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/vhdtool/vhdtool/internal/decompress"
+	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
 // decompressed reads r to its end.
@@ -95,9 +96,7 @@ func TestLarge(t *testing.T) {
 	} {
 		t.Run("program "+line, func(t *testing.T) {
 			args := strings.Fields(line)
-			if _, err := exec.LookPath(args[0]); err != nil {
-				t.Skipf("%s is not installed", args[0])
-			}
+			oracle.Need(t, args[0])
 			cmd := exec.Command(args[0], args[1:]...)
 			cmd.Stdin = bytes.NewReader(data)
 			b, err := cmd.Output()

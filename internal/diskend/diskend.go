@@ -1,5 +1,4 @@
-// Package diskend finds the end of a disk from the partition table or the file system on
-// it.
+// Package diskend finds the end of a disk from its partition table or file system.
 package diskend
 
 import (
@@ -11,7 +10,7 @@ import (
 
 const sectorSize = 512
 
-// End is where a disk ends by what is on it.
+// End is the end of a disk according to its contents.
 type End struct {
 	Off int64 // bytes from the start of the disk, more than 0
 	// Exact says that nothing follows on the disk. Otherwise unused space may follow.
@@ -19,7 +18,7 @@ type End struct {
 	By    string // names the structure: "the GPT"
 }
 
-// maxEnd is more than any disk has, and leaves room for rounding.
+// maxEnd is larger than any disk. Rounding it up does not overflow.
 const maxEnd = 1 << 62
 
 // Find returns the end of a disk by its GPT, an ext file system without a partition table,
@@ -48,7 +47,7 @@ func HasBackupGPT(disk io.ReaderAt, size int64) bool {
 	return n == len(b) && string(b[:]) == "EFI PART"
 }
 
-// blocks is the end of n blocks of size bytes.
+// blocks returns the end of n blocks of size bytes.
 func blocks(n, size uint64, by string) (End, bool) {
 	if n > maxEnd/size {
 		return End{}, false
@@ -70,7 +69,7 @@ func extEnd(b []byte) (End, bool) {
 	return blocks(n, 1024<<logSize, "the ext file system")
 }
 
-// mbrEnd is the end of the last partition.
+// mbrEnd returns the end of the last partition.
 func mbrEnd(b []byte) (End, bool) {
 	le := binary.LittleEndian
 	if le.Uint16(b[510:]) != 0xaa55 {

@@ -10,9 +10,10 @@ import (
 	"testing"
 
 	"github.com/vhdtool/vhdtool/internal/diskend"
+	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
-// TestFind compares with the programs that make the structures.
+// TestFind compares with the programs that create the structures.
 func TestFind(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
@@ -29,9 +30,7 @@ func TestFind(t *testing.T) {
 		t.Run(c.command, func(t *testing.T) {
 			t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 			program := strings.Fields(c.command[strings.LastIndex(c.command, "|")+1:])[0]
-			if _, err := exec.LookPath(program); err != nil {
-				t.Skipf("%s is not installed", program)
-			}
+			oracle.Need(t, program)
 			name := filepath.Join(t.TempDir(), "disk")
 			if err := os.WriteFile(name, nil, 0o666); err != nil {
 				t.Fatal(err)
@@ -68,7 +67,7 @@ func mbr(kind byte, start, n uint32) []byte {
 	return b
 }
 
-// TestFindMBR has no need of another program.
+// TestFindMBR needs no other program.
 func TestFindMBR(t *testing.T) {
 	want := diskend.End{Off: (2048 + 0xf0000000) * 512, By: "the MBR"}
 	if end, ok := diskend.Find(bytes.NewReader(mbr(7, 2048, 0xf0000000))); !ok || end != want {

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AllocatesSlowly reports whether writing into a file is faster where space was allocated
-// before: in ext4, which otherwise allocates block by block.
+// AllocatesSlowly reports whether writes are faster in space that is allocated before. On ext4 they
+// are, because it otherwise allocates block by block.
 func AllocatesSlowly(f *os.File) bool { return fileSystem(f) == unix.EXT4_SUPER_MAGIC }
 
-// AllocatedAhead returns how many bytes the file system has allocated beyond those written,
-// and the offset where they end: XFS allocates up to 8 GiB after the last write to a file
-// that grows, and keeps them when the file goes on elsewhere.
+// AllocatedAhead returns the number of bytes allocated beyond the written ones, and the offset of
+// their end. XFS allocates up to 8 GiB after the last write to a growing file, and keeps them when
+// the file continues at another offset.
 func AllocatedAhead(f *os.File, written int64) (end, left int64) {
 	var st unix.Stat_t
 	if fileSystem(f) != unix.XFS_SUPER_MAGIC || unix.Fstat(int(f.Fd()), &st) != nil {
@@ -45,8 +45,7 @@ func Allocate(f *os.File, off, n int64, grow bool, minFree int64) int64 {
 	return n
 }
 
-// FreeUnwritten frees what was allocated and not written of n bytes at off, in runs of least
-// bytes or more.
+// FreeUnwritten frees unwritten space in the n bytes at off, in runs of at least least bytes.
 func FreeUnwritten(f *os.File, off, n, least int64) {
 	fd := int(f.Fd())
 	for end := off + n; off < end; {
@@ -55,7 +54,7 @@ func FreeUnwritten(f *os.File, off, n, least int64) {
 			return
 		}
 		data, err := unix.Seek(fd, hole, unix.SEEK_DATA)
-		if err != nil { // there is none
+		if err != nil { // no such run
 			data = end
 		}
 		data = min(data, end)

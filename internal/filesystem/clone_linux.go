@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CloneRange makes n bytes of dst share the storage of src. It fails where the file system cannot, and where offsets are
-// not multiples of its block size.
+// CloneRange makes n bytes of dst share the storage of src. It fails if the file system cannot
+// share, or if an offset is not a multiple of its block size.
 func CloneRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) error {
 	return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
 		Src_fd: int64(src.Fd()), Src_offset: uint64(srcOff), Src_length: uint64(n), Dest_offset: uint64(dstOff),
@@ -31,8 +31,8 @@ func CopyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 
 	return done
 }
 
-// fileSystem is the magic number of the file system that a file is on; 0 if that
-// cannot be told.
+// fileSystem returns the magic number of the file system that a file is on, or 0 if it is not
+// known.
 func fileSystem(f *os.File) uint32 {
 	var fs unix.Statfs_t
 	if unix.Fstatfs(int(f.Fd()), &fs) != nil {

@@ -2,5 +2,5 @@ package filesystem
 
 import "github.com/vhdtool/vhdtool/pkg/disk"
 
-// NewDense is NewFile for a file system that cannot make a file longer.
+// NewDense is NewFile on a file system that cannot extend a file.
 func NewDense(f disk.File) disk.File { return &denseFile{f: f} }

@@ -4,5 +4,5 @@ package filesystem
 
 import "os"
 
-// isFUSE reports nothing: it is not known here.
+// isFUSE returns false: it is not known here.
 func isFUSE(*os.File) bool { return false }

@@ -11,8 +11,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// SetLength sets the length of a file in bytes; what it gains reads as zeros. Some file
-// systems, such as FAT through FUSE, can only shorten a file: there it writes the zeros.
+// SetLength sets the length of a file in bytes. Added bytes read as zeros. Some file systems can
+// only truncate, such as FAT through FUSE. There it writes the zeros.
 func SetLength(f disk.File, n int64) error {
 	err := f.Truncate(n)
 	if !refusesToGrow(err) {
@@ -25,14 +25,13 @@ func SetLength(f disk.File, n int64) error {
 	return writeZeros(f, size, n-size)
 }
 
-// refusesToGrow reports whether Truncate failed as file systems do that cannot make a file
-// longer.
+// refusesToGrow reports whether Truncate failed because the file system cannot extend files.
 func refusesToGrow(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL)
 }
 
-// NewFile returns the storage of an image in f, which is a new empty file. It is f itself,
-// unless the file system cannot make a file longer than what was written to it.
+// NewFile returns the storage of an image in the new empty file f. It is f itself, unless the file
+// system cannot extend files without writes.
 func NewFile(f *os.File) disk.File {
 	if !isFUSE(f) {
 		return f
@@ -40,17 +39,17 @@ func NewFile(f *os.File) disk.File {
 	if err := f.Truncate(1); refusesToGrow(err) {
 		return &denseFile{f: f}
 	} else if err == nil {
-		_ = f.Truncate(0) // and the image sets its own length
+		_ = f.Truncate(0) // the image sets its own length
 	}
 	return f
 }
 
-// denseFile is a file that has no gaps: zeros are written between its end and a write after
-// that. It may be used by many goroutines.
+// denseFile is a file without gaps. A write past its end first writes zeros up to its offset. It
+// may be used concurrently.
 type denseFile struct {
 	f disk.File
 
-	mu     sync.RWMutex // held for writing while the file becomes longer
+	mu     sync.RWMutex // held for writing while the file grows
 	length int64
 }
 
@@ -59,7 +58,7 @@ func (d *denseFile) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.RLock()
 	left := d.length - off
 	d.mu.RUnlock()
-	// Not all such file systems end a read at the end of the file.
+	// Some of these file systems read past the end of the file.
 	if left <= 0 {
 		return 0, io.EOF
 	}
@@ -106,7 +105,7 @@ func (d *denseFile) Truncate(n int64) error {
 	return nil
 }
 
-// fill makes the file n bytes long if it is shorter.
+// fill extends the file to n bytes if it is shorter.
 func (d *denseFile) fill(n int64) error {
 	if n <= d.length {
 		return nil

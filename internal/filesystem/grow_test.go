@@ -17,8 +17,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// fatFile is a file as FAT through FUSE has it: Truncate cannot make it longer, and neither
-// a gap can be written nor its end be read.
+// fatFile behaves like a file on FAT through FUSE. Truncate cannot extend it, a write must not
+// leave a gap, and its end cannot be read.
 type fatFile struct {
 	mu sync.Mutex
 	b  []byte
@@ -81,13 +81,13 @@ func TestSetLength(t *testing.T) {
 	}
 }
 
-// brokenFile is on a disk that fails.
+// brokenFile is a file whose disk fails.
 type brokenFile struct{ fatFile }
 
 func (f *brokenFile) Truncate(int64) error { return syscall.EIO }
 
-// TestImagesOnFAT makes images in a file that cannot grow by Truncate: they are byte for
-// byte those of other files.
+// TestImagesOnFAT creates images in files that Truncate cannot extend. They equal those in other
+// files, byte for byte.
 func TestImagesOnFAT(t *testing.T) {
 	contents := make([]byte, 5<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(contents[3<<20 : 4<<20])
@@ -161,7 +161,7 @@ func (f *memoryFile) Truncate(n int64) error {
 	return nil
 }
 
-// TestDense: writes after the end leave no gap, whoever is first, and reads end at the end.
+// Concurrent writes past the end leave no gap, and reads end at the end.
 func TestDense(t *testing.T) {
 	file := &fatFile{}
 	f := filesystem.NewDense(file)

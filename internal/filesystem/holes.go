@@ -1,6 +1,6 @@
-// Package filesystem is what files can do besides being read and written: it finds and makes
-// holes, allocates space, clones and copies ranges, and maps files into memory. What a
-// system or a file system cannot do is done without, or is an error that callers expect.
+// Package filesystem has the operations on files besides reading and writing. It finds and
+// punches holes, allocates space, clones and copies ranges, and maps files into memory. If a
+// file system does not support an operation, it is skipped, or is an error that callers expect.
 //
 // Each function has one implementation for Linux, and one that works everywhere: there
 // everything counts as data, zeros are written, and nothing is cloned or mapped.
@@ -16,18 +16,20 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// HoleMap answers where a file has data. It remembers the last answer, because
-// asking again for every piece of one long run of data is quadratic on tmpfs.
-// A HoleMap is for one goroutine. It sees the file as it was when asked.
+// HoleMap finds the data and holes of a file. It caches the last answer, because queries for each
+// piece of a long run of data are quadratic on tmpfs. A HoleMap is for one goroutine. It does not
+// notice later changes of a cached run.
 type HoleMap struct {
 	file       io.ReaderAt
-	start, end int64 // the run known, [start, end)
+	start, end int64 // the cached run
 	data       bool
 }
 
 // NewHoleMap returns a HoleMap of the file. If holes cannot be found in such a file,
-// all of it counts as data. A file that only passes on what another one holds has a
-// method Holds() io.ReaderAt, which returns that one: its holes are mapped.
+// all of it counts as data. A wrapper has a method Holds() io.ReaderAt, which returns the
+// wrapped file: its holes are mapped. A file that knows its holes has a method NextData. It is
+// called with an offset and returns the first run of data that ends after it. If ok is false,
+// all may be data.
 func NewHoleMap(file io.ReaderAt) *HoleMap {
 	for {
 		w, ok := file.(interface{ Holds() io.ReaderAt })
@@ -38,11 +40,11 @@ func NewHoleMap(file io.ReaderAt) *HoleMap {
 	}
 }
 
-// File is the file that is mapped.
+// File returns the mapped file.
 func (m *HoleMap) File() io.ReaderAt { return m.file }
 
-// At returns the end of the run that holds off, cut to limit, and whether it
-// is data or a hole. Past the file's end there are only holes.
+// At returns the end of the run that contains off, at most limit, and whether it is data or a hole.
+// Past the end of the file there are only holes.
 func (m *HoleMap) At(off, limit int64) (end int64, data bool, err error) {
 	if off < m.start || off >= m.end {
 		if err := m.find(off, limit); err != nil {
@@ -52,13 +54,19 @@ func (m *HoleMap) At(off, limit int64) (end int64, data bool, err error) {
 	return min(m.end, limit), m.data, nil
 }
 
-// find learns the run that holds off.
+// find caches the run that contains off.
 func (m *HoleMap) find(off, limit int64) error {
-	start, end, ok, err := nextData(m.file, off)
+	next := func(off int64) (start, end int64, ok bool, err error) { return nextData(m.file, off) }
+	if f, ok := m.file.(interface {
+		NextData(off int64) (start, end int64, ok bool, err error)
+	}); ok {
+		next = f.NextData
+	}
+	start, end, ok, err := next(off)
 	switch {
 	case err != nil:
 		return err
-	case !ok: // cannot tell
+	case !ok: // not known
 		m.start, m.end, m.data = off, limit, true
 	case start > off:
 		m.start, m.end, m.data = off, start, false
@@ -68,9 +76,8 @@ func (m *HoleMap) find(off, limit int64) error {
 	return nil
 }
 
-// Extents yields the disk's bytes [off, off+n) that stand plainly in the file,
-// the disk's byte 0 at start: holes of the file in the state given, the rest as
-// Data.
+// Extents yields the disk's bytes [off, off+n) of a disk that is stored plainly in the file
+// from offset start on. Holes of the file have the given state, all else is Data.
 func (m *HoleMap) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		merge := disk.Merger{Yield: yield}
@@ -93,21 +100,19 @@ func (m *HoleMap) Extents(start, off, n int64, hole disk.State) iter.Seq2[disk.E
 	}
 }
 
-// Zero makes [off, off+n) of the file read as zeros, as a hole where the system allows
-// it. Holes, and space that is reserved but unwritten, stay as they are. The file does
-// not grow past its end by it.
+// Zero makes [off, off+n) of the file read as zeros, as a hole if possible. Holes, and reserved
+// space that is unwritten, do not change. The file does not grow.
 func Zero(f disk.File, off, n int64) error { return zero(f, off, n, punch) }
 
-// ZeroReserved is Zero for a file whose space is reserved: the file keeps all of its
-// storage.
+// ZeroReserved is Zero for a file with reserved space: the file keeps all of its storage.
 func ZeroReserved(f disk.File, off, n int64) error { return zero(f, off, n, zeroRange) }
 
-// Reserved reports whether a regular file has storage for all of its length, so that
-// writing into it cannot fail for want of space. An empty file has not.
+// Reserved reports whether a regular file has storage for all of its length, so that writes into it
+// never lack space. It is false for an empty file.
 func Reserved(f disk.File) bool { return reserved(f) }
 
-// Fill gives [off, off+n) of the file storage. With written, it writes zeros into its holes;
-// else it only reserves space, if the system can. Data stays as it is. progress may be nil;
+// Fill allocates storage for [off, off+n) of the file. With written, it writes zeros into holes.
+// Otherwise it only reserves space, if the system can. Data does not change. progress may be nil;
 // it counts the bytes. A cancelled ctx ends it with the context's error.
 func Fill(ctx context.Context, f *os.File, off, n int64, written bool, progress disk.Progress) error {
 	holes := NewHoleMap(f)
@@ -140,18 +145,17 @@ func Fill(ctx context.Context, f *os.File, off, n int64, written bool, progress 
 	return nil
 }
 
-// fillPiece is how much Fill writes before it looks at its context.
+// fillPiece is the number of bytes that Fill writes between two checks of its context.
 const fillPiece = 8 << 20
 
-// zero zeroes the data in [off, off+n) of the file by the method, or by writing zeros
-// where that cannot be had.
+// zero zeroes the data in [off, off+n) of the file by the method, or else by writing zeros.
 func zero(f disk.File, off, n int64, method func(f disk.File, off, n int64) bool) error {
 	if !disk.IsDevice(f) {
 		size, err := disk.FileSize(f)
 		if err != nil {
 			return err
 		}
-		n = min(n, size-off) // the file is zero past its end anyway
+		n = min(n, size-off) // the file reads as zeros past its end
 	}
 	holes := NewHoleMap(f)
 	for n > 0 {

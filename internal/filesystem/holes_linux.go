@@ -13,8 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// nextData returns the first run of data that ends behind off. start is
-// MaxInt64 where only a hole follows. ok is false where the file cannot tell.
+// nextData returns the first run of data that ends after off. start is MaxInt64 if only a hole
+// follows. ok is false if the file's holes are not known.
 func nextData(file io.ReaderAt, off int64) (start, end int64, ok bool, err error) {
 	f, isFile := file.(*os.File)
 	if !isFile {
@@ -36,29 +36,29 @@ func nextData(file io.ReaderAt, off int64) (start, end int64, ok bool, err error
 		}
 	}
 	end, err = f.Seek(start, unix.SEEK_HOLE)
-	if errors.Is(err, unix.ENXIO) { // the file shrank in between
+	if errors.Is(err, unix.ENXIO) { // the file was truncated meanwhile
 		return math.MaxInt64, math.MaxInt64, true, nil
 	}
 	return start, end, true, err
 }
 
-// isFull reports whether a file on tmpfs has no holes, and its size. That looks for
-// the next hole page by page.
+// isFull reports whether a file on tmpfs has no holes, and its size. tmpfs searches for a hole page
+// by page, which is slow.
 func isFull(f *os.File) (size int64, full bool) {
 	var fs unix.Statfs_t
 	var st unix.Stat_t
 	if unix.Fstatfs(int(f.Fd()), &fs) != nil || uint32(fs.Type) != unix.TMPFS_MAGIC || unix.Fstat(int(f.Fd()), &st) != nil {
 		return 0, false
 	}
-	return st.Size, st.Blocks*512 >= st.Size // it counts nothing but pages of data
+	return st.Size, st.Blocks*512 >= st.Size // counts only pages of data
 }
 
-// punch makes a hole, and reports whether it did.
+// punch makes a hole, and reports success.
 func punch(file disk.File, off, n int64) bool {
 	return fallocate(file, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
 
-// zeroRange makes a range read as zeros that keeps its storage, and reports whether it did.
+// zeroRange zeroes a range that keeps its storage, and reports success.
 func zeroRange(file disk.File, off, n int64) bool {
 	return fallocate(file, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 }
@@ -75,8 +75,8 @@ func reserved(file disk.File) bool {
 		st.Size > 0 && st.Blocks*512 >= st.Size
 }
 
-// reserve gives the file storage for [off, off+n). Where the file system cannot, the error
-// is [errors.ErrUnsupported].
+// reserve allocates storage for [off, off+n). If the file system cannot, the error is
+// [errors.ErrUnsupported].
 func reserve(f *os.File, off, n int64) error {
 	for {
 		err := unix.Fallocate(int(f.Fd()), 0, off, n)

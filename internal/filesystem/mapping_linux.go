@@ -19,7 +19,7 @@ import (
 type Mapping struct {
 	f      *os.File
 	size   int64
-	window int64 // how much is mapped at a time: to unmap it interrupts all threads
+	window int64 // bytes mapped at a time; unmapping interrupts all threads
 	view   int64 // length of the longest view
 
 	mu      sync.Mutex
@@ -32,9 +32,8 @@ type window struct {
 	users int
 }
 
-// NewMapping returns a mapping of a file that maps window bytes at a time, for views of at
-// most view bytes. It is nil where reading is not slower, and where another machine may
-// change the file.
+// NewMapping returns a mapping of a file that maps window bytes at a time, for views of at most
+// view bytes. It is nil if reading is as fast, or if another machine may change the file.
 func NewMapping(f *os.File, window, view int64) *Mapping {
 	if strconv.IntSize < 64 {
 		return nil
@@ -53,18 +52,17 @@ func NewMapping(f *os.File, window, view int64) *Mapping {
 
 // View is a part of a file in memory.
 type View struct {
-	B []byte // may only be looked at within Guarded; not after Close
+	B []byte // valid until Close; access it only within Guarded
 
 	m *Mapping
 	w *window
 }
 
-// Window is how many bytes are mapped at a time.
+// Window returns the number of bytes mapped at a time.
 func (m *Mapping) Window() int64 { return m.window }
 
-// View maps n bytes, at most the mapping's longest view, at off. They must not be in a hole: some
-// file systems fill what is mapped. It fails where they cannot be mapped, and reading says
-// why.
+// View maps n bytes at off, at most the longest view. They must not be in a hole, because some file
+// systems allocate mapped holes. If ok is false, read the bytes instead: a read returns the error.
 func (m *Mapping) View(off, n int64) (View, bool) {
 	if off+n > m.size {
 		return View{}, false
@@ -84,8 +82,7 @@ func (v *View) Close() {
 	v.m.mu.Unlock()
 }
 
-// open returns a window, which has another user then, or nil. Those that nobody
-// uses any more are closed.
+// open returns a window with one more user, or nil. It closes windows without users.
 func (m *Mapping) open(index int64) *window {
 	m.mu.Lock()
 	for _, w := range m.windows {
@@ -103,14 +100,14 @@ func (m *Mapping) open(index int64) *window {
 		return w.users == 0
 	})
 	start := index * m.window
-	// Views that start in the window may end behind it.
+	// Views that start in the window may end after it.
 	b, err := unix.Mmap(int(m.f.Fd()), start, int(min(m.window+m.view, m.size-start)), unix.PROT_READ, unix.MAP_SHARED)
 	w := &window{index, b, 1}
 	if err == nil {
 		m.windows = append(m.windows, w)
 	}
 	m.mu.Unlock()
-	for _, w := range idle { // others need not wait for it
+	for _, w := range idle { // without the lock
 		_ = unix.Munmap(w.b)
 	}
 	if err != nil {
@@ -127,11 +124,11 @@ func (m *Mapping) Close() {
 	m.windows = nil
 }
 
-// ErrFault: a part of a mapped file no longer exists, or cannot be read.
+// ErrFault reports that a part of a mapped file no longer exists, or cannot be read.
 var ErrFault = errors.New("the mapped file cannot be read")
 
-// Guarded calls f, which looks at views. It returns ErrFault if a part of them cannot be
-// had: the file has become shorter, or its storage fails.
+// Guarded calls f, which accesses views. It returns ErrFault if a part of them is not available:
+// the file was truncated, or its storage fails.
 func Guarded(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

@@ -16,7 +16,7 @@ const (
 	longest    = 1 << 20 // view
 )
 
-// mappedFile is a file that is mapped here; where none is, the test is skipped.
+// mappedFile creates a mapped file. It skips the test if files are not mapped here.
 func mappedFile(t *testing.T, data []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
@@ -33,8 +33,8 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 	return f
 }
 
-// Views show the file, also over the ends of windows and of the file, and windows
-// that nobody looks into are let go.
+// Views show the file, also across the ends of windows and of the file. Windows without users are
+// closed.
 func TestView(t *testing.T) {
 	data := make([]byte, 3*windowSize+12345)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
@@ -62,13 +62,13 @@ func TestView(t *testing.T) {
 	}
 	for _, c := range []struct{ off, n int64 }{{size, 1}, {size - 1, 2}, {4 * windowSize, 1}} {
 		if _, ok := m.View(c.off, c.n); ok {
-			t.Errorf("%d bytes at %d, behind the end at %d: a view", c.n, c.off, size)
+			t.Errorf("%d bytes at %d, past the end at %d: a view", c.n, c.off, size)
 		}
 	}
 	m.Close()
 }
 
-// What is not in the file any more is an error, and nothing else is taken for one.
+// Reading mapped bytes that were cut off the file is an error. A nil pointer is not.
 func TestGuarded(t *testing.T) {
 	f := mappedFile(t, make([]byte, longest))
 	m := NewMapping(f, windowSize, longest)
@@ -88,11 +88,11 @@ func TestGuarded(t *testing.T) {
 		return nil
 	}
 	if err := Guarded(look); !errors.Is(err, ErrFault) {
-		t.Errorf("looking behind the file's end: %v, want %v", err, ErrFault)
+		t.Errorf("reading past the file's end: %v, want %v", err, ErrFault)
 	}
 	defer func() {
 		if recover() == nil {
-			t.Error("a nil pointer was taken for a fault of the file")
+			t.Error("a nil pointer counts as a fault of the file")
 		}
 	}()
 	var p *View

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// ErrFault: a part of a mapped file no longer exists, or cannot be read.
+// ErrFault reports that a part of a mapped file no longer exists, or cannot be read.
 var ErrFault = errors.New("the mapped file cannot be read")
 
 // Mapping does not exist here.

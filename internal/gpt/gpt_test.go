@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vhdtool/vhdtool/internal/gpt"
+	"github.com/vhdtool/vhdtool/internal/oracle"
 )
 
 // table returns a disk with the start of a GPT header in its second sector.
@@ -62,18 +63,13 @@ func TestBackupLBAUnreadable(t *testing.T) {
 
 // TestBackupLBAOfSfdisk reads a table written by sfdisk.
 func TestBackupLBAOfSfdisk(t *testing.T) {
-	sfdisk, err := exec.LookPath("sfdisk")
-	if err != nil {
-		sfdisk = "/usr/sbin/sfdisk"
-	}
-	if _, err := os.Stat(sfdisk); err != nil {
-		t.Skip("sfdisk is not installed")
-	}
+	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	oracle.Need(t, "sfdisk")
 	name := filepath.Join(t.TempDir(), "disk.raw")
 	if err := os.WriteFile(name, make([]byte, 4<<20), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(sfdisk, "--quiet", "--no-reread", "--no-tell-kernel", name)
+	cmd := exec.Command("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", name)
 	cmd.Stdin = bytes.NewReader([]byte("label: gpt\n,1M\n"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("sfdisk: %v: %s", err, out)

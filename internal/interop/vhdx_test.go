@@ -71,8 +71,8 @@ func readVHDX(t *testing.T, image string, want []byte) map[string]int {
 }
 
 // TestRandomVHDX reads images that each release of qemu creates and writes with random options.
-// In every second one, a write to the BAT fails after it is logged, and qemu-io is killed, so that
-// the log is left to be replayed. VHDTOOL_TORTURE runs more of them.
+// For every second image, a write to the BAT fails after it is logged, and qemu-io is killed. The
+// log is then left to be replayed. VHDTOOL_TORTURE runs more of them.
 func TestRandomVHDX(t *testing.T) {
 	releases := oracle.QEMUs(t)
 	n := 20

@@ -8,9 +8,23 @@ import (
 	"github.com/vhdtool/vhdtool/internal/sizearg"
 )
 
-// SyntaxError is a value that is neither a switch nor a size. The errors of this file have
-// qemu's wording.
-type SyntaxError struct{ msg string }
+// ValueKind is the kind of value that an option expects.
+type ValueKind uint8
+
+// The kinds of values.
+const (
+	Switch ValueKind = iota // on or off
+	Number                  // a size in bytes
+)
+
+// SyntaxError is a value that is not of the kind that an option expects. The errors of this
+// file have qemu's words.
+type SyntaxError struct {
+	Key, Value string
+	Kind       ValueKind
+
+	msg string
+}
 
 func (e *SyntaxError) Error() string { return e.msg }
 
@@ -36,7 +50,7 @@ func ParseBool(s string) (on, ok bool) {
 func Bool(key, value string) (bool, error) {
 	on, ok := ParseBool(value)
 	if !ok {
-		return false, &SyntaxError{fmt.Sprintf("Parameter '%s' expects 'on' or 'off'", key)}
+		return false, &SyntaxError{key, value, Switch, fmt.Sprintf("Parameter '%s' expects 'on' or 'off'", key)}
 	}
 	return on, nil
 }
@@ -45,7 +59,7 @@ func Bool(key, value string) (bool, error) {
 func Size(key, value string) (int64, error) {
 	n, err := sizearg.Parse(value)
 	if err != nil {
-		return 0, &SyntaxError{fmt.Sprintf("Parameter '%s' expects a non-negative number below 2^64\n"+
+		return 0, &SyntaxError{key, value, Number, fmt.Sprintf("Parameter '%s' expects a non-negative number below 2^64\n"+
 			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.", key)}
 	}
 	return n, nil

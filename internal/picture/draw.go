@@ -88,7 +88,7 @@ func (p *Picture) height() int {
 
 func (s *Strip) height() int {
 	lines := (len(s.legend()) + legendCols - 1) / legendCols
-	return 2*lineHeight + s.rows()*cellHeight + lines*lineHeight
+	return 2*lineHeight + s.rows(columns)*cellHeight + lines*lineHeight
 }
 
 // draw draws the picture.
@@ -107,13 +107,13 @@ func (p *Picture) draw(c canvas) {
 func (s *Strip) draw(c canvas, y int) {
 	y += 2 * lineHeight
 	c.text(margin, y-8, headSize, ink, false, s.heading())
-	for i := range s.rows() {
+	for i := range s.rows(columns) {
 		c.text(gridLeft-6, y+cellHeight-3, labelSize, faint, true, size(int64(i)*columns*s.cellSize))
-		s.drawRow(c, s.row(i), y)
+		s.drawRow(c, s.row(i, columns), y)
 		y += cellHeight
 	}
 	for i := range min(columns, len(s.cells)) { // lines between the columns
-		c.rect(gridLeft+(i+1)*cellWidth-1, y-s.rows()*cellHeight, 1, s.rows()*cellHeight, paper)
+		c.rect(gridLeft+(i+1)*cellWidth-1, y-s.rows(columns)*cellHeight, 1, s.rows(columns)*cellHeight, paper)
 	}
 	y += 6
 	for i, k := range s.legend() {

@@ -111,11 +111,11 @@ func (c *cell) level() int64 {
 	return c.levels / c.n[Data]
 }
 
-// rows is the number of rows.
-func (s *Strip) rows() int { return (len(s.cells) + columns - 1) / columns }
+// rows is how many rows of n cells the strip has.
+func (s *Strip) rows(n int) int { return (len(s.cells) + n - 1) / n }
 
-// row returns the cells of row i.
-func (s *Strip) row(i int) []cell { return s.cells[i*columns : min(len(s.cells), (i+1)*columns)] }
+// row returns the cells of a row of n cells.
+func (s *Strip) row(i, n int) []cell { return s.cells[i*n : min(len(s.cells), (i+1)*n)] }
 
 // legend returns the kinds that occur in the strip.
 func (s *Strip) legend() []Kind {

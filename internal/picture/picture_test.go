@@ -35,7 +35,7 @@ func sample() *Picture {
 
 func TestText(t *testing.T) {
 	var got strings.Builder
-	if err := sample().Text(&got); err != nil {
+	if err := sample().Text(&got, 80); err != nil {
 		t.Fatal(err)
 	}
 	line := func(at, cells string) string { return strings.Repeat(" ", 12-len(at)) + at + "  " + cells + "\n" }
@@ -59,7 +59,34 @@ func TestText(t *testing.T) {
 	}
 }
 
-// A drawn is a decoded drawing: its size, the colour of each point and, for SVG, all texts.
+// TestTextWidth: no line is wider than asked for, and all cells are there.
+func TestTextWidth(t *testing.T) {
+	for _, c := range []struct{ width, cells int }{{40, 24}, {79, 64}, {80, 64}, {100, 80}, {200, 184}} {
+		p := sample()
+		p.Strips = p.Strips[:1]
+		var got strings.Builder
+		if err := p.Text(&got, c.width); err != nil {
+			t.Fatal(err)
+		}
+		cells, widest := 0, 0
+		for line := range strings.Lines(got.String()) {
+			line = strings.TrimSuffix(line, "\n")
+			if len(line) > c.width {
+				t.Errorf("width %d: line of %d: %s", c.width, len(line), line)
+			}
+			if len(line) > offsetWidth && line[offsetWidth-2:offsetWidth] == "  " && strings.Trim(line[offsetWidth:], ".#+") == "" {
+				cells += len(line) - offsetWidth
+				widest = max(widest, len(line)-offsetWidth)
+			}
+		}
+		if cells != 1024 || widest != c.cells {
+			t.Errorf("width %d: %d cells in rows of %d, want 1024 in rows of %d", c.width, cells, widest, c.cells)
+		}
+	}
+}
+
+// A drawn is what the test finds in a drawing: its size, the colour of a point,
+// and, of SVG, all texts.
 type drawn struct {
 	width, height int
 	at            func(x, y int) color.RGBA
@@ -217,7 +244,7 @@ func TestAnySize(t *testing.T) {
 			}
 		}
 		p := Picture{Strips: []*Strip{s}}
-		if err := errors.Join(p.Text(io.Discard), p.SVG(io.Discard), p.PNG(io.Discard)); err != nil {
+		if err := errors.Join(p.Text(io.Discard, 80), p.SVG(io.Discard), p.PNG(io.Discard)); err != nil {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
@@ -259,7 +286,7 @@ func TestInherited(t *testing.T) {
 	}
 	var got strings.Builder
 	p := Picture{Strips: []*Strip{s}}
-	if err := p.Text(&got); err != nil {
+	if err := p.Text(&got, 80); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"  #12333\n", "#+   data: 512 B, 16.7 %\n", "1    data of the parent: 512 B, 16.7 %\n", "3    of parents further up: 1.5 KiB, 50.0 %\n"} {

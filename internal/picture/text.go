@@ -15,21 +15,31 @@ var letters = [kinds]byte{'#', '1', '2', '3', 'M', 'b', 'z', '.', '-', '!'}
 // determines the letter.
 var prominence = [...]Kind{Leak, Metadata, Data, Inherited, Inherited2, Inherited3, Bitmap, Zero, Hole, Padding}
 
-// Text draws the picture in letters, in lines of at most 80 characters.
-func (p *Picture) Text(w io.Writer) error {
+// offsetWidth is how much of a line the offset of its first cell occupies.
+const offsetWidth = 14
+
+// Text draws the picture in letters, in lines of at most width characters where width is 40 or
+// more. The cells are the same at each width.
+func (p *Picture) Text(w io.Writer, width int) error {
+	// Multiples of 8 cells start at offsets that are easy to read.
+	cells := max(8, (width-offsetWidth)/8*8)
+	legendIndent := offsetWidth
+	if width < 64 {
+		legendIndent = 0
+	}
 	var b bytes.Buffer
 	fmt.Fprintln(&b, p.Title)
 	for _, s := range p.Strips {
 		fmt.Fprintf(&b, "\n%s\n", s.heading())
-		for i := range s.rows() {
-			fmt.Fprintf(&b, "%12s  ", size(int64(i)*columns*s.cellSize))
-			for _, c := range s.row(i) {
+		for i := range s.rows(cells) {
+			fmt.Fprintf(&b, "%*s  ", offsetWidth-2, size(int64(i)*int64(cells)*s.cellSize))
+			for _, c := range s.row(i, cells) {
 				b.WriteByte(s.letter(&c))
 			}
 			b.WriteByte('\n')
 		}
 		for _, k := range s.legend() {
-			fmt.Fprintf(&b, "%14s%s  %s\n", "", s.letterOf(k), s.describe(k))
+			fmt.Fprintf(&b, "%*s%s  %s\n", legendIndent, "", s.letterOf(k), s.describe(k))
 		}
 	}
 	_, err := w.Write(b.Bytes())

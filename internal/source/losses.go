@@ -13,9 +13,17 @@ import (
 // Losses collects the ranges of a disk that could not be read. It is safe for concurrent
 // use, and a nil *Losses is empty.
 type Losses struct {
+	images []lossyImage // images whose losses may grow during reads; set before the first read
+
 	mu     sync.Mutex
 	ranges []disk.LostRange // sorted, without overlaps, except for the last ones
 	sorted int              // how many of them are in order
+}
+
+// lossyImage is a salvaged image whose disk starts at byte start.
+type lossyImage struct {
+	disk  disk.Salvaged
+	start int64
 }
 
 // maxUnsorted bounds the ranges that are not merged yet.
@@ -55,8 +63,8 @@ func end(r disk.LostRange) int64 { return r.Off + r.N }
 
 func sameKind(a, b disk.LostRange) bool { return a.Doubtful == b.Doubtful && a.Reason == b.Reason }
 
-// merge sorts the ranges and joins neighbours. Where two overlap, the one that starts
-// first keeps the common part.
+// merge sorts the ranges and joins neighbours. If two overlap, the one that starts first keeps the
+// common part.
 func (l *Losses) merge() {
 	slices.SortStableFunc(l.ranges, func(a, b disk.LostRange) int {
 		switch {
@@ -89,20 +97,27 @@ func (l *Losses) merge() {
 	l.ranges, l.sorted = merged, len(merged)
 }
 
-// Ranges returns what was lost so far, in the order of the disk, without overlaps. The
-// slice is the caller's.
+// Ranges returns the ranges lost so far, in the order of the disk, without overlaps. The caller
+// owns the slice.
 func (l *Losses) Ranges() []disk.LostRange {
 	if l == nil {
 		return nil
 	}
+	l.addKnown()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.merge()
 	return slices.Clone(l.ranges)
 }
 
-// MergeLost returns the ranges that are lost in either of two disks, as Ranges returns those
-// of one.
+// addKnown adds the losses that the images have detected so far.
+func (l *Losses) addKnown() {
+	for _, image := range l.images {
+		l.add(image.start, image.disk.Lost())
+	}
+}
+
+// MergeLost merges the lost ranges of two disks, in the form of Ranges.
 func MergeLost(a, b []disk.LostRange) []disk.LostRange {
 	var l Losses
 	l.add(0, a)
@@ -110,11 +125,19 @@ func MergeLost(a, b []disk.LostRange) []disk.LostRange {
 	return l.Ranges()
 }
 
-// Contains reports whether the byte at off is lost.
+// Contains reports whether the byte at off is lost. It must have been read before.
 func (l *Losses) Contains(off int64) bool {
 	if l == nil {
 		return false
 	}
+	if l.has(off) {
+		return true
+	}
+	l.addKnown() // reads may have detected more losses
+	return l.has(off)
+}
+
+func (l *Losses) has(off int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sorted < len(l.ranges) {
@@ -132,7 +155,7 @@ func (l *Losses) Contains(off int64) bool {
 	return found && i < len(l.ranges)
 }
 
-// reason says why a sector could not be read, without the name of its file.
+// reason returns why a sector could not be read, without a file name.
 func reason(err error) string {
 	var number syscall.Errno
 	var pe *fs.PathError

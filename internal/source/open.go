@@ -15,16 +15,20 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// ErrDynamicStream: a stream is a dynamic VHD, which cannot be read in order.
+// ErrDynamicStream reports a stream that is a dynamic VHD, which cannot be read in order.
 var ErrDynamicStream = errors.New("a dynamic VHD cannot be read from a pipe or from compressed data, only a raw disk or a fixed VHD")
 
 // OpenOptions say how to open a source.
 type OpenOptions struct {
 	Formats disk.Formats
-	Image   disk.OpenOptions // of an image; of a stream only the format counts
+	Image   disk.OpenOptions // of an image; a stream uses only the format
 	// Compressed detects compressed files, which are streams, and decompresses streams, if
 	// the format is not given. Without it a stream is the bytes of a raw disk.
 	Compressed bool
+	// Refuse is called with the first bytes of a raw disk, at most a sector, if no format is
+	// given. It returns an error if the named file is no disk. The file of a pipe is "". If
+	// Refuse is nil, any bytes are a raw disk.
+	Refuse func(head []byte, file string) error
 	// OpenFIFO opens a named pipe for reading, and waits until it has a writer or the
 	// context is done. Nil: a pipe is refused.
 	OpenFIFO func(ctx context.Context, name string) (*os.File, error)
@@ -59,6 +63,10 @@ func Open(ctx context.Context, name string, o *OpenOptions) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkRaw(d, f, name); err != nil {
+		d.Close()
+		return nil, err
+	}
 	s := newDisk(d, f, name)
 	s.File = name
 	return s, nil
@@ -82,10 +90,26 @@ func Standard(ctx context.Context, f *os.File, name string, o *OpenOptions) (*So
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkRaw(d, format, ""); err != nil {
+		d.Close()
+		return nil, err
+	}
 	return newDisk(d, format, name), nil
 }
 
-// newDisk returns a source that is an open disk.
+// checkRaw calls Refuse for a disk that is raw only because no format was detected.
+func (o *OpenOptions) checkRaw(d disk.Disk, f *disk.Format, file string) error {
+	if o.Refuse == nil || f != &raw.Format || o.Image.Format != "" {
+		return nil
+	}
+	head := make([]byte, min(d.Size(), disk.SectorSize))
+	if _, err := d.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return o.Refuse(head, file)
+}
+
+// newDisk returns a source for an open disk.
 func newDisk(d disk.Disk, f *disk.Format, name string) *Source {
 	s := Source{Name: name, Format: f, Length: d.Size(), closer: d}
 	if r, ok := d.(*raw.Disk); ok {
@@ -98,8 +122,8 @@ func newDisk(d disk.Disk, f *disk.Format, name string) *Source {
 	return &s
 }
 
-// Image is the disk as its format opened it, for what only some formats have. It is nil
-// for a stream, and for several images.
+// Image is the disk as its format opened it, for format-specific methods. It is nil for a stream,
+// and for several images.
 func (s *Source) Image() disk.Disk {
 	if n, ok := s.Disk.(*named); ok {
 		return n.Disk
@@ -139,13 +163,18 @@ func stream(ctx context.Context, f *os.File, name, file string, o *OpenOptions) 
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fail(err)
 	}
+	if o.Refuse != nil {
+		if err := o.Refuse(head, file); err != nil {
+			return fail(err)
+		}
+	}
 	if vhd.IsFooter(head) {
 		return fail(ErrDynamicStream)
 	}
 	if _, err := o.Formats.Probe(streamHead(head), int64(len(head))); err != nil {
 		return fail(err)
 	}
-	// The decompressor is not closed: it might wait for data that never comes.
+	// Closing the decompressor could wait for data forever.
 	s.Stream, s.Trailer = &namedStream{r: r, name: name}, vhd.IsFixedFooter
 	return &s, nil
 }

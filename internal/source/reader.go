@@ -22,12 +22,12 @@ func (e *Error) Error() string { return e.Name + ": " + e.Err.Error() }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// named is a disk whose errors name its file. Everything but the errors is the disk's own,
-// so that extents can be cloned and mapped.
+// named is a disk whose errors name its file. All else is unchanged, so that extents can be cloned
+// and mapped.
 type named struct {
 	disk.Disk
 	name    string
-	parents []string // files that parts of the disk are read from, too
+	parents []string // other files that are read
 }
 
 // Named returns a disk whose errors of reading name its file, or one of its parents' files.
@@ -51,7 +51,7 @@ func unnamed(d disk.Disk) disk.Disk {
 	return d
 }
 
-// fail names the file that an error is about.
+// fail adds the file name to an error.
 func (d *named) fail(err error, off int64) error {
 	name := d.name
 	var pe *fs.PathError
@@ -118,8 +118,8 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// salvage reads what ReadAt could not read in one piece. It halves the range until a part
-// can be read, or is one sector, which becomes zeros.
+// salvage reads a range that ReadAt could not read. It halves the range until a part can be read,
+// or is one sector, which becomes zeros.
 func (r *reader) salvage(p []byte, off int64, cause error) (int, error) {
 	if off+int64(len(p)) > r.Size() {
 		n, err := r.salvage(p[:r.Size()-off], off, cause)

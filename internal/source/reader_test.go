@@ -20,13 +20,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// badDisk is a disk in memory with sectors that cannot be read. Its data is in a file, as
-// far as its extents say.
+// badDisk is a disk in memory with unreadable sectors. Its extents report that its data is in a
+// file.
 type badDisk struct {
 	b      []byte
 	bad    map[int64]bool // by offset
 	file   *os.File
-	holeAt int64 // a hole of 1 MiB starts here, if it is not 0
+	holeAt int64            // a hole of 1 MiB starts here, if it is not 0
+	found  []disk.LostRange // lost, as detected while reading
 }
 
 var errMedium = &fs.PathError{Op: "read", Path: "a.raw", Err: syscall.EIO}
@@ -66,7 +67,7 @@ func (d *badDisk) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 
 // Lost implements [disk.Salvaged].
 func (d *badDisk) Lost() []disk.LostRange {
-	return []disk.LostRange{{Range: disk.Range{Off: 512, N: 512}, Reason: "a wild BAT entry"}}
+	return append(d.found, disk.LostRange{Range: disk.Range{Off: 512, N: 512}, Reason: "a wild BAT entry"})
 }
 
 func randomBytes(n int) []byte {
@@ -79,9 +80,8 @@ func join(d disk.Disk, o *Options) *Source {
 	return Join([]*Source{{Name: "a.raw", Disk: Named(d, "a.raw")}}, o)
 }
 
-// TestSalvage reads parts of all alignments over sectors that cannot be read: those sectors
-// are zeros, whole or in part, everything else is the disk's, and the lost ranges are
-// exactly those sectors.
+// TestSalvage reads parts of all alignments across unreadable sectors. Those sectors read as zeros,
+// all else as the disk. The lost ranges are exactly those sectors.
 func TestSalvage(t *testing.T) {
 	const size = 64 << 10
 	d := &badDisk{b: randomBytes(size), bad: map[int64]bool{0: true, 4096: true, 4608: true, 8192: true, size - 512: true}}
@@ -99,7 +99,7 @@ func TestSalvage(t *testing.T) {
 			t.Errorf("%v: not the disk with zeros for what cannot be read", c)
 		}
 	}
-	// Reading beyond the end ends with io.EOF, also where the last sector is bad.
+	// Reading past the end returns io.EOF, even if the last sector is bad.
 	src := join(d, &Options{Salvage: true})
 	got := make([]byte, size+512)
 	if n, err := src.Disk.ReadAt(got, 0); n != size || !errors.Is(err, io.EOF) || !bytes.Equal(got[:size], want) {
@@ -125,14 +125,14 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
-// TestSalvageInterrupted: a read that was stopped is not a loss.
+// An interrupted read is not a loss.
 func TestSalvageInterrupted(t *testing.T) {
 	for _, err := range []error{context.Canceled, fs.ErrClosed} {
 		src := join(&stopped{&badDisk{b: make([]byte, 4096)}, err}, &Options{Salvage: true})
 		if _, got := src.Disk.ReadAt(make([]byte, 1024), 0); !errors.Is(got, err) {
 			t.Errorf("got %v, want %v", got, err)
 		}
-		if n := len(src.Losses.Ranges()); n > 1 { // what the image knew
+		if n := len(src.Losses.Ranges()); n > 1 { // losses that the image knew
 			t.Errorf("%d lost ranges", n)
 		}
 	}
@@ -144,6 +144,19 @@ type stopped struct {
 }
 
 func (d *stopped) ReadAt([]byte, int64) (int, error) { return 0, d.err }
+
+// Losses that an image detects during reads are in Ranges afterwards.
+func TestLossesGrow(t *testing.T) {
+	d := &badDisk{b: make([]byte, 4096)}
+	src := join(d, &Options{Salvage: true})
+	d.found = []disk.LostRange{{Range: disk.Range{Off: 2048, N: 512}, Reason: "a bitmap"}}
+	if !src.Losses.Contains(2048) || src.Losses.Contains(2560) {
+		t.Error("Contains does not follow the image")
+	}
+	if got := src.Losses.Ranges(); len(got) != 2 || got[1].Off != 2048 {
+		t.Errorf("got %v, want two ranges", got)
+	}
+}
 
 // TestLossesParallel adds the same sectors from many goroutines, in no order.
 func TestLossesParallel(t *testing.T) {
@@ -162,8 +175,7 @@ func TestLossesParallel(t *testing.T) {
 	}
 }
 
-// TestErrorNamesFile: an error names the file of the source that it is about, and where in
-// that; with parents, the parent's.
+// An error names the file with the unreadable data, or the parent's, and the offset in it.
 func TestErrorNamesFile(t *testing.T) {
 	good := &badDisk{b: randomBytes(1 << 20)}
 	bad := &badDisk{b: randomBytes(1 << 20), bad: map[int64]bool{4096: true}}
@@ -187,8 +199,7 @@ type errReader struct{ err error }
 
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
-// TestThrottle: the waits of a copy add up to the time that its data takes at the rate, and
-// holes take none.
+// The waits of a copy add up to the time of its data at the rate. Holes need no time.
 func TestThrottle(t *testing.T) {
 	var mu sync.Mutex
 	var longest time.Duration
@@ -204,8 +215,7 @@ func TestThrottle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Nothing waits, so that the last wait is for all of the data, but for the time
-		// that the copy took.
+		// Nothing waits. The last wait is the time of all data, less the time that the copy took.
 		if longest > want || longest < want-10*time.Minute {
 			t.Errorf("%s: a wait for %v, want one for %v", what, longest, want)
 		}
@@ -226,8 +236,7 @@ func TestThrottle(t *testing.T) {
 	}
 }
 
-// TestExtentsWithoutFile: what is salvaged or throttled is not cloned or mapped, and
-// everything else is.
+// A salvaged or throttled disk is not cloned or mapped. All others are.
 func TestExtentsWithoutFile(t *testing.T) {
 	d := &badDisk{b: make([]byte, 4096), file: os.Stdin}
 	for _, o := range []*Options{{Salvage: true}, {Throttle: NewThrottle(t.Context(), 1, nil)}, {}} {

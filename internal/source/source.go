@@ -1,9 +1,9 @@
-// Package source opens what a command reads: a disk, or a stream, which is the bytes of a
-// raw disk that can only be read in order.
+// Package source opens the sources of commands. A source is a disk, or a stream: the bytes of a raw
+// disk that can only be read in order.
 //
-// Everything a command asks of its reading is wrapped around the source here, once, so
-// that no way of copying can lose it: [Error] names the file that could not be read,
-// [Losses] collects what was replaced with zeros, and a [Throttle] limits the rate.
+// The options of reading are implemented here, once for every way of copying. [Error] names the
+// file that could not be read, [Losses] collects the ranges replaced by zeros, and a [Throttle]
+// limits the rate.
 package source
 
 import (
@@ -14,24 +14,23 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Source is a disk or a stream. It is for one goroutine, except that its Disk can be read
-// by many.
+// Source is a disk or a stream. It is for one goroutine, but its Disk can be read concurrently.
 type Source struct {
 	Disk   disk.Disk // nil for a stream
 	Stream io.Reader // nil for a disk
 
-	// Trailer reports whether the last 512 bytes of the stream, which follow before
-	// others, are a footer and not part of the disk. Nil: they never are.
+	// Trailer reports whether the last 512 bytes of the stream are a footer and not part of the
+	// disk. before is the number of bytes before them. Nil: they never are.
 	Trailer func(b []byte, before int64) bool
 
 	Name    string       // for messages
 	File    string       // the file's name; "" if it has none that can be opened
 	Format  *disk.Format // of the image; of a stream always the raw format's
 	Parents []string     // the files of the open parents, nearest first
-	Losses  *Losses      // what was lost; nil unless salvaging
+	Losses  *Losses      // the lost ranges; nil without salvaging
 
-	// Length is how many bytes of the disk the file has: fewer than Size if the last
-	// sector of a raw file is not whole. It is 0 for a stream.
+	// Length is the number of bytes of the disk that are in the file. It is less than Size if the
+	// last sector of a raw file is incomplete. It is 0 for a stream.
 	Length int64
 
 	// SectorSize is the logical sector size that the image records, in bytes. It is 0 if it
@@ -41,16 +40,16 @@ type Source struct {
 	closer io.Closer
 }
 
-// Options say how a source is read. The zero value reads it as it is.
+// Options say how to read a source. The zero value reads it unchanged.
 type Options struct {
-	// Salvage replaces sectors that cannot be read with zeros, and collects them in
-	// Source.Losses. A stream cannot skip what it cannot read, so it fails as before.
+	// Salvage replaces unreadable sectors by zeros, and collects them in Source.Losses. It has no
+	// effect on a stream, which cannot skip unreadable data.
 	Salvage bool
-	// Throttle, if set, limits how fast data is read. Holes do not count.
+	// Throttle, if set, limits the rate of reading. Holes do not count.
 	Throttle *Throttle
 }
 
-// Size is the disk's size in bytes; -1 for a stream, whose size is not known.
+// Size is the disk's size in bytes, or -1 for a stream.
 func (s *Source) Size() int64 {
 	if s.Disk == nil {
 		return -1
@@ -66,8 +65,8 @@ func (s *Source) Close() error {
 	return s.closer.Close()
 }
 
-// Join returns the disks of several sources as one source, read as the options say. The
-// only source may be a stream. Closing the result closes all of them.
+// Join joins the disks of several sources to one source, which is read with the options. A stream
+// must be the only source. Closing the result closes all of them.
 func Join(all []*Source, o *Options) *Source {
 	joined := *all[0]
 	if len(all) > 1 {
@@ -96,11 +95,12 @@ func Join(all []*Source, o *Options) *Source {
 		joined.Losses = &Losses{}
 		start := int64(0)
 		for _, s := range all {
-			if known, ok := unnamed(s.Disk).(disk.Salvaged); ok {
-				joined.Losses.add(start, known.Lost())
+			if image, ok := unnamed(s.Disk).(disk.Salvaged); ok {
+				joined.Losses.images = append(joined.Losses.images, lossyImage{image, start})
 			}
 			start += s.Disk.Size()
 		}
+		joined.Losses.addKnown()
 	}
 	if o.Salvage || o.Throttle != nil {
 		joined.Disk = &reader{Disk: joined.Disk, losses: joined.Losses, throttle: o.Throttle}
@@ -108,9 +108,9 @@ func Join(all []*Source, o *Options) *Source {
 	return &joined
 }
 
-// Section returns the part of a source that starts skip bytes after its start and has
-// count bytes, or fewer if the source ends before; a count below 0 means all. The bytes
-// of a stream before it are read. Closing the section does nothing.
+// Section returns the part of a source that starts at byte skip and has count bytes, or fewer if
+// the source ends before. A count below 0 means all. In a stream, the bytes before the part are
+// read. Closing the section does nothing.
 func (s *Source) Section(skip, count int64) (*Source, error) {
 	if count < 0 {
 		count = math.MaxInt64

@@ -8,11 +8,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Throttle limits how many bytes are read in a second, in all that it is given to. It is
-// safe for concurrent use.
+// Throttle limits the number of bytes read per second, over everything that is read through it. It
+// is safe for concurrent use.
 type Throttle struct {
 	ctx   context.Context
-	rate  int64 // bytes a second
+	rate  int64 // bytes per second
 	pause func(context.Context, time.Duration)
 
 	mu    sync.Mutex
@@ -20,9 +20,8 @@ type Throttle struct {
 	bytes int64     // read since then
 }
 
-// NewThrottle returns a Throttle to rate bytes a second, or nil if rate is 0: no limit. It
-// waits by pause, which returns after the duration or when its context is done; nil means
-// by the clock.
+// NewThrottle returns a Throttle to rate bytes per second, or nil if rate is 0. It waits by calling
+// pause, which returns after the duration or when its context is done. A nil pause sleeps.
 func NewThrottle(ctx context.Context, rate int64, pause func(context.Context, time.Duration)) *Throttle {
 	if rate <= 0 {
 		return nil

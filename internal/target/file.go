@@ -16,52 +16,52 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// File is a disk that a command makes. A regular file appears under its name when Commit
-// is called; a device is written in place.
+// File is a new disk. A regular file appears under its name when Commit is called. A device is
+// written in place.
 type File struct {
 	Disk convert.Target
-	Seek int64 // the source starts at this byte of the disk
+	Seek int64 // offset in the disk of the start of the source
 
 	name string
 	file *atomicfile.File // nil for a device
 	dev  *os.File         // nil for a file
-	old  *os.File         // the file that will be replaced, locked; nil if there is none
+	old  *os.File         // the file to replace, locked; nil if there is none
 
-	links uint64       // names of the file that will be replaced
-	fill  func() error // gives the file storage when it is complete; nil: nothing does
+	links uint64       // hard links of the file to replace
+	fill  func() error // allocates the file on completion; nil: no preallocation
 }
 
 // CreateOptions say how to start a new file.
 type CreateOptions struct {
-	// KeepLinks writes into the file that exists, as qemu-img does, where it has other names
-	// or a loop device uses it. Otherwise the first is replaced under this name only, and
-	// the second is an *InUseError.
+	// KeepLinks writes into an existing file that has other hard links, or is used by a loop
+	// device, as qemu-img does. Otherwise a file with other links is replaced only under this name,
+	// and a used one is an *InUseError.
 	KeepLinks bool
 }
 
-// OpenError says that a file could not be opened or created.
+// OpenError reports a file that could not be opened or created.
 type OpenError struct{ Err error }
 
 func (e *OpenError) Error() string { return e.Err.Error() }
 
 func (e *OpenError) Unwrap() error { return e.Err }
 
-// LockError says that another process uses the target.
+// LockError reports that another process uses the target.
 type LockError struct{ Err error }
 
 func (e *LockError) Error() string { return e.Err.Error() }
 
 func (e *LockError) Unwrap() error { return e.Err }
 
-// InUseError says that a loop device uses the file that would be replaced.
+// InUseError reports that a loop device uses the file to replace.
 type InUseError struct{ Device string }
 
 func (e *InUseError) Error() string {
 	return fmt.Sprintf("the file is in use by %s, which would go on with the old one", e.Device)
 }
 
-// Create starts a new disk in the named file, which create makes in it. The errors of the
-// file are an *OpenError, a *LockError or an *InUseError; the others are those of create.
+// Create starts a new disk in the named file, by calling create. Errors of the file are an
+// *OpenError, a *LockError or an *InUseError. Others are errors of create.
 func Create(name string, o *CreateOptions, create func(disk.File) (disk.Disk, error)) (*File, error) {
 	t := &File{name: name}
 	var file disk.File
@@ -75,7 +75,7 @@ func Create(name string, o *CreateOptions, create func(disk.File) (disk.Disk, er
 		}
 		t.dev, file = dev, dev
 	} else {
-		// A process that has the old file open would go on with a file that has no name.
+		// Otherwise a process with the old file open would continue with a file without a name.
 		if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
 			if err := imagelock.Lock(old, true); err != nil {
 				old.Close()
@@ -98,7 +98,7 @@ func Create(name string, o *CreateOptions, create func(disk.File) (disk.Disk, er
 	return t, nil
 }
 
-// start starts the file; st is what is there now, or nil.
+// start starts the file. st describes the existing file, or is nil.
 func (t *File) start(st fs.FileInfo, o *CreateOptions) (err error) {
 	if st != nil {
 		links, loop := atomicfile.Links(st), atomicfile.LoopDevice(st)
@@ -119,11 +119,11 @@ func (t *File) start(st fs.FileInfo, o *CreateOptions) (err error) {
 	return nil
 }
 
-// Links is how many names the file has that will be replaced; 0 if there is none.
+// Links is the number of hard links of the file to replace; 0 if there is none.
 func (t *File) Links() uint64 { return t.links }
 
-// InPlace is why a file is written in place, and is incomplete until Commit; nil if it is
-// not, or if the target is a device.
+// InPlace is the reason why a file is written in place, and is incomplete until Commit. It is nil
+// if the file is not written in place, or the target is a device.
 func (t *File) InPlace() error {
 	if t.file == nil {
 		return nil
@@ -131,7 +131,7 @@ func (t *File) InPlace() error {
 	return t.file.InPlace()
 }
 
-// OSFile is the new regular file; nil for a device.
+// OSFile returns the new regular file; nil for a device.
 func (t *File) OSFile() *os.File {
 	if t.file == nil {
 		return nil
@@ -160,7 +160,7 @@ func (t *File) Copy(ctx context.Context, src *source.Source, o *convert.Options)
 	return err
 }
 
-// growing is a growing target from byte seek of its disk on.
+// growing is a growing target that starts at byte seek of its disk.
 type growing struct {
 	convert.GrowingTarget
 	seek int64
@@ -218,7 +218,7 @@ func (t *File) Commit(flush bool) error {
 	return t.file.Commit(flush)
 }
 
-// Discard implements [Target]. No new file is left.
+// Discard implements [Target]. It removes the new file.
 func (t *File) Discard() {
 	defer t.unlock()
 	if t.file != nil {
@@ -229,7 +229,7 @@ func (t *File) Discard() {
 	}
 }
 
-// unlock lets go of the file that was to be replaced.
+// unlock closes the file to replace.
 func (t *File) unlock() {
 	if t.old != nil {
 		t.old.Close()

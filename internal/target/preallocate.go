@@ -8,7 +8,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Preallocation says how much of a file gets storage before it is written.
+// Preallocation is the storage that a file gets before it is written.
 type Preallocation uint8
 
 // The kinds of preallocation.
@@ -18,8 +18,8 @@ const (
 	PreallocateFull                       // zeros are written
 )
 
-// Fill gives n bytes of a file, from off on, the storage that the mode asks for. progress
-// may be nil; it counts the bytes.
+// Fill allocates n bytes of a file, from off on, by the mode. progress may be nil; it counts the
+// bytes.
 func (p Preallocation) Fill(ctx context.Context, f *os.File, off, n int64, progress disk.Progress) error {
 	if p == PreallocateOff {
 		return nil
@@ -27,10 +27,9 @@ func (p Preallocation) Fill(ctx context.Context, f *os.File, off, n int64, progr
 	return filesystem.Fill(ctx, f, off, n, p == PreallocateFull, progress)
 }
 
-// Preallocate gives the file the storage that the mode asks for: now, or if the size of its
-// disk is not known yet, when it is complete. Files of dynamic images grow, and nothing is
-// reserved for them, as in qemu-img; nor on devices. ctx holds until Commit; progress may be
-// nil.
+// Preallocate allocates the file by the mode: at once, or on completion if the size of its disk is
+// not known yet. As in qemu-img, nothing is reserved for dynamic images, which grow. Devices are
+// not preallocated. ctx is used until Commit; progress may be nil.
 func (t *File) Preallocate(ctx context.Context, p Preallocation, sizeKnown bool, progress disk.Progress) error {
 	if t.file == nil {
 		return nil

@@ -10,19 +10,19 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Stream is an output that is written from its first byte to its last.
+// Stream is an output that is written sequentially.
 type Stream struct {
 	W io.WriteCloser
-	// Image writes an image of a disk; nil: the image is the disk's bytes, and then End.
+	// Image writes an image of a disk. Nil: the image is the bytes of the disk, and then End.
 	Image func(ctx context.Context, w io.Writer, d disk.Disk, o *convert.Options) error
-	// End writes what follows the n bytes of a disk; nil: nothing does. Called with
-	// [io.Discard] and 0 it reports whether it can.
+	// End writes the end of an image after the n bytes of its disk. Nil: there is none. End with
+	// [io.Discard] and 0 returns an error if it cannot.
 	End func(w io.Writer, n int64) error
 
 	size int64
 }
 
-// Copy implements [Target]. Nothing is written if the format cannot follow a stream.
+// Copy implements [Target]. It writes nothing if the format cannot be streamed from a stream.
 func (t *Stream) Copy(ctx context.Context, src *source.Source, o *convert.Options) error {
 	t.size = src.Size()
 	switch {
@@ -61,7 +61,7 @@ func (t *Stream) end(w io.Writer, n int64) error {
 	return t.End(w, n)
 }
 
-// StreamError says why an image cannot be written to a stream while its source is one.
+// StreamError reports an image that cannot be written to a stream from a stream.
 type StreamError struct{ Err error }
 
 func (e *StreamError) Error() string { return e.Err.Error() }

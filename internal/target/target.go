@@ -1,6 +1,6 @@
-// Package target is what a command writes: a new file or a device, an image that exists,
-// a differencing image, or a stream. Each kind carries out the same options of a copy, and
-// has the safety that belongs to it: locks, temporary files, the order of completion.
+// Package target has the targets that a command writes: a new file or a device, an existing
+// image, a differencing image, or a stream. Each kind supports the same options of a copy, and
+// has its own safety: locks, temporary files, the order of completion.
 package target
 
 import (
@@ -13,9 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/raw"
 )
 
-// Target is something to copy a source to. Copy is called once, and then either Commit or
-// Discard. Errors of reading the source are a *[source.Error]; the others are about the
-// target.
+// Target is the target of a copy. Call Copy once, and then either Commit or Discard. Errors of
+// reading the source are a *[source.Error]. Others are about the target.
 type Target interface {
 	// Copy writes all of the source.
 	Copy(ctx context.Context, src *source.Source, o *convert.Options) error
@@ -24,12 +23,12 @@ type Target interface {
 	// Commit completes the target. With flush, it is durable then. If it fails, the target
 	// is discarded.
 	Commit(flush bool) error
-	// Discard gives the target up. What was written in place stays.
+	// Discard abandons the target. Data written in place stays.
 	Discard()
 }
 
-// Existing is an image that is written in place, from byte Seek of its disk on. What lies
-// before, and what the source does not reach, stays as it is.
+// Existing is an image that is written in place, from byte Seek of its disk on. The disk is
+// unchanged before Seek, and after the end of the source.
 type Existing struct {
 	Disk disk.Disk // open for writing; Commit and Discard close it
 	Seek int64
@@ -42,7 +41,7 @@ func (t *Existing) Copy(ctx context.Context, src *source.Source, o *convert.Opti
 		return err
 	}
 	var dst convert.Target = at
-	if t.Seek == 0 { // the disk itself, which can do more than its section
+	if t.Seek == 0 { // the disk itself has more abilities than its section
 		dst = t.Disk.(convert.Target)
 	}
 	n := src.Size()
@@ -75,7 +74,7 @@ func (t *Existing) Commit(flush bool) error {
 // Discard implements [Target].
 func (t *Existing) Discard() { _ = t.Disk.Close() }
 
-// sync makes what was written to a disk durable.
+// sync flushes a disk.
 func sync(d disk.Disk) error {
 	if s, ok := d.(disk.Syncer); ok {
 		return s.Sync()
@@ -83,10 +82,10 @@ func sync(d disk.Disk) error {
 	return nil
 }
 
-// fixedSize is a target of a fixed size for a stream.
+// fixedSize is the target of a stream that has a fixed size.
 type fixedSize struct{ convert.Target }
 
-// Resize implements [disk.Resizer]: it refuses sizes that the target does not have.
+// Resize implements [disk.Resizer]. It refuses sizes larger than the target.
 func (t fixedSize) Resize(_ context.Context, size int64, _ disk.Progress) error {
 	if size > t.Size() {
 		return fmt.Errorf("the target ends at byte %d, and there is more to write", t.Size())
@@ -94,10 +93,10 @@ func (t fixedSize) Resize(_ context.Context, size int64, _ disk.Progress) error 
 	return nil
 }
 
-// Child is a new differencing image. It keeps what differs from its parent.
+// Child is a new differencing image. It stores only the differences from its parent.
 type Child struct {
 	*File
-	Parent disk.Disk // which the new disk closes
+	Parent disk.Disk // closed by the new disk
 }
 
 // Copy implements [Target]. Zeros follow the source if the target is larger. The source is

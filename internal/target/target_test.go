@@ -16,7 +16,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// broken is a disk that cannot be read.
+// broken is an unreadable disk.
 type broken struct{ disk.Disk }
 
 var errBroken = errors.New("broken")
@@ -31,8 +31,7 @@ func createRaw(size int64) func(disk.File) (disk.Disk, error) {
 	return func(f disk.File) (disk.Disk, error) { return raw.Create(f, size) }
 }
 
-// TestChildNamesParent: an error of reading the parent, while a child is made, names the
-// parent and not the source.
+// When a child is created, an error of reading the parent names the parent, not the source.
 func TestChildNamesParent(t *testing.T) {
 	base := rawDisk(bytes.Repeat([]byte{1}, 1<<20))
 	name := filepath.Join(t.TempDir(), "child.vhd")
@@ -55,8 +54,8 @@ func TestChildNamesParent(t *testing.T) {
 	}
 }
 
-// TestSeek: a disk and a stream are written at an offset of a new file, and of an image that
-// exists; what is around it stays.
+// Disks and streams are written at an offset of a new file, and of an existing image. Other bytes
+// do not change.
 func TestSeek(t *testing.T) {
 	const seek = 1536
 	part := bytes.Repeat([]byte("part"), 256)
@@ -115,7 +114,7 @@ func TestSeek(t *testing.T) {
 	}
 }
 
-// TestExistingTooSmall: a stream that does not fit is an error, and the image keeps its size.
+// A stream that is too large is an error, and the image keeps its size.
 func TestExistingTooSmall(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "existing")
 	if err := os.WriteFile(name, make([]byte, 1024), 0o666); err != nil {
@@ -139,7 +138,7 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-// TestStream: a format that cannot follow a stream is refused before anything is written.
+// A format that cannot be streamed from a stream is refused before any write.
 func TestStream(t *testing.T) {
 	var out bytes.Buffer
 	refuse := errors.New("no")

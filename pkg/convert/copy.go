@@ -77,7 +77,7 @@ func Copy(ctx context.Context, dst Target, src disk.Disk, o *Options) error {
 
 func (c *copier) run(ctx context.Context) error {
 	defer c.mappings.close()
-	defer c.room.finish()
+	defer c.ahead.finish()
 	return inParallel(ctx, c.o.Workers, c.plan, c.work)
 }
 
@@ -99,7 +99,7 @@ func newCopier(dst Target, src disk.Disk, o *Options) (*copier, error) {
 	c.sharer.placer, _ = dst.(disk.Placer)
 	if z, ok := dst.(disk.KnownZero); ok && z.ReadsZero() {
 		c.o.TargetIsZero = true
-		c.room.placer = c.sharer.placer // an existing file keeps its allocation
+		c.ahead.placer = c.sharer.placer // an existing file keeps its allocation
 	}
 	return &c, nil
 }
@@ -126,7 +126,7 @@ type copier struct {
 	reserver disk.Reserver // nil: order does not matter
 	order    *queue
 	sharer   sharer
-	room     room
+	ahead    aheadAllocator
 	mappings mappings
 	step     int64
 
@@ -151,7 +151,7 @@ func (c *copier) plan(yield func(piece, error) bool) {
 		for n > 0 {
 			p := piece{off: off, file: file, fileOff: fileOff}
 			limit := int64(chunk)
-			if c.o.Allocate { // nothing asks what is in it
+			if c.o.Allocate { // unread: its contents do not matter
 				switch c.sharer.way(file) {
 				case cloned:
 					limit = shareChunk
@@ -296,7 +296,7 @@ func (c *copier) reserve(ctx context.Context, p piece, runs []run) error {
 func (c *copier) shareOrWrite(p piece, r run, buf []byte) error {
 	for at := r.start; at < r.end; {
 		apart, shared := c.sharer.share(p.off+at, r.end-at, p.file, p.fileOff+at)
-		c.room.prepare(p.off+at, apart)
+		c.ahead.prepare(p.off+at, apart)
 		if err := c.write(p, run{at, at + apart}, buf); err != nil {
 			return err
 		}

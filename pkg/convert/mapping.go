@@ -6,12 +6,11 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// maxMapped bounds what is mapped of a file: by each worker a window, one that was
-// left behind, and as much of a chunk as is behind a window's end. It counts as
-// memory of this process.
+// maxMapped bounds the bytes mapped of a file, which count as memory of this process. Each
+// worker maps its window and the rest of a chunk after it. The window before may be mapped, too.
 const maxMapped = 16 << 20
 
-// mappings are those of files that are read by so many workers, one of each.
+// mappings holds one mapping of each file that the workers read.
 type mappings struct {
 	workers int
 	byFile  map[*os.File]*filesystem.Mapping

@@ -18,7 +18,7 @@ import (
 
 const windowSize = 8 << 20
 
-// mappedFile is a file that is mapped here; where none is, the test is skipped.
+// mappedFile creates a mapped file. It skips the test if files are not mapped here.
 func mappedFile(t *testing.T, data []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
@@ -35,7 +35,7 @@ func mappedFile(t *testing.T, data []byte) *os.File {
 	return f
 }
 
-// However many workers there are, what they have mapped is bounded.
+// The mapped bytes are bounded, for any number of workers.
 func TestMappedMemory(t *testing.T) {
 	f := mappedFile(t, make([]byte, chunk))
 	for workers := 1; workers <= maxWorkers; workers++ {
@@ -51,8 +51,7 @@ func TestMappedMemory(t *testing.T) {
 	}
 }
 
-// A file that turns out to be shorter is an error of reading, and not the end of
-// the program.
+// A file that is truncated during the copy is a read error, and does not crash the program.
 func TestMappedFileShrinks(t *testing.T) {
 	const size = 8 << 20
 	f := mappedFile(t, make([]byte, size))
@@ -77,7 +76,7 @@ func TestMappedFileShrinks(t *testing.T) {
 	}
 }
 
-// Files are compared in memory: each difference is found, and the first one told.
+// Comparing mapped files finds each difference, and reports the first one.
 func TestCompareMapped(t *testing.T) {
 	size := int64(windowSize + 3<<20 + 512)
 	data := make([]byte, size)
@@ -93,7 +92,8 @@ func TestCompareMapped(t *testing.T) {
 		}
 	}
 	compare(-1)
-	for _, at := range []int64{size - 1, windowSize, windowSize - 1, chunk, 5, 0} { // each before those that are there
+	// Each difference is before the ones already made.
+	for _, at := range []int64{size - 1, windowSize, windowSize - 1, chunk, 5, 0} {
 		if _, err := g.WriteAt([]byte{data[at] + 1}, at); err != nil {
 			t.Fatal(err)
 		}

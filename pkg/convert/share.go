@@ -8,44 +8,43 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// shareAlign is what offsets and lengths must be multiples of for storage to be
-// shared: the block size of the file systems that can.
+// shareAlign divides the offsets and lengths of shared storage. It is the block size of the
+// file systems that share.
 const shareAlign = 4096
 
 // minShare is the shortest run that is shared. Sharing takes the time of writing
 // some tens of KiB, and cuts the target into extents.
 const minShare = 64 << 10
 
-// shareChunk is the size of one request to share what is not read.
+// shareChunk is the size of one request to share data that is not read.
 const shareChunk = 32 << 20
 
-// way is how data of one file can come to stand in another.
+// way is how data of one file gets into another.
 type way uint8
 
 const (
 	untried way = iota
 	// cloned: the file system lets files share storage, as XFS and btrfs do.
 	cloned
-	// copied: whoever has both files copies between them. Where that is this
-	// machine it saves nothing: copying inside of the kernel into ext4 or tmpfs
-	// takes as long as one read and one write, and the data must be read for zeros
-	// anyway. So it is left to file systems of the network.
+	// copied: the server of a network file system copies from one file to the other. A
+	// local copy in the kernel saves nothing: into ext4 or tmpfs it needs the time of one
+	// read and one write. The data must be read anyway, to detect zeros.
 	copied
 	// written: neither.
 	written
 )
 
-// sharer has the target's file share storage with the source's, or be copied to
-// without the data passing through here. Each way is tried once for each pair of
-// files. Whatever fails is not an error but is written.
+// sharer makes the target's file share storage with the source's, or lets the server copy.
+// Each way is tried once for each pair of files. A failure is no error: the data is written
+// instead.
 type sharer struct {
-	placer disk.Placer // nil: no place is known
+	placer disk.Placer // nil: offsets in the file are not known
 
 	mu   sync.Mutex
 	ways map[*os.File]way // of sources; there is one target
 }
 
-// way is what is known of a source.
+// way returns the way that is known to work for a source.
 func (s *sharer) way(src *os.File) way {
 	if s.placer == nil || src == nil {
 		return written
@@ -66,9 +65,9 @@ func (s *sharer) found(src *os.File, w way) {
 	}
 }
 
-// share deals with the n bytes of the target at off, which stand in src at
-// srcOff: the first of them, apart, are to be written, and those behind, shared,
-// are in place.
+// share shares bytes of the target at off with src, where they are stored at srcOff. It
+// returns how many of the n bytes the caller must write first, and how many after those are
+// shared.
 func (s *sharer) share(off, n int64, src *os.File, srcOff int64) (apart, shared int64) {
 	if s.way(src) == written {
 		return n, 0
@@ -93,7 +92,7 @@ func (s *sharer) share(off, n int64, src *os.File, srcOff int64) (apart, shared 
 	return n, 0
 }
 
-// try returns how many of the bytes came to stand in dst.
+// try shares or copies n bytes, and returns how many of them are in dst.
 func (s *sharer) try(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) int64 {
 	w := s.way(src)
 	if w == untried || w == cloned {

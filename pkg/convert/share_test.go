@@ -23,8 +23,7 @@ const (
 	shareMiB  = 1 << 20
 )
 
-// shareSource makes a disk in a file: data and holes of all alignments, and zeros
-// that were written.
+// shareSource creates a disk in a file: data and holes of all alignments, and written zeros.
 func shareSource(t *testing.T, name string) []byte {
 	t.Helper()
 	want := make([]byte, shareSize)
@@ -39,14 +38,14 @@ func shareSource(t *testing.T, name string) []byte {
 	r := rand.NewChaCha8([32]byte{1})
 	for _, x := range [][2]int64{
 		{0, 5*shareMiB + 700},         // ends within a page
-		{6*shareMiB + 512, 100 << 10}, // starts within one
+		{6*shareMiB + 512, 100 << 10}, // starts within a page
 		{7 * shareMiB, 8192},          // too short to share
 		{8*shareMiB - 4096, shareMiB}, // over blocks
 		{9 * shareMiB, 4 * shareMiB},
 	} {
 		part := want[x[0] : x[0]+x[1]]
 		_, _ = r.Read(part)
-		if x[1] == 4*shareMiB { // with zeros that are written, a whole block of them
+		if x[1] == 4*shareMiB { // a whole block of written zeros
 			clear(part[4096 : 512<<10])
 			clear(part[shareMiB : 3*shareMiB])
 		}
@@ -76,7 +75,7 @@ func hideSharing(d Target) Target {
 	return a
 }
 
-// shareTargets make new targets of a file.
+// shareTargets create targets in a file.
 var shareTargets = func() map[string]func(f *os.File) (Target, error) {
 	all := map[string]func(f *os.File) (Target, error){
 		"raw": func(f *os.File) (Target, error) { return raw.Create(f, shareSize) },
@@ -93,8 +92,8 @@ var shareTargets = func() map[string]func(f *os.File) (Target, error) {
 	return all
 }()
 
-// copyShared copies to a new target in a file, with the ways that are known
-// before, and returns the way that was found for the source's file.
+// copyShared copies to a new target in a file. before is the way that is known at the start.
+// It returns the way that works for the source's file.
 func copyShared(t *testing.T, name, kind string, src disk.Disk, o Options, hide bool, before *way) way {
 	t.Helper()
 	f, err := os.Create(name)
@@ -136,7 +135,7 @@ func copyShared(t *testing.T, name, kind string, src disk.Disk, o Options, hide 
 	return c.sharer.way(file)
 }
 
-// shareSources opens the disk in the kinds of files it can be in.
+// shareSources opens the disk in each kind of file.
 func shareSources(t *testing.T, dir string) (map[string]disk.Disk, []byte) {
 	t.Helper()
 	want := shareSource(t, filepath.Join(dir, "source.raw"))
@@ -165,9 +164,8 @@ func shareSources(t *testing.T, dir string) (map[string]disk.Disk, []byte) {
 	return sources, want
 }
 
-// testShare copies all kinds of disks to all kinds, and compares the files with
-// those that come of reading and writing. mayShare is the way that long runs must
-// be found to go.
+// testShare copies from each kind of disk to each kind, and compares the file with one that is read
+// and written. mayShare is the way that long runs must use.
 func testShare(t *testing.T, from, to string, before *way, wantWay way) {
 	sources, want := shareSources(t, from)
 	for target := range shareTargets {
@@ -185,7 +183,7 @@ func testShare(t *testing.T, from, to string, before *way, wantWay way) {
 				t.Run(fmt.Sprintf("%s to %s, all=%v", source, target, all), func(t *testing.T) {
 					name := filepath.Join(to, "shared")
 					got := copyShared(t, name, target, src, Options{Allocate: all, Workers: 3}, false, before)
-					// Blocks of 4 KiB are never shared, and so nothing is found out.
+					// Blocks of 4 KiB are never shared, so no way is tried.
 					if source != "dynamic, 4 K" && target != "dynamic, 4 K" && got != wantWay {
 						t.Errorf("way %d, want %d", got, wantWay)
 					}
@@ -202,8 +200,8 @@ func testShare(t *testing.T, from, to string, before *way, wantWay way) {
 	}
 }
 
-// TestShareFallback: where nothing is shared, or sharing stops in the middle, and
-// where files are copied by the kernel, the target is the same.
+// The target is the same if nothing is shared, if sharing stops in the middle, and if the kernel
+// copies.
 func TestShareFallback(t *testing.T) {
 	for name, w := range map[string]way{"written": written, "copied": copied} {
 		t.Run(name, func(t *testing.T) {
@@ -223,7 +221,7 @@ func copyRangeFails(t *testing.T) bool {
 	return filesystem.CopyRange(b, 0, a, 0, 4096) != 4096
 }
 
-// filePair is a file with these contents, to be read, and an empty one.
+// filePair returns a file with these contents for reading, and an empty one.
 func filePair(t *testing.T, contents []byte) (a, b *os.File) {
 	t.Helper()
 	dir := t.TempDir()
@@ -242,7 +240,7 @@ func filePair(t *testing.T, contents []byte) (a, b *os.File) {
 	return a, b
 }
 
-// TestCopyRangeShort: what the source does not have is not said to be copied.
+// Bytes past the end of the source do not count as copied.
 func TestCopyRangeShort(t *testing.T) {
 	if copyRangeFails(t) {
 		t.Skip("the system does not copy from file to file")

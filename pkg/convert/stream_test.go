@@ -217,7 +217,7 @@ func TestTrailer(t *testing.T) {
 					trailer := func(b []byte, before int64) bool {
 						asked++
 						if len(b) != 512 || before != int64(n) && footer {
-							t.Errorf("shown %d bytes behind %d, want 512 behind %d", len(b), before, n)
+							t.Errorf("shown %d bytes after %d, want 512 after %d", len(b), before, n)
 						}
 						return isMark(n)(b, before)
 					}

@@ -30,6 +30,9 @@ type CheckOptions struct {
 	Parents ParentSearch // where to search for parents
 	NoLock  bool         // open parents even if another process writes to them
 	Now     time.Time    // reference for timestamps; zero: the current time
+	// Opened, if set, is the disk of the same unchanged image. Metadata that opening has read and
+	// validated is not examined again.
+	Opened Disk
 	// Progress, if set, is called with the bytes of blocks that Deep has examined, and their
 	// total.
 	Progress Progress
@@ -66,6 +69,11 @@ type RepairOptions struct {
 	Saved bool
 	// DiscardOrphans frees unreferenced space that contains data without saving it.
 	DiscardOrphans bool
+	// DiscardLost makes each block with an invalid BAT entry unallocated. It needs All.
+	DiscardLost bool
+	// Reconnect points BAT entries of blocks to unreferenced data in the file. It is validated
+	// before anything is written, and done with or without All.
+	Reconnect []Reconnection
 	// Force repairs an image that should not be written, such as that of a suspended virtual
 	// machine.
 	Force bool
@@ -83,6 +91,56 @@ type Repaired struct {
 	// Doubtful are ranges of the disk that the repair could not restore. They hold zeros, or
 	// the contents of another block.
 	Doubtful []Range
+}
+
+// RepairReport lists the changes of a repair, in order, and the findings that are left.
+type RepairReport struct {
+	Done []Repaired
+	Left []Unrepaired
+}
+
+// Unrepaired are the findings of one kind that a repair has left.
+type Unrepaired struct {
+	ID     string
+	Count  int64  // faults
+	Reason string // why they were left
+	Next   NextStep
+	// Reconnect are the blocks whose data follows from the order of the file, for NextReconnect; at
+	// most a few.
+	Reconnect []Reconnection
+}
+
+// NextStep is a possible next step for findings that a repair has left.
+type NextStep uint8
+
+// The next steps.
+const (
+	NextNone           NextStep = iota // there is none, or another finding must be repaired first
+	NextRepairAll                      // repair with All
+	NextRepairLeaks                    // repair again, to return leaked space
+	NextSave                           // repair and save what is overwritten or cut off: Saved
+	NextDiscardOrphans                 // discard the data: DiscardOrphans
+	NextReconnect                      // connect blocks with data: Reconnect
+	NextExtractOrphans                 // examine the unreferenced data
+	NextDiscardLost                    // make the blocks unallocated: DiscardLost
+	NextForce                          // repair although the image should not be written: Force
+	NextNewID                          // give the image a new unique id
+	NextCopyAgain                      // copy the file again from its source
+	NextSalvage                        // read what can be read into another image
+)
+
+// Reconnection is a block of the disk and the offset in the file, bytes, at which the
+// block is stored.
+type Reconnection struct{ Block, Offset int64 }
+
+// Orphan is space in the file that may hold a block, contains data, and is not referenced.
+type Orphan struct {
+	Offset int64 // in the file, bytes, of the sector bitmap
+	Bitmap int64 // bytes of the bitmap; the data follows it
+	Length int64 // bytes of the data
+	// Blocks are the blocks that may be stored here, at most a few. A single one follows from
+	// the order of the blocks in the file.
+	Blocks []int64
 }
 
 // Range is a range of N bytes of a disk.

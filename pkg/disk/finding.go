@@ -8,7 +8,7 @@ type Severity uint8
 const (
 	// Warning: readers tolerate it, or it affects interoperability.
 	Warning Severity = iota
-	// Leak: space in the file that nothing refers to.
+	// Leak: unreferenced space in the file.
 	Leak
 	// Error: data is wrong, unreadable or in danger.
 	Error
@@ -38,7 +38,8 @@ type Finding struct {
 	Want     string  // value in a correct image
 	Number   *Number // Got and Want of a field that is a number, else nil
 	Count    int64   // number of faults, such as consecutive BAT entries; 0 means 1
-	Remedy   string  // what a repair does; "" if nothing
+	Remedy   string  // what a repair does, if the check has determined it; else ""
+	Text     string  // the fault in a sentence; "" if Field, Got and Want describe it
 	Bytes    int64   // bytes missing, inserted or unreferenced; 0 if unknown or none
 	Disk     []Range // affected ranges of the disk, as far as known
 	Note     string  // possible meaning and advice, with FILE for the name of the file; or ""
@@ -56,6 +57,9 @@ type Number struct {
 
 // String describes the finding in one line, without its severity and File.
 func (f Finding) String() string {
+	if f.Text != "" {
+		return f.Text
+	}
 	return fmt.Sprintf("%s at offset %d: found %s, wanted %s", f.Field, f.Offset, f.Got, f.Want)
 }
 

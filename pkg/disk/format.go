@@ -49,9 +49,9 @@ type Format struct {
 	// does not read yet. It is nil if the format has nothing to check.
 	Check func(r io.ReaderAt, size int64, o *CheckOptions) (Checker, error)
 	// Repair repairs the image in a file of size bytes, as far as that loses no guest data. It
-	// returns the changes it made, also with an error. A cancelled ctx stops it between two
+	// reports the changes it made, also with an error. A cancelled ctx stops it between two
 	// steps. It is nil if the format cannot be repaired.
-	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) ([]Repaired, error)
+	Repair func(ctx context.Context, f File, size int64, o *RepairOptions) (RepairReport, error)
 }
 
 // ErrNotThisFormat is the error of Probe for a file of another format.
@@ -67,8 +67,8 @@ type OpenOptions struct {
 	// Force allows writes to an image that should not be written, such as that of a suspended
 	// virtual machine.
 	Force bool
-	// Salvage opens a damaged image and its parents as far as they can be read. What cannot be
-	// read is zeros: see [Salvaged]. Salvage together with Write is an error.
+	// Salvage opens a damaged image and its parents as far as they can be read. Unreadable data
+	// reads as zeros: see [Salvaged]. Salvage together with Write is an error.
 	Salvage bool
 	// Lock, if set, locks files: the image before its length is read, and parents before they
 	// are read. See vhd.Lock.

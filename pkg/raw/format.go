@@ -58,7 +58,7 @@ func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := clearFooters(f, length); err != nil {
+		if err := clearMarks(f, length); err != nil {
 			return nil, err
 		}
 		return OpenWrite(f, length), nil

@@ -65,7 +65,7 @@ func Create(f disk.File, size int64) (*Disk, error) {
 		if length < d.size {
 			return nil, fmt.Errorf("%w: the device has %d bytes, want at least %d", syscall.ENOSPC, length, d.size)
 		}
-		if err := clearFooters(f, length); err != nil {
+		if err := clearMarks(f, length); err != nil {
 			return nil, err
 		}
 		return d, nil

@@ -205,7 +205,7 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// A raw disk of a reader can be read, and is not written.
+// A raw disk of an io.ReaderAt can only be read.
 func TestReadOnly(t *testing.T) {
 	d := Open(bytes.NewReader([]byte("contents")), 8)
 	b := make([]byte, 512)

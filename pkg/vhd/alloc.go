@@ -13,23 +13,23 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// trailer says where the trailing footer of an image is.
+// trailer is where the trailing footer of an image is stored.
 type trailer uint8
 
 const (
-	trailerMoves        trailer = iota // behind everything in use; it moves when space is taken
-	trailerMissing                     // should be there, and is not valid
+	trailerMoves        trailer = iota // after everything in use; allocation moves it
+	trailerMissing                     // missing or invalid
 	trailerFixed                       // in the last sector of a device
-	trailerFixedMissing                // should be there, and is not valid
+	trailerFixedMissing                // missing or invalid
 )
 
-// onDevice reports whether the file is a device, which keeps its length.
+// onDevice reports whether the file is a device, whose length is fixed.
 func (t trailer) onDevice() bool { return t == trailerFixed || t == trailerFixedMissing }
 
 // present reports whether the trailing footer is valid.
 func (t trailer) present() bool { return t == trailerMoves || t == trailerFixed }
 
-// written is the trailer after the footer was written.
+// written returns the trailer after the footer is written.
 func (t trailer) written() trailer {
 	if t.onDevice() {
 		return trailerFixed
@@ -37,8 +37,8 @@ func (t trailer) written() trailer {
 	return trailerMoves
 }
 
-// trailerOf is the trailer of the image in a file with a valid trailing footer, or
-// without.
+// trailerOf returns the trailer of the image in f. valid says that the trailing footer is
+// valid.
 func trailerOf(f any, valid bool) trailer {
 	switch device := disk.IsDevice(f); {
 	case device && valid:
@@ -51,19 +51,19 @@ func trailerOf(f any, valid bool) trailer {
 	return trailerMissing
 }
 
-// allocator takes space at the end of the file, and gives it back.
+// allocator extends the file for blocks and metadata, and undoes extensions that fail.
 type allocator struct {
 	mu sync.Mutex
 
-	end            int64 // of everything in use
+	end            int64 // end of everything in use
 	footerAt       int64 // offset of the trailing footer in a regular file; end or more
-	length         int64 // of the file
-	deviceFooterAt int64 // last sector of a device
+	length         int64 // length of the file
+	deviceFooterAt int64 // offset of the last sector of a device
 
-	batRoom int64 // bytes before the blocks of a new image that are reserved for the BAT and its batmap
-	ahead   int64 // packed files: blocks to take space for with the next extension
+	batSpace int64 // bytes reserved before the blocks of a new image for the BAT and its batmap
+	ahead    int64 // number of blocks for which the next extension of a packed file reserves space
 
-	gapAndBitmap []byte // buffer for what is written before a block
+	gapAndBitmap []byte // buffer for the bytes before a block's data
 
 	// unwrittenBitmaps are the blocks of a new image whose bitmaps, all ones, are
 	// not in the file yet. A write at the start of a block writes its bitmap, too;
@@ -74,16 +74,16 @@ type allocator struct {
 	newBlocks      []int64 // blocks allocated since the last Sync
 	changedBitmaps []int64 // blocks with a changed bitmap since the last Sync
 
-	// syncedFooterAt is the offset of the trailing footer of the last Sync, if it
-	// was followed by another since; else -1.
+	// syncedFooterAt is the offset of the trailing footer of the last Sync if a newer footer
+	// follows it; else -1.
 	syncedFooterAt int64
-	// repairLeading says that the copy at offset 0 differs from the footer in use.
-	// It is rewritten before the first allocation, because from then on a crash
-	// may leave no other footer.
+	// repairLeading says that the copy at offset 0 differs from the footer in use. The copy is
+	// rewritten before the first allocation, because a crash during an allocation may leave no
+	// other footer.
 	repairLeading bool
 }
 
-// open prepares to write to an existing image in a file of size bytes.
+// open prepares to allocate in an existing image, in a file of size bytes.
 func (a *allocator) open(img *Image, fs *footers, size int64) {
 	a.syncedFooterAt = -1
 	a.length = size
@@ -93,15 +93,15 @@ func (a *allocator) open(img *Image, fs *footers, size int64) {
 	case trailerMoves:
 		a.end = roundUp(img.footerAt, SectorSize)
 	case trailerMissing:
-		a.end = roundUp(size, SectorSize) // a torn end is left as it is
+		a.end = roundUp(size, SectorSize) // keep the partial sector at the end
 	default:
-		a.end = img.endOfUse() // the length of a device says nothing
+		a.end = img.endOfUse() // a device is longer than its image
 	}
 	a.footerAt = a.end
 	img.lay.align, img.lay.fileAlign = img.foundAlignment(size)
 }
 
-// endOfUse is the first byte behind metadata and blocks.
+// endOfUse returns the offset after the last metadata and the last block.
 func (img *Image) endOfUse() int64 {
 	end := img.bat.end(img.lay.stored())
 	for _, r := range img.lay.metadata() {
@@ -112,10 +112,10 @@ func (img *Image) endOfUse() int64 {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// lastSector is the offset of the last whole sector of a file.
+// lastSector returns the offset of the last whole sector of a file.
 func lastSector(size int64) int64 { return size/SectorSize*SectorSize - SectorSize }
 
-// trailingFooterAt is the offset of the trailing footer.
+// trailingFooterAt returns the offset of the trailing footer.
 func (img *Image) trailingFooterAt() int64 {
 	if img.trailer.onDevice() {
 		return img.alloc.deviceFooterAt
@@ -123,18 +123,17 @@ func (img *Image) trailingFooterAt() int64 {
 	return img.alloc.footerAt
 }
 
-// An extension is space taken at the end of the file, [start, end).
+// An extension is the range [start, end) at the end of the file, which one call has allocated.
 type extension struct {
 	start, end int64
 
-	// What the allocator said before.
+	// The state of the allocator before the extension.
 	endBefore, footerBefore, lengthBefore, syncedFooterBefore int64
 	trailerBefore                                             trailer
 }
 
-// freeFrom is the first offset that an extension may have: behind everything in
-// use and, unless the file is packed, behind the trailing footer, too, which stays
-// where it is.
+// freeFrom returns the least offset of an extension: after everything in use and, unless the
+// file is packed, after the trailing footer. That footer stays where it is.
 func (img *Image) freeFrom() int64 {
 	if img.state.phase() == phaseCreating || img.trailer.onDevice() || img.lay.packed() {
 		return img.alloc.end
@@ -142,24 +141,23 @@ func (img *Image) freeFrom() int64 {
 	return img.alloc.footerAt + footerSize
 }
 
-// extend takes n bytes from start on, at the end of the file, and puts the trailing
-// footer behind them. It is the only way to take space. The caller has locked the
-// allocator or is alone, and calls giveBack if what is to be there cannot be
-// written.
+// extend allocates n bytes from start on, at the end of the file, and writes the trailing
+// footer after them. All allocations use it. The caller has locked the allocator or is alone,
+// and calls undoExtension if it cannot write the contents of the extension.
 //
-// The footer of the last Sync stays valid until retireSyncedFooter, unless it is in
-// the way: then the new one is made durable first. After an error nothing is taken.
+// The footer of the last Sync stays valid until retireSyncedFooter. If the extension overwrites
+// that footer, extend first makes the new one durable. After an error nothing is allocated.
 func (img *Image) extend(start, n int64) (extension, error) {
 	return img.extendAhead(start, n, 0)
 }
 
-// extendAhead is extend, with the footer so many bytes further behind: what comes
-// next needs no other footer.
+// extendAhead is extend with ahead bytes of free space before the footer. The next extensions
+// use that space without writing a footer.
 func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	a := &img.alloc
 	x := extension{start, start + n, a.end, a.footerAt, a.length, a.syncedFooterAt, img.trailer}
 	if img.trailer.onDevice() && x.end > a.deviceFooterAt {
-		return x, fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
+		return x, fmt.Errorf("%w: the device ends at byte %d", errNoSpace, a.deviceFooterAt+footerSize)
 	}
 	if img.state.phase() == phaseCreating {
 		a.end = x.end
@@ -171,7 +169,7 @@ func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	footer := img.footer.Encode()
 	if a.repairLeading {
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
-			return x, fmt.Errorf("copy of the footer: %w", err)
+			return x, fmt.Errorf("leading footer copy: %w", err)
 		}
 		if err := img.flush(); err != nil {
 			return x, err
@@ -188,14 +186,14 @@ func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	}
 	a.end, a.footerAt, a.length, img.trailer = x.end, footerAt, footerAt+footerSize, trailerMoves
 	switch {
-	case start < x.footerBefore+footerSize: // the former footer is in the way
+	case start < x.footerBefore+footerSize: // the extension overwrites the former footer
 		if err := img.flush(); err != nil {
 			return x, err
 		}
 		a.syncedFooterAt = -1
-		// A torn end may follow the footer.
+		// A partial sector may follow the footer.
 		if _, err := img.f.WriteAt(make([]byte, max(footerSize, x.lengthBefore-x.footerBefore)), x.footerBefore); err != nil {
-			return x, img.giveBack(x, fmt.Errorf("old footer: %w", err))
+			return x, img.undoExtension(x, fmt.Errorf("old footer: %w", err))
 		}
 	case a.syncedFooterAt < 0:
 		a.syncedFooterAt = x.footerBefore
@@ -203,9 +201,9 @@ func (img *Image) extendAhead(start, n, ahead int64) (extension, error) {
 	return x, nil
 }
 
-// giveBack undoes an extension, the last one, because of err, which it returns. If
-// that fails, too, the image has failed.
-func (img *Image) giveBack(x extension, err error) error {
+// undoExtension reverts x, the last extension, and returns err, its reason. If the undo fails,
+// too, the image has failed.
+func (img *Image) undoExtension(x extension, err error) error {
 	if img.state.phase() == phaseFailed {
 		return err
 	}
@@ -216,7 +214,8 @@ func (img *Image) giveBack(x extension, err error) error {
 	if img.state.phase() == phaseCreating || !moved {
 		return err
 	}
-	overwritten := x.start < a.footerAt+footerSize || x.syncedFooterBefore >= 0 // by the extension, or by the gap before it
+	// By the extension, or by the gap before it.
+	overwritten := x.start < a.footerAt+footerSize || x.syncedFooterBefore >= 0
 	if img.trailer == trailerMoves && overwritten {
 		footer := img.footer.Encode()
 		if _, ferr := img.f.WriteAt(footer[:], a.footerAt); ferr != nil {
@@ -226,8 +225,8 @@ func (img *Image) giveBack(x extension, err error) error {
 	return img.cutBack(err)
 }
 
-// cutBack cuts the file to the length it had before an extension, because of err,
-// which it returns. If that fails, too, the image has failed.
+// cutBack truncates the file to its length before an extension, and returns err, its reason. If
+// that fails, too, the image has failed.
 func (img *Image) cutBack(err error) error {
 	if terr := cutTo(img.f, img.alloc.length); terr != nil {
 		return img.state.fail(fmt.Errorf("%w; then truncating: %w", err, terr))
@@ -235,8 +234,8 @@ func (img *Image) cutBack(err error) error {
 	return err
 }
 
-// retireSyncedFooter zeroes the trailing footer of the last Sync, when the one that
-// followed it is durable.
+// retireSyncedFooter flushes, and then zeroes the trailing footer of the last Sync. A newer
+// footer follows it.
 func (img *Image) retireSyncedFooter() error {
 	at := img.alloc.syncedFooterAt
 	if at < 0 {
@@ -249,7 +248,7 @@ func (img *Image) retireSyncedFooter() error {
 	return img.zeroFooter(at)
 }
 
-// zeroFooter zeroes a footer that another one has followed durably.
+// zeroFooter zeroes a footer. The caller has made a newer footer durable.
 func (img *Image) zeroFooter(at int64) error {
 	if _, err := img.f.WriteAt(make([]byte, footerSize), at); err != nil {
 		return fmt.Errorf("old footer: %w", err)
@@ -257,8 +256,8 @@ func (img *Image) zeroFooter(at int64) error {
 	return nil
 }
 
-// extendForBlock takes space for a block. In a packed file it takes space ahead for so
-// many more, which trim gives back.
+// extendForBlock allocates space for a block. In a packed file it also reserves space for more
+// blocks; trim frees what is left of it.
 func (img *Image) extendForBlock(more int64) (extension, error) {
 	at := img.lay.nextBlockOffset(img.freeFrom())
 	if at/SectorSize >= unused {
@@ -270,35 +269,37 @@ func (img *Image) extendForBlock(more int64) (extension, error) {
 	return img.extendAhead(at, img.lay.stored(), more*img.lay.stored())
 }
 
-// aheadFactor is how much more space each extension of a packed file takes ahead. In
-// such a file the footer is in the way of the next block, and a new one must be
-// durable first: that is to happen a few times only, however much is written. Sync
-// gives back what is not needed. The space is a hole, of maxAhead bytes at most.
+// aheadFactor is the growth of the space that each extension of a packed file reserves. In such
+// a file the next block overwrites the footer, so a new footer must be durable first. Reserving
+// space ahead bounds the number of these flushes. Sync frees the rest. The reserved space is a
+// hole of at most maxAhead bytes.
 const (
 	aheadFactor = 64
 	maxAhead    = 1 << 30
 )
 
-// allocate returns the BAT entry of a block, and allocates the block first if it
-// has none. All sectors of a new block are marked as written, and read as zeros. In
-// a differencing image all bits start clear, so the sectors read from the parent.
-// After an error the block is not allocated.
+// allocate returns the BAT entry of a block, and allocates the block if it is unallocated. In a
+// dynamic image all bits of the new bitmap are set, and the sectors read as zeros. In a
+// differencing image all bits start clear, so the sectors read from the parent. After an error
+// the block is not allocated.
 func (img *Image) allocate(block int64) (uint32, error) {
 	a := &img.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := img.state.writable(); err != nil { // another allocation has failed meanwhile
+	if err := img.state.writable(); err != nil { // another allocation may have failed since
 		return unused, err
 	}
 	if e := img.bat.load(block); e != unused {
 		return e, nil
 	}
 	more := min(a.ahead, maxAhead/img.lay.stored())
-	if img.lay.packed() && a.end+img.lay.stored() > a.footerAt { // not counted for each block
+	// Counting is slow: only when the file must grow.
+	if img.lay.packed() && a.end+img.lay.stored() > a.footerAt {
 		more = max(0, min(more, img.bat.len()-img.bat.count()-1))
 	}
 	x, err := img.extendForBlock(more)
-	if err != nil && more > 0 && img.state.usable() == nil { // a small file system, or one without holes
+	// The file system is small, or has no holes.
+	if err != nil && more > 0 && img.state.usable() == nil {
 		a.ahead = 0
 		x, err = img.extendForBlock(0)
 	}
@@ -307,7 +308,7 @@ func (img *Image) allocate(block int64) (uint32, error) {
 			a.ahead = max(1, a.ahead) * aheadFactor
 		}
 		if err = img.writeNewBlock(x, block); err != nil {
-			err = img.giveBack(x, err)
+			err = img.undoExtension(x, err)
 		}
 	}
 	if err != nil {
@@ -326,12 +327,12 @@ func (img *Image) allocate(block int64) (uint32, error) {
 	return e, nil
 }
 
-// writeNewBlock writes what a new block starts with into its space: its bitmap, and
-// zeros where the file may have something else.
+// writeNewBlock writes the start of a new block: its bitmap, and zeros where the file may hold
+// other data.
 func (img *Image) writeNewBlock(x extension, block int64) error {
 	a := &img.alloc
 	if img.state.phase() == phaseCreating && !img.trailer.onDevice() {
-		// What is not written in a new file is zero, or behind its end.
+		// A sector that is not written in a new file is zero, or past its end.
 		if !img.differencing() {
 			a.unwrittenBitmaps[block] = true
 			a.unwrittenCount.Add(1)
@@ -347,9 +348,8 @@ func (img *Image) writeNewBlock(x extension, block int64) error {
 	return nil
 }
 
-// writeGapAndBitmap writes the bitmap of a new block, and zeros into the gap before
-// it, which may hold a footer that was never synced. The footer of the last Sync
-// stays.
+// writeGapAndBitmap writes the bitmap of a new block, and zeros into the gap before it. The gap
+// may hold a footer that no Sync has completed. The footer of the last Sync stays.
 func (img *Image) writeGapAndBitmap(x extension) error {
 	a := &img.alloc
 	gap := int64(0)
@@ -408,16 +408,16 @@ func (a *allocator) writeUnwrittenBitmaps(img *Image) error {
 	return nil
 }
 
-// fullBitmap is the sector bitmap of a block that is all in the file.
+// fullBitmap returns a sector bitmap with the bits of all sectors set.
 func (img *Image) fullBitmap() []byte {
 	b := make([]byte, img.lay.bitmapSize)
 	setBits(b, 0, img.lay.blockSize/SectorSize)
 	return b
 }
 
-// findSpace returns n bytes of space, a multiple of 512, for metadata: a gap that
-// nothing uses, or an extension. taken is false for a gap.
-func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
+// findSpace returns n bytes of space for metadata: an unused gap, or an extension. n is a
+// multiple of 512. extended is false for a gap.
+func (img *Image) findSpace(n int64) (x extension, extended bool, err error) {
 	for _, g := range img.gaps() {
 		if at := roundUp(g[0], SectorSize); at+n <= g[1] {
 			return extension{start: at, end: at + n}, false, nil
@@ -429,10 +429,9 @@ func (img *Image) findSpace(n int64) (x extension, taken bool, err error) {
 	return x, true, nil
 }
 
-// trim moves the footer of a packed file back to the end of what is in use, when
-// everything before is durable. Where the disk is so full that the footer finds no
-// space there, it stays where it is, and the space before it unused. The caller has
-// locked the allocator or is alone.
+// trim moves the footer of a packed file down to the end of everything in use, when everything
+// before it is durable. If the disk is too full to write the footer there, the footer stays,
+// and the space before it stays unused. The caller has locked the allocator or is alone.
 func (img *Image) trim() error {
 	a := &img.alloc
 	a.ahead = 0
@@ -443,7 +442,7 @@ func (img *Image) trim() error {
 	if at+footerSize > a.footerAt {
 		return nil
 	}
-	undo := func(err error) error { // blocks to come are zero before they are written
+	undo := func(err error) error { // later blocks rely on zeros there
 		if zerr := filesystem.Zero(img.f, at, footerSize); zerr != nil {
 			return img.state.fail(fmt.Errorf("%w; then footer: %w", err, zerr))
 		}

@@ -14,28 +14,27 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// unused is the BAT entry of a block that has no place in the file.
+// unused is the BAT entry of an unallocated block.
 const unused = 0xffffffff
 
-// bat is the block allocation table ("Block Allocation Table and Data
-// Blocks"): for each block of the disk the sector of the file in which its
-// sector bitmap starts. The table of a large disk is mostly empty, and may have
-// half a billion entries: it is held in pieces, of which those without a used
-// entry are not there, and scans pass over what is unused. A piece whose entries
-// are all equal is held once, however often it comes: a table of zeros, in a hole
-// of the file, is as cheap as one without entries. Entries are read and set
-// atomically.
+// bat is the block allocation table ("Block Allocation Table and Data Blocks"). For each block
+// of the disk it holds the sector of the file at which the block's sector bitmap starts.
 //
-// It is of four words: the compiler keeps no larger struct in registers, and a look-up
-// would take four times as long.
+// The table of a large disk may have half a billion entries, most of them unused. It is held in
+// pieces; a piece without a used entry is nil, and scans skip it. A piece whose entries are all
+// equal is held once and shared. So a table of zeros, in a hole of the file, is as cheap as an
+// empty one. Entries are read and set atomically.
+//
+// The struct has four words: the compiler keeps no larger struct in registers, and a look-up
+// would be four times slower.
 type bat struct {
 	n    int64                    // entries
 	dirs []atomic.Pointer[batDir] // nil: no pieces
 }
 
-// batDir holds pieces that follow each other; nil: all entries are unused, as are
-// those behind the table's last. One that is uniform has the same piece
-// everywhere, may be in several places of the table, and is replaced, not changed.
+// batDir holds consecutive pieces. A nil piece has only unused entries, or is past the end of
+// the table. A uniform batDir repeats one piece, may be shared within the table, and is
+// replaced instead of changed.
 type batDir struct {
 	pieces  [batDirLen]atomic.Pointer[batPiece]
 	uniform bool
@@ -46,21 +45,20 @@ const (
 	batDirLen   = 64 // pieces of a batDir
 )
 
-// batPiece has a bit in used for each of its entries that is used. With
-// batPieceLen entries it has all of them, else only those that are used, and
-// their number stays.
+// batPiece holds consecutive entries; bit i of used says that entry i is used. A piece with
+// batPieceLen entries holds all of them. A shorter one holds only the used entries, and their
+// number is fixed.
 type batPiece struct {
 	used    uint64
 	entries []uint32
 }
 
-// uniform reports whether the piece has equal entries only. It may be in several places
-// of the table then, and is replaced, not changed. Such pieces, and no others, have room
-// for another entry: a field of its own would make all pieces larger.
+// uniform reports whether all entries of the piece are equal. Such a piece may be shared within
+// the table, and is replaced instead of changed. Only uniform pieces have capacity for one more
+// entry: a separate field would make all pieces larger.
 func (p *batPiece) uniform() bool { return cap(p.entries) > batPieceLen }
 
-// newBATPiece returns a piece with room for all entries, and those of p, if not
-// nil.
+// newBATPiece returns a piece that holds all entries: those of p, or if p is nil, unused ones.
 func newBATPiece(p *batPiece) *batPiece {
 	all := &batPiece{entries: make([]uint32, batPieceLen)}
 	for i := range all.entries {
@@ -75,7 +73,8 @@ func newBATPiece(p *batPiece) *batPiece {
 	return all
 }
 
-// entry is where entry i stands, or nil if it is unused and has no place.
+// entry returns the address of entry i, or nil if the piece does not hold it because it is
+// unused.
 func (p *batPiece) entry(i int) *uint32 {
 	if len(p.entries) == batPieceLen {
 		return &p.entries[i]
@@ -95,12 +94,13 @@ func (p *batPiece) load(i int) uint32 {
 
 func newBAT(n int64) bat { return bat{n: n, dirs: make([]atomic.Pointer[batDir], batDirs(n))} }
 
-// batPieces and batDirs are how many a table of n entries has.
+// batPieces returns the number of pieces of a table of n entries, and batDirs that of its
+// directories.
 func batPieces(n int64) int64 { return (n + batPieceLen - 1) / batPieceLen }
 
 func batDirs(n int64) int64 { return (batPieces(n) + batDirLen - 1) / batDirLen }
 
-// piece is piece k, or nil if its entries are all unused.
+// piece returns piece k, or nil if all its entries are unused.
 func (t bat) piece(k int64) *batPiece {
 	if d := t.dirs[k/batDirLen].Load(); d != nil {
 		return d.pieces[k%batDirLen].Load()
@@ -108,7 +108,7 @@ func (t bat) piece(k int64) *batPiece {
 	return nil
 }
 
-// setPiece is for one goroutine at a time.
+// setPiece replaces piece k. It is not safe for concurrent use with itself.
 func (t bat) setPiece(k int64, p *batPiece) {
 	at := &t.dirs[k/batDirLen]
 	d := at.Load()
@@ -126,7 +126,7 @@ func (t bat) setPiece(k int64, p *batPiece) {
 	d.pieces[k%batDirLen].Store(p)
 }
 
-// fill sets the pieces [k, end) to one that is uniform.
+// fill sets the pieces [k, end) to p, which is uniform.
 func (t bat) fill(k, end int64, p *batPiece) {
 	var all *batDir
 	for k < end {
@@ -146,7 +146,7 @@ func (t bat) fill(k, end int64, p *batPiece) {
 	}
 }
 
-// held yields the pieces that are there, in order.
+// held yields the pieces that are not nil, in order.
 func (t bat) held() iter.Seq2[int64, *batPiece] {
 	return func(yield func(int64, *batPiece) bool) {
 		for i := range t.dirs {
@@ -172,7 +172,7 @@ func (t bat) load(block int64) uint32 {
 	return unused
 }
 
-// store sets an entry. It is for one goroutine at a time.
+// store sets an entry. It is not safe for concurrent use with itself.
 func (t bat) store(block int64, entry uint32) {
 	k, i := block/batPieceLen, int(block%batPieceLen)
 	p := t.piece(k)
@@ -194,7 +194,7 @@ func (t bat) store(block int64, entry uint32) {
 	}
 }
 
-// used yields the blocks that have a place, in order, and their entries.
+// used yields the allocated blocks and their entries, in the order of the disk.
 func (t bat) used() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
 		for k, p := range t.held() {
@@ -208,8 +208,8 @@ func (t bat) used() iter.Seq2[int64, uint32] {
 	}
 }
 
-// usedOnce yields what used does, but of equal entries that are held once only the
-// first: alike says how many they are.
+// usedOnce is used, but of a run of equal entries in a shared piece it yields only the first.
+// alike returns the length of the run.
 func (t bat) usedOnce() iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
 		for k, p := range t.heldOnce() {
@@ -227,7 +227,7 @@ func (t bat) usedOnce() iter.Seq2[int64, uint32] {
 	}
 }
 
-// heldOnce yields the pieces that are there, but of a uniform batDir only the first.
+// heldOnce is held, but of a uniform batDir it yields only the first piece.
 func (t bat) heldOnce() iter.Seq2[int64, *batPiece] {
 	return func(yield func(int64, *batPiece) bool) {
 		for i := range t.dirs {
@@ -247,7 +247,7 @@ func (t bat) heldOnce() iter.Seq2[int64, *batPiece] {
 	}
 }
 
-// repeats reports whether there are uniform pieces: if not, alike is always 1.
+// repeats reports whether the table has uniform pieces. If not, alike always returns 1.
 func (t bat) repeats() bool {
 	for _, p := range t.heldOnce() {
 		if p.uniform() {
@@ -257,8 +257,7 @@ func (t bat) repeats() bool {
 	return false
 }
 
-// alike is how many entries usedOnce yields with that of the block, which it has
-// yielded.
+// alike returns the number of entries that usedOnce represents by block, which it has yielded.
 func (t bat) alike(block int64) int64 {
 	switch d := t.dirs[block/(batDirLen*batPieceLen)].Load(); {
 	case d.uniform:
@@ -269,8 +268,8 @@ func (t bat) alike(block int64) int64 {
 	return 1
 }
 
-// nextUsed is a block behind the unused one given, and about as far as end, up to
-// which all are unused, as far as can be said without looking at every entry.
+// nextUsed returns a block after block, which is unused. All blocks between the two are unused.
+// It may stop early, because it does not look at every entry, and it stops near end.
 func (t bat) nextUsed(block, end int64) int64 {
 	k := block / batPieceLen
 	if p := t.piece(k); p != nil {
@@ -285,7 +284,7 @@ func (t bat) nextUsed(block, end int64) int64 {
 	return k * batPieceLen
 }
 
-// count is how many blocks have a place.
+// count returns the number of allocated blocks.
 func (t bat) count() int64 {
 	n := 0
 	for i := range t.dirs {
@@ -306,8 +305,8 @@ func (t bat) count() int64 {
 	return int64(n)
 }
 
-// resized is the table with n entries: the new ones are unused, as those that are
-// cut off must be.
+// resized returns the table with n entries. New entries are unused; entries that are cut off
+// must be.
 func (t bat) resized(n int64) bat {
 	have, want := int64(len(t.dirs)), batDirs(n)
 	if want > have {
@@ -316,12 +315,12 @@ func (t bat) resized(n int64) bat {
 	return bat{n, t.dirs[:want]}
 }
 
-// batHolesFrom is the size of a table, in bytes, from which on the file is asked for
-// its holes: in small ones reading them is faster.
+// batHolesFrom is the least size of a table, in bytes, for which readBAT asks the file for its
+// holes. Reading the holes of smaller tables is faster.
 const batHolesFrom = 1 << 20
 
-// readBAT reads n entries at off. The caller has made sure that the file is
-// that long. Holes of the file are not read.
+// readBAT reads n entries at off. The caller has checked the length of the file. Holes of the
+// file are not read.
 func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 	t := newBAT(n)
 	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
@@ -339,7 +338,7 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 				return bat{}, fmt.Errorf("BAT: %w", err)
 			}
 			if pieces := (stop - at) / batPieceBytes; !data && pieces > 0 {
-				// The file may have become shorter: then this is no hole.
+				// The file may have been truncated since: then this is no hole.
 				if err := readFull(r, buf[:batPieceBytes], at+(pieces-1)*batPieceBytes); err != nil {
 					return bat{}, fmt.Errorf("BAT: %w", err)
 				}
@@ -368,18 +367,18 @@ func readBAT(r io.ReaderAt, off, n int64) (bat, error) {
 // batPieceBytes is the size of a piece in the file.
 const batPieceBytes = batPieceLen * 4
 
-// batDecoder decodes pieces. It makes room for several at a time.
+// batDecoder decodes pieces. It allocates several at a time.
 type batDecoder struct {
 	pieces  []batPiece
 	entries []uint32
-	uniform *batPiece // the last one
+	uniform *batPiece // the last uniform piece
 }
 
-// decode reads the entries of a piece; those that b is too short for are unused.
+// decode decodes the entries of a piece. Entries past the end of b are unused.
 func (d *batDecoder) decode(b []byte) *batPiece {
 	used := uint64(0)
 	for i := 0; i < len(b); {
-		if i+32 <= len(b) { // eight at a time: most are unused
+		if i+32 <= len(b) { // eight entries at a time: most are unused
 			if g := b[i : i+32]; binary.NativeEndian.Uint64(g)&binary.NativeEndian.Uint64(g[8:])&
 				binary.NativeEndian.Uint64(g[16:])&binary.NativeEndian.Uint64(g[24:]) == math.MaxUint64 {
 				i += 32
@@ -396,7 +395,7 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 	if n == batPieceLen && bytes.Equal(b[:batPieceBytes-4], b[4:]) {
 		return d.decodeUniform(binary.BigEndian.Uint32(b))
 	}
-	if n > batPieceLen/2 { // the next one that is set would want room
+	if n > batPieceLen/2 { // store would replace a shorter piece at the next change
 		p := newBATPiece(nil)
 		p.used = used
 		for i := 0; i < len(b); i += 4 {
@@ -419,7 +418,7 @@ func (d *batDecoder) decode(b []byte) *batPiece {
 	return p
 }
 
-// decodeUniform is the piece of which all entries are e, which is a used one.
+// decodeUniform returns the piece whose entries are all e, a used entry.
 func (d *batDecoder) decodeUniform(e uint32) *batPiece {
 	if d.uniform == nil || d.uniform.entries[0] != e {
 		d.uniform = &batPiece{used: math.MaxUint64, entries: slices.Repeat([]uint32{e}, batPieceLen+1)[:batPieceLen]}
@@ -427,12 +426,11 @@ func (d *batDecoder) decodeUniform(e uint32) *batPiece {
 	return d.uniform
 }
 
-// batBytes is the size of a BAT of n entries in the file, in whole sectors.
+// batBytes returns the size in the file of a BAT of n entries, in whole sectors.
 func batBytes(n int64) int64 { return (n*4 + SectorSize - 1) / SectorSize * SectorSize }
 
-// encode calls write with the table's entries from first on, as they stand in a
-// file, padded with ones to a whole sector, in pieces. off counts from the start
-// of the table.
+// encode calls write with the encoded entries from first on, in pieces. It pads them with ones
+// to a whole sector. off counts from the start of the table.
 func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
 	end := batBytes(t.n)
 	ones := bytes.Repeat([]byte{0xff}, batPieceBytes)
@@ -458,7 +456,7 @@ func (t bat) encode(first int64, write func(b []byte, off int64) error) error {
 	return nil
 }
 
-// writeTo writes the entries from first on to the table that starts at start.
+// writeTo writes the entries from first on into the table at offset start.
 func (t bat) writeTo(w io.WriterAt, start, first int64) error {
 	return t.encode(first, func(b []byte, off int64) error {
 		_, err := w.WriteAt(b, start+off)

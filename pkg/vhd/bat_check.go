@@ -8,11 +8,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// placement says where in the file blocks may be.
+// placement describes where in the file blocks may be stored.
 type placement struct {
-	regions    []region // of metadata
+	regions    []region // regions of metadata
 	regionsEnd int64
-	limit      int64 // blocks end here
+	limit      int64 // blocks end here at the latest
 	stored     int64
 }
 
@@ -24,7 +24,7 @@ func (l *layout) placement() placement {
 	return p
 }
 
-// over is the metadata that the block of an entry overlaps, or nil.
+// over returns the metadata that the block of an entry overlaps, or nil.
 func (p *placement) over(entry uint32) *region {
 	start := int64(entry) * SectorSize
 	if start >= p.regionsEnd {
@@ -33,22 +33,20 @@ func (p *placement) over(entry uint32) *region {
 	return regionOver(p.regions, start, start+p.stored)
 }
 
-// end is the first byte behind the block of an entry.
+// end returns the offset after the block of an entry.
 func (p *placement) end(entry uint32) int64 { return int64(entry)*SectorSize + p.stored }
 
-// fits reports whether the block of an entry is all in the file, and not over
-// metadata.
+// fits reports whether the block of an entry ends within the limit and overlaps no metadata.
 func (p *placement) fits(entry uint32) bool { return p.end(entry) <= p.limit && p.over(entry) == nil }
 
-// faultRun is entries in a row with the same fault.
+// faultRun is a run of entries with the same fault.
 type faultRun struct {
-	region      *region // that the blocks are over; nil: they end beyond the limit
+	region      *region // the metadata that the blocks overlap; nil: they end past the limit
 	first, n    int64   // blocks
 	least, most uint32  // entries
 }
 
-// extend adds n entries, from that of block on, to the run, if they follow those in it
-// and have its fault.
+// extend adds n entries from block on to the run if they follow it and have its fault.
 func (f *faultRun) extend(block, n int64, entry uint32, over *region) bool {
 	if f.n == 0 || f.region != over || f.first+f.n != block {
 		return false
@@ -58,15 +56,22 @@ func (f *faultRun) extend(block, n int64, entry uint32, over *region) bool {
 	return true
 }
 
-// batFinding is a finding about n entries from that of block on.
-func (l *layout) batFinding(id string, block, n int64, got, want string) finding {
+// blockRange returns the bytes of a block. The last one may end past the disk.
+func (l *layout) blockRange(block int64) disk.Range {
+	return disk.Range{Off: block * l.blockSize, N: l.blockSize}
+}
+
+// batFinding is a finding about n entries from block on. fault says what is wrong with them.
+func (l *layout) batFinding(id string, block, n int64, got, want, fault string) finding {
 	field := fmt.Sprintf("BAT entry %d", block)
 	if n > 1 {
 		field = fmt.Sprintf("BAT entries %d to %d", block, block+n-1)
 	}
+	affected := disk.Range{Off: block * l.blockSize, N: n * l.blockSize}
+	text := fmt.Sprintf("%s %s: %s of the disk", field, fault, rangeText(affected))
 	return finding{Finding: Finding{
-		ID: id, Severity: Error, Offset: l.batOff + block*4, Field: field, Got: got, Want: want, Count: n,
-		Disk: []disk.Range{{Off: block * l.blockSize, N: n * l.blockSize}},
+		ID: id, Severity: Error, Offset: l.batOff + block*4, Field: field, Got: got, Want: want, Text: text, Count: n,
+		Disk: []disk.Range{affected},
 	}}
 }
 
@@ -77,24 +82,32 @@ func (f *faultRun) finding(l *layout, p *placement) finding {
 		sectors = fmt.Sprintf("sectors %d to %d", f.least, f.most)
 	}
 	one := f.n == 1
+	points := "points"
+	if !one {
+		points = "point"
+	}
 	if over := f.region; over != nil {
-		got, want := "%s, a block over the %s", "a block that ends before byte %d or starts at byte %d or later"
+		got, want := "%s, a block that overlaps the %s", "a block that ends before byte %d or starts at byte %d or later"
 		if !one {
-			got, want = "%s, blocks over the %s", "blocks that end before byte %d or start at byte %d or later"
+			got, want = "%s, blocks that overlap the %s", "blocks that end before byte %d or start at byte %d or later"
 		}
-		return l.batFinding("bat-over-metadata", f.first, f.n, fmt.Sprintf(got, sectors, over.name), fmt.Sprintf(want, over.start, over.end))
+		return l.batFinding("bat-over-metadata", f.first, f.n, fmt.Sprintf(got, sectors, over.name), fmt.Sprintf(want, over.start, over.end),
+			fmt.Sprintf("%s at %s, where a block overlaps the %s", points, sectors, over.name))
 	}
 	got, want := "%s, a block that ends at byte %d", "a block that ends at byte %d or before"
 	if !one {
 		got, want = "%s, blocks that end at byte %d or later", "blocks that end at byte %d or before"
 	}
-	return l.batFinding("bat-beyond-end", f.first, f.n, fmt.Sprintf(got, sectors, p.end(f.least)), fmt.Sprintf(want, p.limit))
+	fault := fmt.Sprintf("%s at %s, past the end of the file", points, sectors)
+	if int64(f.least)*SectorSize < p.limit {
+		fault = fmt.Sprintf("%s at %s, where a block ends after byte %d, the end of the space for blocks", points, sectors, p.limit)
+	}
+	return l.batFinding("bat-beyond-end", f.first, f.n, fmt.Sprintf(got, sectors, p.end(f.least)), fmt.Sprintf(want, p.limit), fault)
 }
 
-// validate lists the entries that are impossible: blocks over metadata, behind
-// the limit, or over each other. Entries in a row with the same fault are one
-// finding. found returns false to end the search. It takes time and memory in
-// proportion to what is held of the table.
+// validate reports the impossible entries: blocks that overlap metadata or each other, or end
+// past the limit. A run of entries with the same fault is one finding. found returns false to
+// end the search. Time and memory are proportional to the entries that the table holds.
 func (t bat) validate(l *layout, found func(finding) bool) {
 	p := l.placement()
 	var over, beyond faultRun
@@ -106,7 +119,7 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 	}
 	fit := int64(0)
 	repeats := t.repeats()
-	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
+	first, last := p.regionsEnd, p.limit-p.stored // most blocks start between these
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
 		n := int64(1)
@@ -118,7 +131,7 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 			continue
 		}
 		region, outside := p.over(e), start > last
-		if region == nil && !outside { // between metadata
+		if region == nil && !outside { // between the metadata
 			fit += n
 			continue
 		}
@@ -141,24 +154,32 @@ func (t bat) validate(l *layout, found func(finding) bool) {
 	t.validateOverlaps(l, &p, fit, found)
 }
 
-// validateOverlaps lists the blocks, fit of them where blocks may be, that overlap
-// others.
+// validateOverlaps reports the blocks that overlap others. fit is the number of entries whose
+// placement is valid.
 func (t bat) validateOverlaps(l *layout, p *placement, fit int64, found func(finding) bool) {
-	var first, kept, n int64 // blocks in a row that overlap the same one
+	var first, kept, n int64 // a run of blocks that overlap the same one
 	flush := func() bool {
 		if n == 0 {
 			return true
 		}
-		sector, at := t.load(first), t.load(kept)
-		got, want := fmt.Sprintf("sector %d, a block over that of entry %d at sector %d", sector, kept, at), "a place of its own"
+		sector, last, at := t.load(first), t.load(first+n-1), t.load(kept)
+		got, want := fmt.Sprintf("sector %d, a block that overlaps that of entry %d at sector %d", sector, kept, at), "a block that overlaps no other"
+		fault := fmt.Sprintf("points at sector %d, and the block overlaps that of entry %d at sector %d", sector, kept, at)
 		if n > 1 {
-			got, want = fmt.Sprintf("sector %d, blocks over that of entry %d at sector %d", sector, kept, at), "places of their own"
-			if last := t.load(first + n - 1); last != sector {
-				got = fmt.Sprintf("sectors %d to %d, blocks over that of entry %d at sector %d", sector, last, kept, at)
+			got, want = fmt.Sprintf("sector %d, blocks that overlap that of entry %d at sector %d", sector, kept, at), "blocks that overlap no others"
+			fault = fmt.Sprintf("point at sectors from %d on, and the blocks overlap that of entry %d at sector %d", sector, kept, at)
+			if last != sector {
+				got = fmt.Sprintf("sectors %d to %d, blocks that overlap that of entry %d at sector %d", sector, last, kept, at)
 			}
 		}
-		f := l.batFinding("bat-overlap", first, n, got, want)
-		f.Disk = append(f.Disk, disk.Range{Off: kept * l.blockSize, N: l.blockSize}) // one of them is wrong
+		f := l.batFinding("bat-overlap", first, n, got, want, fault)
+		other := l.blockRange(kept)
+		f.Text += fmt.Sprintf(", or %s; one of them is wrong", rangeText(other))
+		if n == 1 && sector == at {
+			f.Text = fmt.Sprintf("BAT entries %d and %d both point at sector %d: %s and %s of the disk; one of them is wrong",
+				min(kept, first), max(kept, first), at, rangeText(l.blockRange(min(kept, first))), rangeText(l.blockRange(max(kept, first))))
+		}
+		f.Disk = append(f.Disk, other)
 		return found(f)
 	}
 	ended := false
@@ -192,7 +213,7 @@ func (t bat) refusal(l *layout) error {
 // sane reports whether all entries are possible.
 func (t bat) sane(l *layout) bool { return t.refusal(l) == nil }
 
-// fitting counts the entries whose blocks are where blocks may be.
+// fitting counts the entries that fit the placement.
 func (t bat) fitting(p *placement) int64 {
 	n := int64(0)
 	for i, e := range t.usedOnce() {
@@ -203,15 +224,14 @@ func (t bat) fitting(p *placement) int64 {
 	return n
 }
 
-// overlaps reports, in the order of the file, each block that shares bytes with one
-// before it, and that one: over has to go, so that kept can stay. Blocks that are
-// over metadata or reach beyond the limit are left out; fit is the number of the
-// others.
+// overlaps reports each block that shares bytes with an earlier one, in the order of the file.
+// Dropping the blocks over leaves the blocks kept without overlaps. Entries that do not fit the
+// placement are skipped; fit is the number of the others.
 //
-// No two blocks that fit beside each other start in the same slot of the stored
-// size, and those in neighbouring slots are as far apart as where they start in
-// them: one pass over a table of slots tells whether any overlap. Which ones, and
-// where that table would be larger than sorting needs, is found by sorting.
+// It first divides the file into slots of the stored size of a block. Two blocks in one slot
+// overlap. Blocks in neighbouring slots overlap if the offsets within their slots are too
+// close. If that pass finds an overlap, or its table would be larger than sorting needs, the
+// blocks are sorted to find the pairs.
 func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool) {
 	storedSectors := p.stored / SectorSize
 	slots := p.limit/p.stored + 1
@@ -223,25 +243,25 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 		return
 	}
 	different := int64(0)
-	at := make([]uint32, slots)                   // where in the slot a block starts, + 1
-	first, last := p.regionsEnd, p.limit-p.stored // where most blocks start
+	at := make([]uint32, slots)                   // offset of a block in the slot, + 1; 0: no block
+	first, last := p.regionsEnd, p.limit-p.stored // most blocks start between these
 	for _, e := range t.usedOnce() {
 		if start := int64(e) * SectorSize; (start < first || start > last) && !p.fits(e) {
 			continue
 		}
 		slot, in := int64(e)/storedSectors, int64(e)%storedSectors
 		different++
-		if at[slot] != 0 { // two in one slot
+		if at[slot] != 0 { // two blocks in one slot
 			t.overlapsSorted(p, fit, pair)
 			return
 		}
 		at[slot] = uint32(in) + 1
 	}
-	if different < fit { // two in one place
+	if different < fit { // two equal entries
 		t.overlapsSorted(p, fit, pair)
 		return
 	}
-	before := uint32(0) // in the slot before
+	before := uint32(0) // offset of the block in the slot before
 	for _, v := range at {
 		if v != 0 && v < before {
 			t.overlapsSorted(p, fit, pair)
@@ -251,9 +271,9 @@ func (t bat) overlaps(p *placement, fit int64, pair func(kept, over int64) bool)
 	}
 }
 
-// apart reports whether the blocks are in the file in the order of the disk, as in
-// most images, and each at least so many sectors behind the one before it. If there
-// may be equal entries it may be false although they are.
+// apart reports whether the blocks are in the file in the order of the disk, as in most images.
+// Each must start at least sectors after the one before it. For a table with equal entries
+// the result may be false although its blocks are apart.
 func (t bat) apart(sectors int64) bool {
 	free := int64(0)
 	for _, e := range t.usedOnce() {
@@ -266,7 +286,7 @@ func (t bat) apart(sectors int64) bool {
 }
 
 func (t bat) overlapsSorted(p *placement, fit int64, pair func(kept, over int64) bool) {
-	kept, end := int64(0), int64(-1) // the last block that stays, and the sector behind it
+	kept, end := int64(0), int64(-1) // the last kept block, and the sector after it
 	for _, x := range t.sorted(p, fit) {
 		sector, block := int64(x>>32), int64(uint32(x))
 		if sector < end {
@@ -279,8 +299,8 @@ func (t bat) overlapsSorted(p *placement, fit int64, pair func(kept, over int64)
 	}
 }
 
-// sorted returns the fit blocks that are where blocks may be in the order of the
-// file: the sector in the upper half, the block in the lower.
+// sorted returns the fit blocks that fit the placement, in the order of the file. The upper
+// half of each value is the sector, the lower half the block.
 func (t bat) sorted(p *placement, fit int64) []uint64 {
 	byPlace := make([]uint64, 0, fit)
 	for i, e := range t.usedOnce() {
@@ -295,10 +315,10 @@ func (t bat) sorted(p *placement, fit int64) []uint64 {
 	return byPlace
 }
 
-// inFileOrder yields the fit blocks that are where blocks may be, and their entries, in
-// the order of the file. Of blocks in one place the first comes first; those that a
-// uniform piece puts there may be left out. It takes memory only where the blocks have
-// another order.
+// inFileOrder yields the fit blocks that fit the placement, and their entries, in the order of
+// the file. Blocks with equal entries come in the order of the disk; the repetitions of a
+// uniform piece may be missing. It needs memory only if the file has another order than the
+// disk.
 func (t bat) inFileOrder(p *placement, fit int64) iter.Seq2[int64, uint32] {
 	return func(yield func(int64, uint32) bool) {
 		if t.apart(0) {

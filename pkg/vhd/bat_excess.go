@@ -10,20 +10,20 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// excessPage is the unit in which BAT entries behind the disk's end are looked at,
-// and written.
+// excessPage is the unit, in bytes, in which BAT entries past the end of the disk are read and
+// written.
 const excessPage = 4096
 
-// excess is what stands in BAT entries behind the disk's end.
+// excess describes the BAT entries past the end of the disk.
 type excess struct {
 	first int64 // the first used entry
-	used  int64 // entries
-	zeros int64 // of these, those that are 0 in holes and in pages of zeros
+	used  int64 // used entries
+	zeros int64 // used entries that are 0, in holes and in pages of zeros
 }
 
-// scanExcess looks at the entries [blocks, entries) of the table that starts at
-// batOff. It calls page, if not nil, with the parts of the table that have used
-// entries; zeros says that all of them are 0, and b is nil then for a hole of n bytes.
+// scanExcess examines the entries [blocks, entries) of the table at batOff. It calls page, if
+// not nil, for each part of the table with used entries. zeros says that all entries of the
+// part are 0; for a hole of n bytes b is nil.
 func scanExcess(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int64, page func(off, n int64, b []byte, zeros bool) error) (excess, error) {
 	var x excess
 	holes := filesystem.NewHoleMap(r)
@@ -65,7 +65,7 @@ func scanExcess(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int6
 			return x, fmt.Errorf("BAT: %w", err)
 		}
 		if n := (stop - off) / 4 * 4; !data && n > 0 {
-			// The file may have become shorter: then this is no hole.
+			// The file may have been truncated since: then this is no hole.
 			if err := readFull(r, buf[:4], off+n-4); err != nil {
 				return x, fmt.Errorf("BAT: %w", err)
 			}

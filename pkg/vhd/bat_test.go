@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tableBytes is the table as it stands in a file.
+// tableBytes is the encoded table, from entry first on.
 func tableBytes(t bat, first int64) []byte {
 	b := bytes.Repeat([]byte{0x55}, int(batBytes(t.len())))
 	_ = t.encode(first, func(p []byte, off int64) error {
@@ -26,8 +26,8 @@ func tableBytes(t bat, first int64) []byte {
 	return b
 }
 
-// TestBATModel changes tables beside a plain slice of entries: made empty or
-// read, with few used entries or many, grown and cut.
+// TestBATModel compares random changes of tables with a plain slice of entries. The tables
+// start empty or are read, have few used entries or many, and grow and shrink.
 func TestBATModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.Int64Range(1, 1000).Draw(t, "entries")
@@ -41,7 +41,7 @@ func TestBATModel(t *testing.T) {
 					model[i] = entry.Draw(t, "entry")
 				}
 			}
-			for range rapid.IntRange(0, 3).Draw(t, "runs") { // of equal entries
+			for range rapid.IntRange(0, 3).Draw(t, "runs") { // runs of equal entries
 				from := rapid.IntRange(0, len(model)-1).Draw(t, "from")
 				e := rapid.Uint32Range(0, 2).Draw(t, "equal")
 				for i := from; i < min(len(model), from+rapid.IntRange(0, 400).Draw(t, "run")); i++ {
@@ -138,8 +138,8 @@ func TestBATModel(t *testing.T) {
 	})
 }
 
-// TestBATLarge: a table of half a billion entries takes no time and no memory
-// where nothing is used, and its pieces are written in order.
+// TestBATLarge: a table of half a billion entries needs no time and no memory for unused
+// entries, and its pieces are written in order.
 func TestBATLarge(t *testing.T) {
 	const n = 2040 << 30 / 4096
 	table := newBAT(n)
@@ -175,8 +175,8 @@ func TestBATShort(t *testing.T) {
 	}
 }
 
-// TestBATReaders reads entries while they are set: each is the old or the new
-// one, and those not touched stay (run with -race).
+// TestBATReaders reads entries while others are set. Each has its old or its new value, and
+// untouched entries stay (run with -race).
 func TestBATReaders(t *testing.T) {
 	const n = 256
 	file := bytes.Repeat([]byte{0xff}, n*4)
@@ -215,8 +215,8 @@ func TestBATReaders(t *testing.T) {
 	}
 }
 
-// A table that is in a hole of the file reads as zeros, entries between holes are
-// found, and setting one of equal entries leaves the others.
+// A table in a hole of the file reads as zeros, and entries between holes are found. Setting
+// one of several equal entries leaves the others.
 func TestReadBATWithHoles(t *testing.T) {
 	const n = 4 << 20
 	f, err := os.Create(filepath.Join(t.TempDir(), "table"))
@@ -257,7 +257,7 @@ func TestReadBATWithHoles(t *testing.T) {
 	if got := table.count(); got != used {
 		t.Errorf("%d entries are used, want %d", got, used)
 	}
-	// A file that became shorter has no hole there.
+	// A hole that a truncation has cut off is no hole of the table.
 	if err := f.Truncate(off + 2*n); err != nil {
 		t.Fatal(err)
 	}
@@ -266,8 +266,7 @@ func TestReadBATWithHoles(t *testing.T) {
 	}
 }
 
-// benchmarkBAT is the table of a disk of 2040 GiB of which one block in a hundred
-// is used.
+// benchmarkBAT is the table of a disk of 2040 GiB with one used block in a hundred.
 func benchmarkBAT() bat {
 	t := newBAT(2040 << 30 / DefaultBlockSize)
 	for i := int64(0); i < t.len(); i += 101 {
@@ -288,7 +287,7 @@ func BenchmarkBATLookup(b *testing.B) {
 	}
 }
 
-// BenchmarkBATScan visits the used entries.
+// BenchmarkBATScan iterates over the used entries.
 func BenchmarkBATScan(b *testing.B) {
 	t := benchmarkBAT()
 	b.ReportAllocs()

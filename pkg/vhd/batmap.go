@@ -9,10 +9,11 @@ import (
 
 const batmapCookie = "tdbatmap"
 
-// batmap is XenServer's map of the blocks that are written whole: a header right
-// behind the BAT, and a bit for each block, most significant bit first. A set bit
-// means that the block has its place and that all bits of its bitmap are set; a
-// clear one means nothing. It is not used here, but kept right, and checked.
+// batmap is XenServer's map of the blocks whose sectors are all written. A header follows
+// the BAT, and the map has a bit for each block, most significant bit first. A set bit
+// means that the block is allocated and that all bits of its bitmap are set; a clear bit
+// means nothing. This package does not read the map for data, but keeps it correct and
+// checks it.
 //
 //	off size field
 //	  0    8 cookie "tdbatmap"
@@ -23,7 +24,7 @@ const batmapCookie = "tdbatmap"
 //	 28    1 marker
 //	 29   65 key hash: its first byte is 1 if the disk is encrypted
 type batmap struct {
-	at        int64 // of the header
+	at        int64 // offset of the header
 	offset    uint64
 	sectors   uint32
 	version   uint32
@@ -32,18 +33,18 @@ type batmap struct {
 	encrypted bool
 }
 
-// batmapVersion is that of new batmaps, in which the checksum sums unsigned bytes.
+// batmapVersion is the version of new batmaps, whose checksum sums unsigned bytes.
 const batmapVersion = 0x00010002
 
-// newBatmap is the batmap of a new image of so many blocks, behind a BAT that ends at
-// at. XenServer's tools want a map of at least a sector.
+// newBatmap returns the batmap of a new image with the given number of blocks. Its BAT ends at
+// offset at. XenServer's tools require a map of at least a sector.
 func newBatmap(at, blocks int64) *batmap {
 	length := max(SectorSize, roundUp((blocks+7)/8, SectorSize))
 	return &batmap{at: at, offset: uint64(at + SectorSize), sectors: uint32(length / SectorSize), version: batmapVersion}
 }
 
-// encode returns header and map, which follow each other, and sets the checksum. bits
-// is the map, or the start of it.
+// encode returns the header and the map, which follows it, and sets the checksum. bits is the
+// map or its start.
 func (m *batmap) encode(bits []byte) []byte {
 	b := make([]byte, SectorSize+int64(m.sectors)*SectorSize)
 	copy(b[SectorSize:], bits)
@@ -58,8 +59,8 @@ func (m *batmap) encode(bits []byte) []byte {
 	return b
 }
 
-// readBatmap reads the header of the batmap behind a BAT that ends at at. It
-// returns nil if the image has none.
+// readBatmap reads the header of the batmap after a BAT that ends at offset at. It returns nil
+// if the image has none.
 func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 	if f.Creator != CreatorXenServer || at+SectorSize > size {
 		return nil, nil
@@ -75,8 +76,8 @@ func readBatmap(r io.ReaderAt, f *Footer, at, size int64) (*batmap, error) {
 	return &batmap{at, be.Uint64(b[8:]), be.Uint32(b[16:]), be.Uint32(b[20:]), be.Uint32(b[24:]), b[28], b[29] == 1}, nil
 }
 
-// regions is what header and map take of the file; a map that is not in place takes
-// nothing.
+// regions returns the regions of the header and the map. It returns nil if the map's placement
+// is invalid.
 func (m *batmap) regions(l *layout, t bat) []region {
 	if _, over := m.checkPlacement(l, t); over != "" {
 		return m.ownRegions()[:1]
@@ -84,7 +85,7 @@ func (m *batmap) regions(l *layout, t bat) []region {
 	return m.ownRegions()
 }
 
-// ownRegions are those of header and map.
+// ownRegions returns the regions of the header and the map.
 func (m *batmap) ownRegions() []region {
 	return []region{
 		{"batmap header", m.at, m.at + SectorSize},
@@ -92,13 +93,13 @@ func (m *batmap) ownRegions() []region {
 	}
 }
 
-// checkPlacement reports whether the map for the blocks in t has a checkPlacement of its own in the
-// file: over is what it stands over, or why it has none. outside says that it is
-// not in the file, or too small.
+// checkPlacement checks where the map for the blocks in t is stored. over names what it
+// overlaps, or says why it has no valid offset; it is empty if the placement is valid. outside
+// says that the map is outside the file, or too small.
 func (m *batmap) checkPlacement(l *layout, t bat) (outside bool, over string) {
 	length := int64(m.sectors) * SectorSize
 	if m.offset > uint64(l.limit) || length > l.limit-int64(m.offset) || length < (t.len()+7)/8 {
-		return true, "no place in the file"
+		return true, "not in the file"
 	}
 	start, end := int64(m.offset), int64(m.offset)+length
 	if r := regionOver(append(m.ownRegions()[:1], l.regions...), start, end); r != nil {
@@ -110,12 +111,13 @@ func (m *batmap) checkPlacement(l *layout, t bat) (outside bool, over string) {
 	return false, ""
 }
 
-// counted is how many bytes of the map the checksum is of, for so many blocks.
+// counted returns the number of bytes of the map that the checksum covers, for a disk with that
+// many blocks.
 func (m *batmap) counted(blocks int64) int64 {
 	return min(int64(m.sectors)*SectorSize, roundUp((blocks+7)/8, SectorSize))
 }
 
-// sum is the checksum of a map. Version 1.1 took the bytes for signed ones.
+// sum returns the checksum of a map. Version 1.1 sums signed bytes.
 func (m *batmap) sum(bits []byte) uint32 {
 	var sum uint32
 	for _, c := range bits {
@@ -128,7 +130,7 @@ func (m *batmap) sum(bits []byte) uint32 {
 	return ^sum
 }
 
-// read reads the map for so many blocks, which is in its place.
+// read reads the map for a disk with that many blocks. Its placement must be valid.
 func (m *batmap) read(r io.ReaderAt, blocks int64) ([]byte, error) {
 	bits := make([]byte, m.counted(blocks))
 	if err := readFull(r, bits, int64(m.offset)); err != nil {
@@ -141,20 +143,20 @@ func (m *batmap) odd(id string, sev Severity, at int64, field, got, want string)
 	return finding{Finding: Finding{ID: id, Severity: sev, Offset: m.at + at, Field: "batmap: " + field, Got: got, Want: want}}
 }
 
-// oddNumber is a warning about a field that is a number.
+// oddNumber is a warning about a numeric field.
 func (m *batmap) oddNumber(id string, at int64, field string, found, want uint32) finding {
 	f := m.odd(id, Warning, at, field, hex32(found), hex32(want))
 	return *f.number(uint64(found), oneOf(uint64(want)))
 }
 
-// validate lists what is odd about the map of the blocks in t. Bits in a row with the
-// same fault are one finding. inPlace is false if the map cannot be read.
-func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []finding, err error) {
+// validate reports what is wrong with the map of the blocks in t. A run of bits with the same
+// fault is one finding. readable is false if the map cannot be read.
+func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (readable bool, fs []finding, err error) {
 	if m.version>>16 != 1 {
 		fs = append(fs, m.oddNumber("batmap-version", 20, "version", m.version, 0x00010002))
 	}
 	if m.encrypted {
-		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "one: the contents are encrypted", "none"))
+		fs = append(fs, m.odd("batmap-encrypted", Warning, 29, "key hash", "a key hash: the contents are encrypted", "no key hash"))
 	}
 	blocks := t.len()
 	if outside, over := m.checkPlacement(l, t); over != "" {
@@ -163,17 +165,17 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []f
 			sev = Warning
 		}
 		return false, append(fs, m.odd("batmap-place", sev, 8, "offset and size of the map", fmt.Sprintf("%d and %d sectors, %s", m.offset, m.sectors, over),
-			fmt.Sprintf("a place of its own with room for %d blocks", blocks))), nil
+			fmt.Sprintf("an unused range with space for %d blocks", blocks))), nil
 	}
-	first, n := int64(0), int64(0) // blocks in a row whose bits must not be set
+	first, n := int64(0), int64(0) // a run of blocks whose bits must be clear
 	flush := func() {
 		if n == 0 {
 			return
 		}
 		field := fmt.Sprintf("bit of block %d", first)
-		want := "clear: the block has no place in the file"
+		want := "clear: the block is unallocated"
 		if n > 1 {
-			field, want = fmt.Sprintf("bits of blocks %d to %d", first, first+n-1), "clear: the blocks have no place in the file"
+			field, want = fmt.Sprintf("bits of blocks %d to %d", first, first+n-1), "clear: the blocks are unallocated"
 		}
 		f := m.odd("batmap-bit", Error, int64(m.offset)-m.at+first/8, field, "set", want)
 		f.Count = n
@@ -212,7 +214,7 @@ func (m *batmap) validate(r io.ReaderAt, l *layout, t bat) (inPlace bool, fs []f
 	return true, fs, nil
 }
 
-// write writes the map, and its checksum.
+// write writes the map and its checksum.
 func (m *batmap) write(w io.WriterAt, bits []byte) error {
 	sum := binary.BigEndian.AppendUint32(nil, m.sum(bits))
 	_, err := w.WriteAt(bits, int64(m.offset))
@@ -226,11 +228,10 @@ func (m *batmap) write(w io.WriterAt, bits []byte) error {
 	return nil
 }
 
-// clearBatmap clears the bits of the blocks from the first one on: they are about
-// to lose their places.
+// clearBatmap clears the bits of the blocks from first on, before these blocks are deallocated.
 func (img *Image) clearBatmap(first int64) error {
 	m := img.batmap
-	if !img.batmapInPlace() {
+	if !img.batmapReadable() {
 		return nil
 	}
 	bits, err := m.read(img.r, img.bat.len())
@@ -244,8 +245,8 @@ func (img *Image) clearBatmap(first int64) error {
 	return img.flush()
 }
 
-// dropBatmap erases the header of the batmap, durably, also if the creator is not
-// XenServer: one that is left from before would be believed again.
+// dropBatmap erases the header of the batmap, durably. It does so for every creator, because
+// XenServer's tools would trust a stale batmap.
 func (img *Image) dropBatmap() error {
 	f := img.footer
 	f.Creator = CreatorXenServer
@@ -256,7 +257,7 @@ func (img *Image) dropBatmap() error {
 	}
 	start, end := m.at, m.at+SectorSize
 	if img.bat.over(&img.lay, start, end) >= 0 || regionOver(img.lay.locators, start, end) != nil {
-		return nil // something else, which only looks like one
+		return nil // not a batmap
 	}
 	if _, err := img.f.WriteAt(make([]byte, SectorSize), m.at); err != nil {
 		return fmt.Errorf("batmap: %w", err)
@@ -268,11 +269,11 @@ func (img *Image) dropBatmap() error {
 	return nil
 }
 
-// batmapInPlace reports whether there is a map that can be read and written.
-func (img *Image) batmapInPlace() bool { return len(img.lay.batmap) == 2 }
+// batmapReadable reports whether the image has a batmap that can be read and written.
+func (img *Image) batmapReadable() bool { return len(img.lay.batmap) == 2 }
 
-// fullBlocksMap has the bit of each block set whose sector bitmap is known to be all
-// ones, in the file or written before the map is.
+// fullBlocksMap returns the map for the image. It sets the bit of each block whose sector
+// bitmap is known to be all ones, in the file or before the map is written.
 func (img *Image) fullBlocksMap() []byte {
 	bits := make([]byte, (img.bat.len()+7)/8)
 	for block := range img.bat.used() {
@@ -283,23 +284,24 @@ func (img *Image) fullBlocksMap() []byte {
 	return bits
 }
 
-// clearFrom clears the bits from the first one on.
+// clearFrom clears the bits from first on.
 func clearFrom(bits []byte, first int64) {
 	for i := first; i < int64(len(bits))*8; i++ {
 		bits[i/8] &^= 0x80 >> (i % 8)
 	}
 }
 
-// maxSpareMap is how large a map stays when it moves, if its blocks need less.
+// maxSpareMap is the largest map, in bytes, that keeps its size when it moves although its
+// blocks need less.
 const maxSpareMap = 1 << 20
 
-// room is what header and map take for so many blocks, one behind the other.
-func (m *batmap) room(blocks int64) int64 {
+// space returns the size of the header and the map for a disk with that many blocks.
+func (m *batmap) space(blocks int64) int64 {
 	return SectorSize + max(min(int64(m.sectors)*SectorSize, maxSpareMap), roundUp((blocks+7)/8, SectorSize))
 }
 
-// copyBatmap writes a copy of the map for so many blocks, header and all, behind a
-// BAT that ends at at.
+// copyBatmap writes a copy of the header and the map, for that many blocks, after a BAT that
+// ends at offset at.
 func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
 	m, b, err := img.encodeBatmap(at, blocks)
 	if err != nil {
@@ -311,13 +313,13 @@ func (img *Image) copyBatmap(at, blocks int64) (*batmap, error) {
 	return m, nil
 }
 
-// encodeBatmap returns a copy of the map for so many blocks, for a BAT that ends at at,
-// and its bytes, header and all.
+// encodeBatmap returns a copy of the map for that many blocks, and the bytes of its header and
+// map. The BAT before it ends at offset at.
 func (img *Image) encodeBatmap(at, blocks int64) (*batmap, []byte, error) {
 	old := img.batmap
 	m := *old
 	m.at, m.offset = at, uint64(at+SectorSize)
-	length := old.room(blocks) - SectorSize
+	length := old.space(blocks) - SectorSize
 	m.sectors = uint32(length / SectorSize)
 	var header [SectorSize]byte
 	if err := readFull(img.r, header[:], old.at); err != nil {
@@ -327,22 +329,23 @@ func (img *Image) encodeBatmap(at, blocks int64) (*batmap, []byte, error) {
 	be.PutUint64(header[8:], m.offset)
 	be.PutUint32(header[16:], m.sectors)
 	bits := make([]byte, length)
-	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); img.batmapInPlace() {
+	if n := min(int64(old.sectors)*SectorSize, int64(len(bits))); img.batmapReadable() {
 		if err := readFull(img.r, bits[:n], int64(old.offset)); err != nil {
 			return nil, nil, fmt.Errorf("batmap: %w", err)
 		}
 	}
-	clearFrom(bits, min(blocks, img.bat.len())) // what follows may be left from a shrink that a crash cut short
+	// Later bits may remain from a shrink that a crash interrupted.
+	clearFrom(bits, min(blocks, img.bat.len()))
 	m.checksum = m.sum(bits[:m.counted(blocks)])
 	be.PutUint32(header[24:], m.checksum)
 	return &m, append(header[:], bits...), nil
 }
 
-// mendedBatmap is the map with the bits cleared that must not be set; changed is
-// false if it is right already. It is nil if the map cannot be mended.
-func (img *Image) mendedBatmap() (bits []byte, changed bool, err error) {
+// correctedBatmap returns the map with the wrongly set bits cleared. changed is false if it is
+// correct already. bits is nil if the map cannot be corrected.
+func (img *Image) correctedBatmap() (bits []byte, changed bool, err error) {
 	m := img.batmap
-	if !img.batmapInPlace() {
+	if !img.batmapReadable() {
 		return nil, false, nil
 	}
 	if bits, err = m.read(img.r, img.bat.len()); err != nil {

@@ -9,12 +9,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A batmap that the header places over something else is told, and nothing is written
-// there by what clears bits: making the disk smaller, emptying it, repairing it.
+// A batmap that overlaps other structures is reported. Shrinking, emptying and repairing the
+// image do not overwrite these structures.
 func TestBatmapOverOthers(t *testing.T) {
 	const blockSize = 4 * kib
 	good := xenImage(craft{size: 20 * blockSize, blocks: []block{{3, 4, nil, pattern(blockSize, 1)}, {9, 13, nil, pattern(blockSize, 2)}}})
-	const header = 2048 // of the batmap
+	const header = 2048 // offset of the batmap
 	footer := len(good) - 512
 	disk := readAll(t, openBytes(t, good, nil))
 	for _, c := range []struct {
@@ -28,7 +28,7 @@ func TestBatmapOverOthers(t *testing.T) {
 		{"the BAT", 1536, vhd.Error},
 		{"the batmap header", header, vhd.Error},
 		{"block 3", 6 * sector, vhd.Error},
-		{"no place in the file", footer, vhd.Warning}, // over the trailing footer
+		{"not in the file", footer, vhd.Warning}, // over the trailing footer
 	} {
 		b := bytes.Clone(good)
 		be.PutUint64(b[header+8:], uint64(c.offset))

@@ -18,8 +18,8 @@ func BenchmarkRoundToGeometry(b *testing.B) {
 	}
 }
 
-// BenchmarkReadAt and BenchmarkWriteAt move 4 KiB at random places of allocated
-// blocks, in memory.
+// BenchmarkReadAt and BenchmarkWriteAt transfer 4 KiB at random offsets in allocated blocks, in
+// memory.
 func BenchmarkReadAt(b *testing.B) {
 	benchmarkAt(b, func(img *vhd.Image, p []byte, off int64) error {
 		_, err := img.ReadAt(p, off)
@@ -70,7 +70,7 @@ func BenchmarkBitmapRun(b *testing.B) {
 	}
 }
 
-// What is done for each request allocates no memory.
+// The code on the path of each request allocates no memory.
 func TestHotPathsDoNotAllocate(t *testing.T) {
 	const size = 4 * mib
 	img, err := vhd.CreateIn(newMemFile(nil), &vhd.CreateOptions{Size: size, Exact: true})
@@ -91,9 +91,9 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkInPlace writes into a dynamic image in a file, of 64 GiB: at first each
-// write touches another block, which gets its place, and then the blocks have it.
-// Nothing is flushed within the time.
+// BenchmarkInPlace writes into a dynamic image of 64 GiB in a file. The first write to each
+// block allocates it; later writes find it allocated. Nothing is flushed during the
+// measurement.
 func BenchmarkInPlace(b *testing.B) {
 	const size = 64 << 30
 	const blocks = size / (2 * mib)
@@ -117,7 +117,7 @@ func BenchmarkInPlace(b *testing.B) {
 				p := make([]byte, n)
 				img := open()
 				write := func(i int) {
-					block := int64(i) * 12345 % blocks // an odd factor: each comes once
+					block := int64(i) * 12345 % blocks // an odd factor visits each block once
 					if _, err := img.WriteAt(p, block*2*mib+int64(i)*7919*4096%(2*mib-64<<10)); err != nil {
 						b.Fatal(err)
 					}
@@ -151,8 +151,8 @@ func BenchmarkInPlace(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck checks images of 2040 GiB of which all blocks are allocated, in the
-// order of the disk and in another. What is in the blocks is not there.
+// BenchmarkCheck checks images of 2040 GiB with all blocks allocated, in the order of the disk
+// and in another order. The data of the blocks is a hole.
 func BenchmarkCheck(b *testing.B) {
 	for _, order := range []string{"disk", "shuffled"} {
 		b.Run("order="+order, func(b *testing.B) {
@@ -189,7 +189,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// fullImage makes an image of 2040 GiB of which all blocks are allocated.
+// fullImage makes an image of 2040 GiB with all blocks allocated.
 func fullImage(b *testing.B, shuffled bool) string {
 	const blocks, stored = 2040 * gib / (2 * mib), 2*mib + 512
 	c := craft{size: 2040 * gib, blockSize: 2 * mib, bat: map[int]uint32{}}

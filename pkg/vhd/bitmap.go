@@ -7,25 +7,24 @@ import (
 	"sync"
 )
 
-// sectorBitmap is the bitmap in front of a block's data, of a block of which
-// not all sectors were written: bit s, most significant bit of each byte
-// first, is sector s. A set bit means that the sector is in this file; under a
-// clear bit a dynamic disk reads as zeros, whatever the file holds there.
+// sectorBitmap is the bitmap before a block's data, of a block that is not fully written. Bit
+// s, most significant bit first, is sector s. A set bit means that the sector is in this file.
+// A sector with a clear bit reads as zeros in a dynamic disk, whatever the file holds there.
 type sectorBitmap struct {
-	mu    sync.RWMutex
-	bits  []byte
-	dirty bool // differs from the file
+	mu      sync.RWMutex
+	bits    []byte
+	changed bool // differs from the file
 }
 
-// run returns where the run of equal bits that starts at sector s ends, at
-// most limit, and the bit.
+// bitmapRun returns the end of the run of equal bits that starts at sector s, at most limit,
+// and the bit.
 func bitmapRun(b []byte, s, limit int64) (end int64, set bool) {
 	set = hasBit(b, s)
 	flip := byte(0)
 	if set {
 		flip = 0xff
 	}
-	// Looked at through flip, the run is of zeros and ends at the first one.
+	// XORed with flip, the run is of zeros and ends at the first one.
 	for i := s / 8; i*8 < limit; i++ {
 		v := b[i] ^ flip
 		if i == s/8 {
@@ -60,17 +59,18 @@ func setBits(b []byte, s, end int64) {
 	}
 }
 
-// bitmaps is what is known of the sector bitmaps of an image. Most blocks of
-// most images are written whole, and for those one bit is kept.
+// bitmaps caches the sector bitmaps of an image. Most blocks are fully written, and need one
+// bit each.
 type bitmaps struct {
 	mu      sync.RWMutex
-	full    []*fullBits             // by 4096 blocks; nil: none of them is full
-	partial map[int64]*sectorBitmap // the others that were looked at
-	forget  bool                    // nobody writes, so that any can be read again
-	spare   sync.Pool               // of *[]byte, to read bitmaps that are then full
+	full    []*fullBits             // nil: none of these blocks is full
+	partial map[int64]*sectorBitmap // other bitmaps that were read
+	// Nobody writes, so any bitmap can be dropped and read again.
+	forget bool
+	spare  sync.Pool // buffers of type *[]byte, to read bitmaps that turn out to be full
 }
 
-// fullBits has a bit for each block: all its sectors are in the file.
+// fullBits has a set bit for each block whose sectors are all in the file.
 type fullBits [64]uint64
 
 const fullBlocks = int64(len(fullBits{})) * 64
@@ -79,8 +79,7 @@ func (b *fullBits) has(block int64) bool {
 	return b != nil && b[block%fullBlocks/64]&(1<<(block%64)) != 0
 }
 
-// keepPartial bounds how many bitmaps an image that is only read keeps in
-// memory.
+// keepPartial is the most bitmaps that an image opened for reading keeps in memory.
 const keepPartial = 4096
 
 func (m *bitmaps) init(blocks int64, readOnly bool) {
@@ -89,14 +88,14 @@ func (m *bitmaps) init(blocks int64, readOnly bool) {
 	m.forget = readOnly
 }
 
-// grow makes room for more blocks.
+// grow adds capacity for more blocks.
 func (m *bitmaps) grow(blocks int64) {
 	if more := (blocks+fullBlocks-1)/fullBlocks - int64(len(m.full)); more > 0 {
 		m.full = append(m.full, make([]*fullBits, more)...)
 	}
 }
 
-// forgetFrom drops what is known of the blocks from this one on.
+// forgetFrom drops the bitmaps of the blocks from block on.
 func (m *bitmaps) forgetFrom(block int64) {
 	for i := block; i < int64(len(m.full))*fullBlocks; i++ {
 		b := m.full[i/fullBlocks]
@@ -114,7 +113,7 @@ func (m *bitmaps) forgetFrom(block int64) {
 	}
 }
 
-// setFull notes that all sectors of a block are in the file.
+// setFull records that all sectors of a block are in the file.
 func (m *bitmaps) setFull(block int64) {
 	m.mu.Lock()
 	b := m.full[block/fullBlocks]
@@ -127,7 +126,8 @@ func (m *bitmaps) setFull(block int64) {
 	m.mu.Unlock()
 }
 
-// known returns the bitmap if it was looked at before; nil and true mean full.
+// known returns the bitmap of a block if it was read before; nil and true mean that the block
+// is full.
 func (m *bitmaps) known(block int64) (*sectorBitmap, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -138,21 +138,21 @@ func (m *bitmaps) known(block int64) (*sectorBitmap, bool) {
 	return b, ok
 }
 
-// takeDirty returns what a bitmap that has changed says, to be written to the file, or
-// nil if nothing is to be: all sectors of the block are there.
-func (m *bitmaps) takeDirty(block int64) []byte {
+// takeChanged returns the contents of a changed bitmap, to be written to the file. It returns
+// nil if there is nothing to write: the block has become full.
+func (m *bitmaps) takeChanged(block int64) []byte {
 	b, ok := m.known(block)
 	if !ok || b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dirty = false
+	b.changed = false
 	return slices.Clone(b.bits)
 }
 
-// add notes a bitmap that was read from the file, unless another goroutine
-// was first; it returns the one to use, nil for full.
+// add records a bitmap that was read from the file, unless another goroutine was first. It
+// returns the bitmap to use, nil for a full block.
 func (m *bitmaps) add(block int64, b *sectorBitmap) *sectorBitmap {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -169,8 +169,8 @@ func (m *bitmaps) add(block int64, b *sectorBitmap) *sectorBitmap {
 	return b
 }
 
-// bitmap returns the sector bitmap of an allocated block, whose entry is e,
-// or nil if all its sectors are in the file.
+// bitmap returns the sector bitmap of an allocated block with entry e, or nil if all its
+// sectors are in the file.
 func (img *Image) bitmap(block int64, e uint32) (*sectorBitmap, error) {
 	if b, ok := img.bitmaps.known(block); ok {
 		return b, nil

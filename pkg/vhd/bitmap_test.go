@@ -14,12 +14,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// bit is sector s of a bitmap, read the slow way.
+// bit returns bit s of a bitmap, computed in the obvious way.
 func bit(b []byte, s int) bool { return b[s/8]>>(7-s%8)&1 == 1 }
 
 func TestBitmapRun(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		// Bytes of all zeros and all ones are where runs get long.
+		// Long runs need bytes of all zeros and all ones.
 		b := rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom([]byte{0, 0xff}), rapid.Byte()), 1, 20).Draw(t, "bitmap")
 		s := rapid.IntRange(0, len(b)*8-1).Draw(t, "sector")
 		limit := rapid.IntRange(s+1, len(b)*8).Draw(t, "limit")
@@ -59,8 +59,8 @@ func TestBitmapSize(t *testing.T) {
 	}
 }
 
-// The first sector of a block is the highest bit of its bitmap's first byte.
-// Under a clear bit are zeros, whatever is in the file.
+// The first sector of a block is the highest bit of its bitmap's first byte. A sector with a
+// clear bit reads as zeros, whatever the file holds.
 func TestReadHonoursBitmap(t *testing.T) {
 	for _, c := range []struct {
 		blockSize int64
@@ -104,7 +104,7 @@ func TestReadHonoursBitmap(t *testing.T) {
 	}
 }
 
-// Bits that pad the bitmap say nothing.
+// The bits that pad the bitmap are ignored.
 func TestBitmapPadding(t *testing.T) {
 	bitmap := append([]byte{0x40}, bytes.Repeat([]byte{0xff}, 511)...)
 	data := pattern(4*kib, 1)
@@ -117,13 +117,13 @@ func TestBitmapPadding(t *testing.T) {
 	sameBytes(t, "contents of a full block", readAll(t, img), data)
 }
 
-// Writes into a block of which sectors 1, 2 and 5 are there, and the file has
-// other bytes in the others.
+// These writes go to a block whose sectors 1, 2 and 5 are written. The file holds other bytes
+// in the other sectors.
 func TestWriteIntoPartialBlock(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		off, n int
-		bits   byte // afterwards
+		bits   byte // after the write
 	}{
 		{"a sector that is there", 512, 512, 0b01100100},
 		{"part of a sector that is there", 600, 100, 0b01100100},
@@ -155,8 +155,7 @@ func TestWriteIntoPartialBlock(t *testing.T) {
 			copy(want[4*kib+c.off:], p)
 			sameBytes(t, "contents", readAll(t, img), want)
 
-			// The bits may be seen only when the data is safe: not before Sync, and
-			// then behind a flush.
+			// The bits are written when the data is durable: by Sync, after a flush.
 			if got := m.bytes()[4*sector]; got != 0b01100100 {
 				t.Errorf("before Sync the bitmap is %08b, want %08b", got, 0b01100100)
 			}
@@ -184,7 +183,7 @@ func TestWriteIntoPartialBlock(t *testing.T) {
 	}
 }
 
-// Zeros need no bit: sectors that are not there read as zeros.
+// Zeros need no bit: missing sectors read as zeros.
 func TestZeroesInPartialBlock(t *testing.T) {
 	old := pattern(4*kib, 1)
 	bitmap := append([]byte{0b01100100}, make([]byte, 511)...)
@@ -201,7 +200,7 @@ func TestZeroesInPartialBlock(t *testing.T) {
 	sameBytes(t, "contents for another reader", readAll(t, openBytes(t, m.bytes(), nil)), want)
 }
 
-// More blocks in part than are remembered at once.
+// The image has more partial blocks than it keeps in memory.
 func TestManyPartialBlocks(t *testing.T) {
 	const blocks = 4100
 	c := craft{size: blocks * 4 * kib}
@@ -220,8 +219,8 @@ func TestManyPartialBlocks(t *testing.T) {
 	sameBytes(t, "contents, again", readAll(t, img), want)
 }
 
-// The bitmaps of a new image are in its file, with the blocks or after them, whoever
-// writes which part of a block first.
+// The bitmaps of a new image are written with the blocks or after them, whichever part of a
+// block is written first.
 func TestBitmapsOfNewImage(t *testing.T) {
 	const blockSize, blocks = 64 * kib, 6
 	name := filepath.Join(t.TempDir(), "new.vhd")
@@ -234,12 +233,12 @@ func TestBitmapsOfNewImage(t *testing.T) {
 		copy(want[off:], p)
 	}
 	must(t, img.Reserve(0, 5*blockSize))
-	put(0, blockSize)                         // all at once
-	put(blockSize, 100)                       // the start, and never the rest
-	put(2*blockSize+4096, 4096)               // never the start
+	put(0, blockSize)                         // the whole block
+	put(blockSize, 100)                       // the start only
+	put(2*blockSize+4096, 4096)               // without the start
 	put(3*blockSize+blockSize/2, blockSize/2) // the start last
 	put(3*blockSize, blockSize/2)
-	put(4*blockSize-512, 1024) // over a border
+	put(4*blockSize-512, 1024) // across two blocks
 	put(5*blockSize, blockSize)
 	file, err := os.ReadFile(name)
 	if err == nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// chainFiles makes a chain of levels images in dir, each named by its number, without the
-// images whose numbers are in without. It returns the disk and the path of the last image.
+// chainFiles makes a chain of images in dir, each named by its level. It then removes the
+// images whose levels are in without. It returns the disk and the path of the last image.
 func chainFiles(t *testing.T, dir string, levels int, without ...int) (contents []byte, leaf string) {
 	t.Helper()
 	contents, base := parentDisk(1, text(68, levelID(0)))
@@ -30,7 +30,7 @@ func chainFiles(t *testing.T, dir string, levels int, without ...int) (contents 
 	return contents, filepath.Join(dir, fmt.Sprintf("%d.vhd", levels-1))
 }
 
-// A chain that breaks is open as far as it can be, and says where it breaks.
+// A broken chain is opened as far as possible, and the error says where it breaks.
 func TestPartialChain(t *testing.T) {
 	for missing := range 3 {
 		t.Run(fmt.Sprintf("without %d", missing), func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestPartialChain(t *testing.T) {
 	}
 }
 
-// Each level of a chain has its own file among those that the caller names.
+// The caller can name a parent file for each level of a chain.
 func TestParentFilesByLevel(t *testing.T) {
 	dir := t.TempDir()
 	contents, leaf := chainFiles(t, dir, 4)
@@ -109,8 +109,8 @@ func TestParentFilesByLevel(t *testing.T) {
 	}
 }
 
-// Renamed parents are found by their unique ids in the directories of the caller only,
-// and nothing else is taken for them.
+// Renamed parents are found by their unique ids, only in the caller's directories. No other
+// file is accepted as the parent.
 func TestParentByID(t *testing.T) {
 	_, wrong := parentDisk(2, text(68, "another image id"))
 	for _, c := range []struct {
@@ -157,7 +157,8 @@ func TestParentByID(t *testing.T) {
 			contents, leaf := chainFiles(t, dir, 3)
 			base, err := os.ReadFile(filepath.Join(dir, "0.vhd"))
 			must(t, err)
-			must(t, os.Rename(filepath.Join(dir, "0.vhd"), filepath.Join(dir, "renamed"))) // beside the image, where ids are not looked for
+			// The image's own directory is not searched for ids.
+			must(t, os.Rename(filepath.Join(dir, "0.vhd"), filepath.Join(dir, "renamed")))
 			c.place(t, store, base)
 			img, err := vhd.Open(leaf, &vhd.OpenOptions{Parents: disk.ParentSearch{Dirs: []string{store}}})
 			if err == nil {
@@ -179,8 +180,8 @@ func fill(t *testing.T, dir string, n int) {
 	}
 }
 
-// A parent that is not as its child recorded it is reported with that child, by an open
-// image as by a check of it.
+// A parent that differs from its child's record is reported with that child, both by an open
+// image and by a check.
 func TestParentFindings(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -193,8 +194,8 @@ func TestParentFindings(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		recorded time.Time // by low of base, the file of which changed then
-		size     int64     // of low
+		recorded time.Time // by low, of its parent base; the file of base changes then
+		size     int64     // size of low
 		want     []string  // severity, id and file
 	}{
 		{"as recorded", changed, 16 * kib, nil},

@@ -18,13 +18,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
-// chainModel is a chain of images in files beside the bytes that the disk of each
-// must have. The first is a base without a parent.
+// chainModel is a chain of images in files, with the expected contents of each disk. The first
+// level is a base without a parent.
 type chainModel struct {
 	dir    string
 	made   int
 	levels []modelLevel
-	open   *vhd.Image // the last, opened for writing, if it is a differencing image
+	open   *vhd.Image // the last level, opened for writing, if it is a differencing image
 }
 
 type modelLevel struct {
@@ -47,7 +47,7 @@ func must(t tb, err error) {
 	}
 }
 
-// scribble writes to a disk, and to the bytes that it must have.
+// scribble writes to a disk and to its expected contents.
 func scribble(t *rapid.T, d convert.Target, want []byte) {
 	for range rapid.IntRange(0, 6).Draw(t, "writes") {
 		off := rapid.IntRange(0, len(want)-1).Draw(t, "off")
@@ -225,8 +225,7 @@ func (m *chainModel) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// commit merges the last level into one of those before it, and gives up those
-// above that.
+// commit merges the last level into one of its parents, and drops the levels between.
 func (m *chainModel) commit(t *rapid.T) {
 	at := rapid.IntRange(0, len(m.levels)-2).Draw(t, "into")
 	o := &chain.CommitOptions{Keep: rapid.Bool().Draw(t, "keep the blocks")}
@@ -248,7 +247,7 @@ func (m *chainModel) commit(t *rapid.T) {
 	m.levels = m.levels[:at+1]
 }
 
-// rebase makes the last level the child of one further down, or of none.
+// rebase gives the last level a parent further down, or none.
 func (m *chainModel) rebase(t *rapid.T) {
 	m.close(t)
 	l := *m.leaf()
@@ -270,7 +269,7 @@ func (m *chainModel) rebase(t *rapid.T) {
 	m.levels = append(m.levels[:at+1:at+1], l)
 }
 
-// finish looks at every level, by way of the paths in the files.
+// finish checks every level through the paths in the files.
 func (m *chainModel) finish(t *rapid.T) {
 	m.close(t)
 	for i, l := range m.levels {
@@ -300,8 +299,7 @@ func (m *chainModel) finish(t *rapid.T) {
 	}
 }
 
-// Whatever is done to a chain of images, the disk of each is what a slice of bytes
-// would be.
+// Random operations on a chain of images keep the disk of each equal to a slice of bytes.
 func TestChainModel(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {

@@ -47,8 +47,8 @@ func bigEndian(s string) string {
 
 const parentID = "the parent's id!"
 
-// childOf is an image of four blocks, of which one has a sector of its own, with a
-// parent of the given id that is found by these paths, or by name.
+// childOf is an image of four blocks with one written sector. Its parent has the given id, and
+// these paths and that name.
 func childOf(id, name string, paths ...path) []byte { return childOfSize(16*kib, id, name, paths...) }
 
 // childOfSize is childOf for a disk of another size.
@@ -93,7 +93,7 @@ func childDisk(parent []byte) []byte {
 	return b
 }
 
-// tree makes a folder of files by their paths.
+// tree makes a directory of files by their paths.
 func tree(t tb, dir string, files map[string][]byte) {
 	t.Helper()
 	for name, b := range files {
@@ -103,12 +103,12 @@ func tree(t tb, dir string, files map[string][]byte) {
 	}
 }
 
-// Every kind of path to the parent is followed, in whatever slot it is.
+// Every form of path to the parent is followed, in any slot.
 func TestLocators(t *testing.T) {
 	parent, file := parentDisk(1)
 	for _, c := range []struct {
 		name   string
-		at     string // where the parent is, from the child's folder
+		at     string // the parent's path, relative to the child's directory
 		header string // the name in the header
 		paths  []path
 	}{
@@ -126,7 +126,7 @@ func TestLocators(t *testing.T) {
 		{"MacX that is relative", "sub/p.vhd", "", []path{{code: "MacX", text: []byte("file://./sub/p.vhd")}}},
 		{"network path, by its last part", "p.vhd", "", []path{{code: "W2ku", text: wide(`\\server\share\p.vhd`)}}},
 		{"name only", "p.vhd", "p.vhd", nil},
-		{"name with folders of Windows", "p.vhd", `C:\images\p.vhd`, nil},
+		{"name with directories of Windows", "p.vhd", `C:\images\p.vhd`, nil},
 		{"an alias of Mac OS is skipped", "p.vhd", "p.vhd", []path{{code: "Mac ", text: []byte{0, 1, 2}}}},
 		{"an unknown code is skipped", "p.vhd", "p.vhd", []path{{code: "Zzzz", text: []byte("x.vhd")}}},
 		{"a text of odd length is skipped", "p.vhd", "p.vhd", []path{{code: "W2ru", text: []byte("x.v")}}},
@@ -152,8 +152,8 @@ func TestLocators(t *testing.T) {
 	}
 }
 
-// The structures that Virtual PC has written lead to the parent: locators in slots 4
-// to 7, in two encodings. The bytes are those of a real image.
+// A record of Virtual PC leads to the parent: locators in slots 4 to 7, in two encodings. The
+// bytes are those of a real image.
 func TestVirtualPCLocators(t *testing.T) {
 	dir := t.TempDir()
 	header := make([]byte, 1024)
@@ -194,7 +194,7 @@ func TestVirtualPCLocators(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer img.Close()
-	// The geometry of this creator is the disk's size.
+	// The geometry is the size of the disk for this creator.
 	if want := int64(1040 * 16 * 63 * sector); img.Size() != want {
 		t.Errorf("size %d, want %d", img.Size(), want)
 	}
@@ -210,7 +210,7 @@ func TestVirtualPCLocators(t *testing.T) {
 	}
 }
 
-// What a child says about its parent is not trusted beyond its own folder.
+// A child's paths are trusted only within its own directory.
 func TestParentRefused(t *testing.T) {
 	_, file := parentDisk(1)
 	dir := t.TempDir()
@@ -232,7 +232,7 @@ func TestParentRefused(t *testing.T) {
 		name  string
 		paths []path
 		o     disk.ParentSearch
-		want  error // nil: it opens
+		want  error // nil: the image opens
 	}{
 		{"..", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
 		{".. further in", []path{{code: "W2ru", text: wide(`sub\..\..\outside\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
@@ -242,10 +242,10 @@ func TestParentRefused(t *testing.T) {
 		{"URL", []path{{code: "MacX", text: []byte("file://" + filepath.ToSlash(outside))}}, disk.ParentSearch{}, vhd.ErrParentRefused},
 		{"URL with escapes", []path{{code: "MacX", text: []byte("file://./%2e%2e/outside/p.vhd")}}, disk.ParentSearch{}, vhd.ErrParentRefused},
 		{"symbolic link out", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
-		{"symbolic link of a folder out", []path{{code: "W2ru", text: wide(`linkdir\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
+		{"symbolic link to a directory outside", []path{{code: "W2ru", text: wide(`linkdir\p.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
 		{"symbolic link that stays inside", []path{{code: "W2ru", text: wide(`inner.vhd`)}}, disk.ParentSearch{}, nil},
 		{"absolute symbolic link that stays inside", []path{{code: "W2ru", text: wide(`absolute.vhd`)}}, disk.ParentSearch{}, nil},
-		{"absolute symbolic link of a folder that stays inside", []path{{code: "W2ru", text: wide(`absolutedir\inside.vhd`)}}, disk.ParentSearch{}, nil},
+		{"absolute symbolic link to a directory inside", []path{{code: "W2ru", text: wide(`absolutedir\inside.vhd`)}}, disk.ParentSearch{}, nil},
 		{"absolute symbolic link to one that leads out", []path{{code: "W2ru", text: wide(`twice.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentRefused},
 		{"other machine", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
 		{"other machine, trusted", []path{{code: "W2ku", text: wide(`\\server\share\q.vhd`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
@@ -254,14 +254,14 @@ func TestParentRefused(t *testing.T) {
 		{"proc, trusted", []path{{code: "W2ku", text: wide(`\proc\self\maps`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
 		{"folder, trusted", []path{{code: "W2ru", text: wide(`sub`)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
 		{"very long", []path{{code: "W2ru", text: wide(long)}}, disk.ParentSearch{Trust: true}, vhd.ErrParentNotFound},
-		{"the folder itself", []path{{code: "W2ru", text: wide(`.\`)}, {code: "W2ku", text: wide(`..`)}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
+		{"the directory itself", []path{{code: "W2ru", text: wide(`.\`)}, {code: "W2ku", text: wide(`..`)}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
 		{"NUL inside", []path{{code: "W2ru", text: wide("sub\\inside.vhd\x00x")}}, disk.ParentSearch{}, vhd.ErrParentNotFound},
 		{"..., trusted", []path{{code: "W2ru", text: wide(`..\outside\p.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
 		{"absolute, trusted", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Trust: true}, nil},
 		{"symbolic link out, trusted", []path{{code: "W2ru", text: wide(`link.vhd`)}}, disk.ParentSearch{Trust: true}, nil},
 		{"named by the caller", []path{{code: "W2ru", text: wide(`gone.vhd`)}}, disk.ParentSearch{Files: []string{outside}}, nil},
-		{"in a folder of the caller", []path{{code: "W2ru", text: wide(`gone\p.vhd`)}}, disk.ParentSearch{Dirs: []string{filepath.Dir(outside)}}, nil},
-		{"absolute, in a folder of the caller", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Dirs: []string{dir}}, nil},
+		{"in a directory of the caller", []path{{code: "W2ru", text: wide(`gone\p.vhd`)}}, disk.ParentSearch{Dirs: []string{filepath.Dir(outside)}}, nil},
+		{"absolute, in a directory of the caller", []path{{code: "W2ku", text: wide(back)}}, disk.ParentSearch{Dirs: []string{dir}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if runtime.GOOS == "windows" && (strings.Contains(c.name, "symbolic") || strings.Contains(c.name, "device") || strings.Contains(c.name, "proc")) {
@@ -281,7 +281,7 @@ func TestParentRefused(t *testing.T) {
 	}
 }
 
-// The parent has the id that the child knows it by, and is no child of it.
+// The parent has the id that the child records, and is not one of its children.
 func TestParentMismatchAndLoops(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -352,7 +352,7 @@ func TestParentMismatchAndLoops(t *testing.T) {
 	})
 }
 
-// levelID is the unique id of the image number i of a chain.
+// levelID is the unique id of image i of a chain.
 func levelID(i int) string { return fmt.Sprintf("level %10d", i) }
 
 // level is that image, without blocks: its parent is number i-1.
@@ -367,7 +367,7 @@ func level(i int) []byte {
 	return append(b[:2560:2560], b[len(b)-512:]...)
 }
 
-// A chain ends where it becomes absurd, without opening all of it.
+// An absurdly long chain is refused without opening all of it.
 func TestLongChain(t *testing.T) {
 	dir := t.TempDir()
 	const levels = 10000
@@ -389,10 +389,10 @@ func TestLongChain(t *testing.T) {
 	sameBytes(t, "contents through 256 levels", readAll(t, img), pattern(16*kib, 1))
 }
 
-// A raw parent has no id, and only a disk that is raw takes its place.
+// A raw parent has no id, and only a raw disk is accepted for it.
 func TestRawParent(t *testing.T) {
 	dir := t.TempDir()
-	parent := pattern(10*kib+100, 4) // its last sector is not whole, and it is smaller
+	parent := pattern(10*kib+100, 4) // smaller than the child, with a partial last sector
 	tree(t, dir, map[string][]byte{
 		"child.vhd": childOf(string(make([]byte, 16)), "", path{code: "W2ru", text: wide("base.raw")}), "base.raw": parent,
 	})
@@ -405,8 +405,8 @@ func TestRawParent(t *testing.T) {
 	sameBytes(t, "contents", readAll(t, img), childDisk(want))
 }
 
-// An image that is opened without its parent can say what it is, and has nothing to
-// say about what it inherits.
+// An image that is opened without its parent reports its properties, but cannot read what it
+// inherits.
 func TestWithoutParent(t *testing.T) {
 	b := childOf(parentID, "p.vhd")
 	img := openBytes(t, b, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
@@ -430,7 +430,7 @@ func TestWithoutParent(t *testing.T) {
 	}
 }
 
-// Whatever path a child has, it is not followed out of the child's folder.
+// No path of a child is followed out of the child's directory.
 func FuzzParentPath(f *testing.F) {
 	for _, s := range []string{
 		"p.vhd", `..\secret.vhd`, `.\..\secret.vhd`, "/etc/passwd", `\\h\s\x`, "file:///x/%2e%2e/secret.vhd", "link", `link\secret.vhd`, "C:x", "a\x00b", "", ".", "..", `sub\..\..\secret.vhd`, "file:", "file:////", "file://./../secret.vhd", "FILE://localhost/..",
@@ -470,9 +470,9 @@ func FuzzParentPath(f *testing.F) {
 	})
 }
 
-// An error of the file ends what is done to a child. Its disk is the same, for this
-// image and for others, and the next try succeeds: that of an image opened anew,
-// where it was flushing that failed.
+// An error of the file ends an operation on a child. The disk stays the same, for this image
+// and for others, and the next try succeeds. If a flush failed, the image must be opened again
+// first.
 func TestChainFails(t *testing.T) {
 	full := errors.New("no space")
 	parent := pattern(16*kib, 1)
@@ -541,7 +541,7 @@ func TestChainFails(t *testing.T) {
 					if c.name != "no parent" || openBytes(t, m.bytes(), withParent(parent, false)).Type() == vhd.Differencing {
 						img = open()
 					} else {
-						continue // it has come so far that there is nothing left to do
+						continue // it is so far that nothing is left to do
 					}
 				}
 				if img.Type() == vhd.Differencing {
@@ -559,15 +559,14 @@ func TestChainFails(t *testing.T) {
 	}
 }
 
-// Sectors that are in the file are not read and written back when a part of them is
-// written: another writer, who knows that all of the block is there, may write beside
-// it without waiting.
+// A partial write does not read and write back sectors that are in the file. Another writer may
+// write the other parts of such a sector without waiting, once the block is complete.
 func TestPartOfSectorOnly(t *testing.T) {
 	parent := pattern(16*kib, 1)
 	m := newMemFile(childOf(string(make([]byte, 16)), "p"))
 	img, err := vhd.NewImage(m, m.size(), withParent(parent, true))
 	must(t, err)
-	write(t, img, pattern(2*sector, 5), 3*sector) // sectors that are there from now on
+	write(t, img, pattern(2*sector, 5), 3*sector) // these sectors are in the file from now on
 	var log []change
 	m.before = func(c change) (int, error) {
 		log = append(log, change{c.op, c.off, bytes.Clone(c.data)})
@@ -579,7 +578,8 @@ func TestPartOfSectorOnly(t *testing.T) {
 	}{
 		{3*sector + 100, 4, [2]int{3*sector + 100, 3*sector + 104}},
 		{3*sector + 100, sector, [2]int{3*sector + 100, 4*sector + 100}},
-		{2*sector + 100, sector, [2]int{2 * sector, 3*sector + 100}}, // of the first one the rest is the parent's
+		// The rest of the first sector is the parent's.
+		{2*sector + 100, sector, [2]int{2 * sector, 3*sector + 100}},
 		{4*sector + 100, sector, [2]int{4*sector + 100, 6 * sector}},
 		{6*sector + 10, 20, [2]int{6 * sector, 7 * sector}},
 	} {

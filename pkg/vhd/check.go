@@ -14,37 +14,42 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// CheckOptions say how to check an image. The zero value checks the image alone,
-// and not what its blocks hold.
+// CheckOptions control a check. The zero value checks the image without its parents and without
+// the contents of its blocks.
 type CheckOptions struct {
-	// SizeRule overrides which field is the disk's size.
+	// SizeRule overrides which footer field is the size of the disk.
 	SizeRule SizeRule
-	// Deep also looks for data under clear bits of sector bitmaps, and for blocks
-	// whose data is not aligned to 4 KiB. It reads all that is not marked as
-	// written, each part of the file once, and nothing of its holes.
+	// Deep also searches for data under clear bits of sector bitmaps, and for blocks whose data
+	// is not aligned to 4 KiB. It reads the sectors under clear bits, each part of the file
+	// once, and skips holes.
 	Deep bool
 	// Device says that the image is on a device, whose end may be unused.
 	Device bool
-	// Chain also opens the parents of a differencing image, which must be in an
-	// [os.File] then, and checks each of them. Parents says where they may be.
+	// Chain also opens the parents of a differencing image, and checks each of them. The image
+	// must be in an [os.File]. Parents describes the search for them.
 	Chain   bool
 	Parents disk.ParentSearch
 	// NoLock opens parents even if another process writes to them.
 	NoLock bool
-	// Now is what time stamps are compared with; zero means the present.
+	// Opened, if set, is the same unchanged image. A BAT that opening has validated is not
+	// examined again.
+	Opened *Image
+	// Now is the time that time stamps are compared with; zero means the current time.
 	Now time.Time
-	// Progress, if set, is called by Deep with the bytes of blocks examined, and to
-	// examine.
+	// Progress, if set, is called by Deep with the bytes of blocks that are done, and their
+	// total.
 	Progress disk.Progress
 }
 
-// Counts sum up what a Checker has seen.
+// Counts are the totals of a check.
 type Counts = disk.CheckCounts
 
-// Checker examines one image. It reads footers, header, BAT, and space that nothing
-// refers to until it finds data there, and changes nothing. It goes on after an error as far as what it found can be believed.
-// Memory and time follow what the file holds, not what it claims. A Checker is used
-// once, by one goroutine.
+// Checker examines one image and changes nothing. It reads the footers, the header, the BAT,
+// and unreferenced space until it finds data there. After an error it goes on as long as the
+// structures it depends on are credible.
+//
+// Memory and time are proportional to the contents of the file, whatever sizes it claims. A
+// Checker is used once, by one goroutine.
 type Checker struct {
 	r    io.ReaderAt
 	size int64
@@ -53,6 +58,9 @@ type Checker struct {
 	id   uuid.UUID
 	n    Counts
 	d    diagnosis
+
+	batOff  int64
+	orphans *orphanIndex // nil until a BAT entry is wrong
 
 	ctx   context.Context
 	yield func(Finding, error) bool
@@ -71,25 +79,24 @@ func NewChecker(r io.ReaderAt, size int64, o *CheckOptions) *Checker {
 	return c
 }
 
-// Counts sums up what Findings has examined so far. It is complete when Findings
-// has ended without an error.
+// Counts returns the totals of what Findings has examined. They are complete when Findings has
+// ended without an error.
 func (c *Checker) Counts() Counts { return c.n }
 
-// Diagnosis says in a few sentences what happened to the image, the most important
-// first. An image without errors and without data that nothing refers to has none. It
-// is complete when Findings has ended without an error.
+// Diagnosis describes the damage in a few sentences, the most important first. It is empty for
+// an image without errors and without unreferenced data. It is complete when Findings has ended
+// without an error.
 func (c *Checker) Diagnosis() []string { return c.d.sentences(c.n, c.typ) }
 
-// Type is the disk type, or 0 as long as Findings has found no footer to believe.
+// Type returns the disk type, or 0 until Findings has found a valid footer.
 func (c *Checker) Type() DiskType { return c.typ }
 
-// errStopped: whoever ranged over the findings broke off.
+// errStopped says that the caller has broken off the iteration over the findings.
 var errStopped = errors.New("check was broken off")
 
-// Findings examines the image and yields each fault as it is found. An error is the
-// last that it yields: ErrNotVHD if there is no mark of a VHD, ctx.Err(), or one of
-// reading. What is wrong with the image itself is a Finding. Breaking off the
-// iteration ends the work.
+// Findings examines the image and yields each fault as it is found. An error ends the
+// iteration: ErrNotVHD if the file has no mark of a VHD, ctx.Err(), or a read error. Faults of
+// the image itself are Findings, not errors. Breaking off the iteration ends the check.
 func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
 	return func(yield func(Finding, error) bool) {
 		c.ctx, c.yield = ctx, yield
@@ -99,12 +106,9 @@ func (c *Checker) Findings(ctx context.Context) iter.Seq2[Finding, error] {
 	}
 }
 
-// add yields findings, and returns why the check has to end, or nil.
+// add yields findings, and returns the reason to end the check, or nil.
 func (c *Checker) add(fs ...finding) error {
 	for _, f := range fs {
-		if f.Remedy == "" && !f.kept {
-			f.Remedy = remedies[f.ID]
-		}
 		if err := c.report(f.Finding); err != nil {
 			return err
 		}
@@ -114,7 +118,7 @@ func (c *Checker) add(fs ...finding) error {
 
 func (c *Checker) report(f Finding) error {
 	f.Count = f.Faults()
-	for i, r := range f.Disk { // the last block may end after the disk
+	for i, r := range f.Disk { // the last block may end past the disk
 		f.Disk[i].N = max(0, min(r.N, c.n.Size-r.Off))
 	}
 	c.d.add(f)
@@ -183,8 +187,8 @@ func (c *Checker) run() error {
 	return nil
 }
 
-// believed examines both copies of the footer. It returns the one to go on with, or
-// nil, and what is wrong with them.
+// believed examines both copies of the footer. It returns the copy to use, or nil, and the
+// findings about both.
 func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 	var found []finding
 	footer, err := fs.ignoringChecksum()
@@ -194,7 +198,7 @@ func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 				found = append(found, x.validate()...)
 			}
 		}
-		if refusal(found, false) == nil { // all that there is is a copy of a fixed disk's
+		if refusal(found, false) == nil { // the only footer is a copy, of a fixed disk
 			found = append(found, copyOfFixed(fs.trailing.off))
 		}
 		return nil, found
@@ -221,14 +225,14 @@ func (c *Checker) believed(fs *footers) (*footerCopy, []finding) {
 	// qemu and others read only this copy.
 	odd := func(id, got string) {
 		found = append(found, finding{harmless: true, Finding: Finding{
-			ID: id, Severity: Error, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the footer's bytes",
+			ID: id, Severity: Error, Offset: 0, Field: "copy of the footer at the start of the file", Got: got, Want: "the bytes of the trailing footer",
 		}})
 	}
 	switch l := &fs.leading; {
 	case !l.valid():
-		odd("leading-footer", "none that is valid")
+		odd("leading-footer", "no valid footer")
 	case !l.same(&footer.Footer):
-		odd("footers-differ", "other contents than the footer's")
+		odd("footers-differ", "contents that differ from the trailing footer")
 	}
 	return footer, found
 }
@@ -239,7 +243,7 @@ func (c *Checker) checkFixed(f *footerCopy) error {
 	if len(found) == 0 && f.CurrentSize < uint64(f.off) {
 		slack := finding{Finding: Finding{
 			ID: "fixed-slack", Severity: Warning, Offset: f.off + 48, Field: "footer: current size",
-			Got: fmt.Sprint(f.CurrentSize), Want: fmt.Sprintf("%d, what stands before the footer", f.off),
+			Got: fmt.Sprint(f.CurrentSize), Want: fmt.Sprintf("%d, the number of bytes before the footer", f.off),
 		}}
 		found = append(found, *slack.number(f.CurrentSize, oneOf(uint64(f.off))))
 	}
@@ -266,13 +270,13 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		return err
 	}
 	blockSize := int64(h.BlockSize)
-	room := int64(h.MaxTableEntries) * blockSize
-	size, found := f.virtualSize(c.o.SizeRule, room)
+	covered := int64(h.MaxTableEntries) * blockSize
+	size, found := f.virtualSize(c.o.SizeRule, covered)
 	if err := c.add(found...); err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		size = room // what can be reached
+		size = covered // as much as the table reaches
 	}
 	blocks := blocksHeld(&f.Footer, &h, size)
 	c.n.Size, c.n.BlockSize, c.n.Blocks = size, blockSize, blocks
@@ -280,22 +284,25 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 		f := finding{Finding: Finding{
 			ID: "max-table-entries", Severity: Warning, Offset: int64(f.DataOffset) + 28,
 			Field: "dynamic disk header: max table entries", Got: fmt.Sprint(h.MaxTableEntries),
-			Want: fmt.Sprintf("%d, as many as the disk has blocks", blocks),
+			Want: fmt.Sprintf("%d, the number of blocks of the disk", blocks),
 		}}
 		if err := c.add(*f.number(uint64(h.MaxTableEntries), oneOf(uint64(blocks)))); err != nil {
 			return err
 		}
 	}
 	lay := layoutOf(&f.Footer, &h, limit)
-	t, err := readBAT(c.r, lay.batOff, blocks)
-	if err != nil {
-		return err
+	c.batOff = lay.batOff
+	t, validated := c.validatedBAT(&lay, blocks)
+	if !validated {
+		if t, err = readBAT(c.r, lay.batOff, blocks); err != nil {
+			return err
+		}
 	}
 	m, err := readBatmap(c.r, &f.Footer, lay.batEnd(), c.size)
 	if err != nil {
 		return err
 	}
-	var whole *batmap // that can be read
+	var whole *batmap // nil unless the batmap can be read
 	if m != nil {
 		inPlace, found, err := m.validate(c.r, &lay, t)
 		if err == nil {
@@ -333,20 +340,14 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 			return err
 		}
 	}
-	proposed, err := rebuildBAT(c.ctx, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, int64(h.MaxTableEntries), trailing, batSectors{})
-	if err != nil {
-		return err
+	if !validated {
+		err = c.checkEntries(t, &lay, &Image{r: c.r, footer: f.Footer, header: h, lay: lay, bat: t, size: size}, trailing)
 	}
-	t.validate(&lay, func(f finding) bool {
-		proposeEntries(&f, proposed, blockSize)
-		err = c.add(f)
-		return err == nil
-	})
 	if err == nil {
 		err = c.checkExcess(&lay, blocks, int64(h.MaxTableEntries))
 	}
 	if err == nil {
-		err = c.checkPlaces(t, &lay, trailing)
+		err = c.checkSpace(t, &lay, trailing)
 	}
 	if err == nil && c.o.Deep {
 		err = c.checkBlocks(f.Type, t, &lay, whole)
@@ -357,7 +358,37 @@ func (c *Checker) checkDynamic(f *footerCopy, trailing bool) error {
 	return err
 }
 
-// checkExcess looks at the entries behind the disk's end.
+// validatedBAT returns the BAT of the opened image, if it is that of the layout, and opening has
+// refused none of its entries.
+func (c *Checker) validatedBAT(lay *layout, blocks int64) (bat, bool) {
+	img := c.o.Opened
+	if img == nil || img.f != nil || img.salvage != nil || img.bat.len() != blocks ||
+		img.lay.batOff != lay.batOff || img.lay.limit != lay.limit || img.lay.blockSize != lay.blockSize {
+		return bat{}, false
+	}
+	return img.bat, true
+}
+
+// checkEntries validates the BAT entries, and proposes others for those that are wrong.
+func (c *Checker) checkEntries(t bat, lay *layout, img *Image, trailing bool) error {
+	proposed, err := rebuildBAT(c.ctx, img, int64(img.header.MaxTableEntries), trailing, batSectors{})
+	if err != nil {
+		return err
+	}
+	t.validate(lay, func(f finding) bool {
+		proposeEntries(&f, proposed, lay.blockSize)
+		if f.Note == "" && (f.ID == "bat-beyond-end" || f.ID == "bat-over-metadata") {
+			f.Note, err = c.candidates(&f)
+		}
+		if err == nil {
+			err = c.add(f)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// checkExcess examines the entries past the end of the disk.
 func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 	x, err := scanExcess(c.ctx, c.r, lay.batOff, blocks, entries, nil)
 	if err != nil || x.used == 0 {
@@ -365,16 +396,16 @@ func (c *Checker) checkExcess(lay *layout, blocks, entries int64) error {
 	}
 	f := finding{Finding: Finding{
 		ID: "bat-excess", Severity: Warning, Offset: lay.batOff + x.first*4,
-		Field: fmt.Sprintf("BAT entries behind the disk's end, from %d on", x.first),
+		Field: fmt.Sprintf("BAT entries past the end of the disk, from %d on", x.first),
 		Got:   fmt.Sprintf("%d in use", x.used), Want: "all unused (0xffffffff)",
 	}}
 	return c.add(*f.number(uint64(x.used), oneOf(0)))
 }
 
-// checkPlaces counts blocks, and the unused spaces between them.
-func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
+// checkSpace counts the blocks, and reports the unused space between them.
+func (c *Checker) checkSpace(t bat, lay *layout, trailing bool) error {
 	stored := lay.stored()
-	last := int64(-1) // place of the block before, bytes
+	last := int64(-1) // offset of the block before
 	inOrder, repeats, aligned := true, t.repeats(), true
 	for i, e := range t.usedOnce() {
 		start := int64(e) * SectorSize
@@ -383,9 +414,9 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 			n = t.alike(i)
 		}
 		c.n.Allocated += n
-		c.n.Fragmented += n - 1 // in one place
+		c.n.Fragmented += n - 1 // repeated entries
 		if last >= 0 {
-			// Blocks may be padded to 4 KiB, and stand behind a footer that moved on.
+			// Blocks may be padded to 4 KiB, and may follow a footer that has moved.
 			if gap := start - last - stored; gap < 0 || gap > dataAlign+footerSize {
 				c.n.Fragmented++
 			}
@@ -397,8 +428,8 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	end := int64(0)
 	for start, stop := range t.spansOf(lay, inOrder) {
 		gap := min(start, lay.limit) - end
-		// Where the data of all blocks is aligned, a little more than a block may be left
-		// behind a BAT.
+		// If the data of all blocks is aligned, the space after the BAT may be a little larger
+		// than a block.
 		if aligned && last >= 0 && gap < lay.nextBlockOffset(end)-end+stored {
 			gap = 0
 		}
@@ -426,9 +457,9 @@ func (c *Checker) checkPlaces(t bat, lay *layout, trailing bool) error {
 	return nil
 }
 
-// cutOff returns how many bytes are missing at the end of a file that has no trailing
-// footer, or 0. Where blocks would end much further behind the metadata than they have
-// bytes, an entry is wrong, and nothing says that the file was longer.
+// cutOff returns the number of bytes that are missing at the end of a file without a trailing
+// footer, or 0. If the blocks would need much less space than the entries claim, an entry is
+// wrong, and nothing shows that the file was longer.
 func (c *Checker) cutOff(t bat, lay *layout) int64 {
 	p := lay.placement()
 	stored := lay.stored()
@@ -439,18 +470,19 @@ func (c *Checker) cutOff(t bat, lay *layout) int64 {
 	return max(0, end+footerSize-c.size)
 }
 
-// leaked reports n bytes of the file that nothing refers to.
+// leaked reports n unreferenced bytes of the file.
 func (c *Checker) leaked(off, n, stored int64) error {
 	c.n.Leaked += n / stored
 	f := Finding{
-		ID: "leak", Severity: Leak, Offset: off, Field: "space that nothing refers to",
-		Got: fmt.Sprintf("%d bytes, room for %d blocks", n, n/stored), Want: "none", Bytes: n,
+		ID: "leak", Severity: Leak, Offset: off, Field: "unreferenced space",
+		Got: fmt.Sprintf("%d bytes, space for %d blocks", n, n/stored), Want: "none", Bytes: n,
+		Text: fmt.Sprintf("%s at offset %d are not referenced by any BAT entry", bytesText(n), off),
 	}
 	data := false
 	err := scanData(c.ctx, c.r, filesystem.NewHoleMap(c.r), off, off+n/SectorSize*SectorSize, func(b []byte, _ int64) bool {
 		for ; len(b) >= SectorSize && !data; b = b[SectorSize:] {
 			x := DecodeFooter((*[footerSize]byte)(b))
-			// Footers stay behind where they moved on from.
+			// A footer that has moved leaves its old copy in the file.
 			data = [SectorSize]byte(b) != [SectorSize]byte{} && !(x.valid() && x.UniqueID == c.id)
 		}
 		return !data
@@ -458,7 +490,7 @@ func (c *Checker) leaked(off, n, stored int64) error {
 	if data {
 		c.n.Orphaned += n / stored
 		f.Got += "; it holds data, which may be lost blocks"
-		f.Remedy = "keep it, unless --backup or --discard-orphans is given"
+		f.Text += "; they hold data, which may be lost blocks"
 	}
 	if err != nil {
 		return err

@@ -8,10 +8,10 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// checkBlocks looks into the blocks, in the order of the file. Of those with a bit in
-// the batmap whole, if that is not nil, all sectors must be written. A block over
-// metadata, beyond the end or over one before it is reported already, and is not
-// looked into: so each part of the file is read once at most.
+// checkBlocks examines the contents of the blocks, in the order of the file. If whole is not
+// nil, blocks with a set bit in that batmap must have all sectors written. It skips blocks that
+// overlap metadata or an earlier block, or end past the file: these are reported already. So it
+// reads each part of the file at most once.
 func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) error {
 	var (
 		p         = lay.placement()
@@ -20,8 +20,8 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 		holes     = filesystem.NewHoleMap(c.r)
 		mapped    []byte // bits of the batmap
 		unaligned int64
-		first     int64 // byte at which the data of the first of them starts
-		end       int64 // of the block before
+		first     int64 // offset of the data of the first of them
+		end       int64 // end of the block before
 		done      int64
 	)
 	look := func(block int64, e uint32) error {
@@ -54,7 +54,7 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 			}
 		}
 		if typ == Differencing {
-			return nil // under a clear bit there may be what was not acknowledged
+			return nil // a crash may leave unacknowledged data under a clear bit
 		}
 		hidden := int64(-1)
 		err := hiddenData(c.ctx, c.r, holes, bits, data, lay.blockSize, func(s int64) bool {
@@ -93,13 +93,13 @@ func (c *Checker) checkBlocks(typ DiskType, t bat, lay *layout, whole *batmap) e
 	}
 	return c.add(finding{Finding: Finding{
 		ID: "alignment", Severity: Warning, Offset: first,
-		Field: fmt.Sprintf("data of %d blocks", unaligned), Got: "places that are not multiples of 4096", Want: "aligned places",
+		Field: fmt.Sprintf("data of %d blocks", unaligned), Got: "offsets that are not multiples of 4096", Want: "aligned offsets",
 	}})
 }
 
-// hiddenData calls found with the sectors of a block, whose data starts at byte data
-// of the file, that are not zero under a clear bit, until it returns false. What is a
-// hole of the file is not read.
+// hiddenData calls found with each sector of a block that has a clear bit and is not zero,
+// until found returns false. The data of the block starts at offset data. It does not read
+// holes.
 func hiddenData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, bits []byte, data, blockSize int64, found func(sector int64) bool) error {
 	sectors := blockSize / SectorSize
 	for s := int64(0); s < sectors; {
@@ -124,8 +124,8 @@ func hiddenData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, b
 	return nil
 }
 
-// scanData calls look with the bytes [off, end) of the file, in whole sectors, but for
-// those in holes, until it returns false.
+// scanData calls look with the bytes [off, end) of the file, in whole sectors, until look
+// returns false. It skips holes.
 func scanData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, off, end int64, look func(b []byte, off int64) bool) error {
 	var buf []byte
 	for off < end {
@@ -137,7 +137,7 @@ func scanData(ctx context.Context, r io.ReaderAt, holes *filesystem.HoleMap, off
 			return err
 		}
 		if !data {
-			// A hole that ends, or begins, inside of a sector is none.
+			// A hole that starts or ends inside a sector does not cover that sector.
 			if stop = off + (stop-off)/SectorSize*SectorSize; stop > off {
 				off = stop
 				continue

@@ -13,17 +13,16 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// checkParents opens the parents of the image, one after the other, and checks
-// each.
+// checkParents opens the parents of the image in turn, and checks each.
 func (c *Checker) checkParents() error {
 	o := &OpenOptions{Parents: c.o.Parents, NoLock: c.o.NoLock, IgnoreChecksums: true, tolerateBAT: true}
 	o.Parents.None = true
 	img, err := NewImage(c.r, c.size, o)
 	if err != nil {
-		return nil // why was told
+		return nil // already reported
 	}
 	o.Parents.None = false
-	f, ok := c.r.(*os.File)
+	f, ok := imageFile(c.r)
 	if !ok {
 		return errors.New("the parents of an image that is not in a file cannot be checked")
 	}
@@ -39,7 +38,7 @@ func (c *Checker) checkParents() error {
 			err = errTooDeep
 		}
 		if errors.Is(err, ErrLocked) || errors.Is(err, fs.ErrPermission) {
-			return err // it says nothing about the image
+			return err // not about the image
 		}
 		if err != nil {
 			if err := c.add(missingParent(img, child, err)); err != nil {
@@ -64,8 +63,8 @@ func (c *Checker) checkParents() error {
 	return nil
 }
 
-// missingParent is the finding of a parent that cannot be had, of the image in the
-// file child.
+// missingParent returns the finding about a parent that cannot be opened. child is the file of
+// its child.
 func missingParent(img *Image, child string, err error) finding {
 	id := "parent-missing"
 	switch {
@@ -81,13 +80,13 @@ func missingParent(img *Image, child string, err error) finding {
 	return finding{Finding: Finding{ID: id, Severity: Error, File: child, Offset: int64(img.footer.DataOffset) + 40, Field: "parent", Got: err.Error(), Want: want}}
 }
 
-// checkLink lists where what an image, in the file child, records of its parent is not
-// what that is.
+// checkLink returns findings about the differences between the parent and what its child
+// records. child is the file of that child.
 func checkLink(img *Image, child string) []finding {
 	var fs []finding
 	name := img.parentPath
 	image := "IMAGE"
-	if f, ok := img.r.(*os.File); ok {
+	if f, ok := imageFile(img.r); ok {
 		image = printable(f.Name())
 	}
 	if p, ok := img.parent.(*Image); ok && p.footer.UniqueID != img.header.ParentID {
@@ -112,7 +111,7 @@ func checkLink(img *Image, child string) []finding {
 	if size := img.parent.Size(); size != img.size {
 		f := finding{Finding: Finding{
 			ID: "parent-size", Severity: Warning, File: child, Offset: img.footerAt + 48, Field: "footer: current size",
-			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, as many as the parent %s has", size, printable(name)),
+			Got: fmt.Sprintf("a disk of %d bytes", img.size), Want: fmt.Sprintf("%d, the size of the parent %s", size, printable(name)),
 		}}
 		f.number(uint64(img.size), oneOf(uint64(size)))
 		f.Note = fmt.Sprintf("the bytes after the end of %s read as zeros, as they should if %s was enlarged; otherwise restore the parent", printable(name), image)
@@ -125,7 +124,8 @@ func checkLink(img *Image, child string) []finding {
 	return fs
 }
 
-// ParentFindings implements [disk.Child]: the findings are parent-time, parent-size and parent-id.
+// ParentFindings implements [disk.Child]: the findings are parent-time, parent-size and
+// parent-id.
 func (img *Image) ParentFindings() []Finding {
 	var list []Finding
 	child := ""
@@ -139,8 +139,7 @@ func (img *Image) ParentFindings() []Finding {
 	return list
 }
 
-// checkTried checks those files in which a parent was looked for that are damaged
-// images.
+// checkTried checks the damaged images among the files that the search for a parent has tried.
 func (c *Checker) checkTried(search *parentSearch, err error) error {
 	var e *ParentError
 	if !errors.As(err, &e) {
@@ -152,12 +151,12 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 			continue
 		}
 		open := search.open
-		if slices.Contains(c.o.Parents.Files, t.Path) { // the user's word
+		if slices.Contains(c.o.Parents.Files, t.Path) { // the caller names the parent
 			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
 		}
 		f, _, err := open(t.Path)
 		if err != nil {
-			continue // it was there a moment ago
+			continue // the file is gone since
 		}
 		err = c.checkFile(f, t.Path)
 		f.Close()
@@ -168,7 +167,7 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 	return nil
 }
 
-// checkFile checks a parent, in a file that has this name, as an image of its own.
+// checkFile checks the parent in f, named name, as an image of its own.
 func (c *Checker) checkFile(f *os.File, name string) error {
 	st, err := f.Stat()
 	if err != nil {

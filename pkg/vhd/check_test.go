@@ -16,7 +16,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// found is what a check says, in the order in which it says it.
+// found returns the findings of a check in their order.
 func found(t *testing.T, b []byte, o *vhd.CheckOptions) []string {
 	t.Helper()
 	var got []string
@@ -38,7 +38,7 @@ func found(t *testing.T, b []byte, o *vhd.CheckOptions) []string {
 		t.Fatal(err)
 	}
 	if counts.Errors != n.Errors || counts.Warnings != n.Warnings {
-		t.Errorf("%d errors and %d warnings are counted, %d and %d were told", counts.Errors, counts.Warnings, n.Errors, n.Warnings)
+		t.Errorf("%d errors and %d warnings are counted, %d and %d were reported", counts.Errors, counts.Warnings, n.Errors, n.Warnings)
 	}
 	return got
 }
@@ -96,7 +96,7 @@ func TestCheckFindings(t *testing.T) {
 		{"geometry too small", fixedImage(make([]byte, mib), geometry(29, 4, 17)), []string{"warning geometry"}},
 		{"geometry of qemu that ends before the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(30, 4, 17)), []string{"warning geometry-size"}},
 		{"geometry of Virtual PC that ends before the current size", fixedImage(make([]byte, mib), creator("vpc "), geometry(29, 4, 17)), []string{"warning geometry-size"}},
-		{"geometry of qemu that ends behind the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(31, 4, 17)), []string{"warning geometry"}},
+		{"geometry of qemu that ends past the current size", fixedImage(make([]byte, mib), creator("qemu"), geometry(31, 4, 17)), []string{"warning geometry"}},
 		{"geometry too large", fixedImage(make([]byte, mib), geometry(31, 4, 17)), []string{"warning geometry"}},
 		{"geometry of zeros", fix(geometry(0, 0, 0)), []string{"warning geometry"}},
 		{"no id", fix(text(68, strings.Repeat("\x00", 16))), []string{"warning unique-id"}},
@@ -134,7 +134,7 @@ func TestCheckFindings(t *testing.T) {
 		// The table.
 		{"table not at a sector", headerOf(u64(16, 1537)), []string{"error table-offset"}},
 		{"table over the header", headerOf(u64(16, 1024)), []string{"error table-offset"}},
-		{"more entries than the file has room for", headerOf(u32(28, 1000)), []string{"error max-table-entries"}},
+		{"more entries than the file has space for", headerOf(u32(28, 1000)), []string{"error max-table-entries"}},
 		{"a spare entry", craft{size: 8 * kib, entries: 3}.bytes(), []string{"warning max-table-entries"}},
 		{"too few entries", headerOf(u32(28, 1)), []string{"error bat-too-small"}},
 		{"block over the header", craft{size: 4 * kib, bat: map[int]uint32{0: 2}, end: 12 * sector}.bytes(), []string{"error bat-over-metadata"}},
@@ -143,9 +143,9 @@ func TestCheckFindings(t *testing.T) {
 		{"blocks over each other", two(map[int]uint32{1: 12}), []string{"error bat-overlap"}},
 		{"blocks in one place", two(map[int]uint32{1: 4}), []string{"error bat-overlap", "leak leak"}},
 		{"spare entries in use", craft{size: 8 * kib, entries: 4, bat: map[int]uint32{2: 4, 3: 0}}.bytes(), []string{"warning max-table-entries", "warning bat-excess"}},
-		// What the geometry hides, another rule of size shows.
+		// Another size rule shows bytes that the geometry hides.
 		{
-			"block behind the size of the geometry, beyond the end",
+			"block past the size of the geometry, past the end of the file",
 			craft{size: 160 * sector, bat: map[int]uint32{19: 1000}, footer: []edit{creator("vpc "), geometry(2, 4, 17)}}.bytes(),
 			[]string{"error bat-beyond-end"},
 		},
@@ -157,7 +157,7 @@ func TestCheckFindings(t *testing.T) {
 			if d := cmp.Diff(c.want, got); d != "" {
 				t.Errorf("findings (-want +got):\n%s", d)
 			}
-			// Open refuses for errors, and for nothing else.
+			// Open refuses an image for errors, and for nothing else.
 			_, err := vhd.NewImage(bytes.NewReader(c.file), int64(len(c.file)), nil)
 			isError := slices.ContainsFunc(got, func(s string) bool {
 				return strings.HasPrefix(s, "error") && !slices.Contains([]string{"error trailing-footer", "error leading-footer", "error footers-differ", "error current-size"}, s) || strings.Contains(c.name, "only a leading")
@@ -166,7 +166,7 @@ func TestCheckFindings(t *testing.T) {
 				t.Errorf("findings %q, and Open says: %v", got, err)
 			}
 			var refused *vhd.FormatError
-			if errors.As(err, &refused) { // in the words of one of the findings
+			if errors.As(err, &refused) { // with the text of one of the findings
 				fs, _ := findings(t, c.file)
 				if !slices.ContainsFunc(fs, func(f vhd.Finding) bool {
 					return f.Offset == refused.Offset && f.Field == refused.Field && f.Got == refused.Got && f.Want == refused.Want
@@ -190,7 +190,7 @@ func TestCheckFindings(t *testing.T) {
 	}
 }
 
-// A finding says what stands where, for people and for errors alike.
+// A finding has its offset, its block and its bytes on the disk; an error has the same.
 func TestFindingTellsThePlace(t *testing.T) {
 	b := craft{size: 8 * kib, bat: map[int]uint32{1: 1000}}.bytes()
 	fs, _ := findings(t, b)
@@ -201,8 +201,8 @@ func TestFindingTellsThePlace(t *testing.T) {
 	if f.Offset != 1536+4 || f.Field != "BAT entry 1" || !strings.Contains(f.Got, "sector 1000") || !strings.Contains(f.Want, "2048") {
 		t.Errorf("finding %+v, want entry 1 at 1540, sector 1000, and the end at 2048", f)
 	}
-	if s := f.String(); !strings.Contains(s, f.Got) || !strings.Contains(s, f.Want) || !strings.Contains(s, "offset 1540") {
-		t.Errorf("shown as %q", s)
+	if want := "BAT entry 1 points at sector 1000, past the end of the file: bytes 4096 to 8191 of the disk"; f.String() != want {
+		t.Errorf("shown as %q, want %q", f, want)
 	}
 }
 
@@ -212,9 +212,9 @@ func TestCheckCounts(t *testing.T) {
 		size: 5 * 4 * kib,
 		blocks: []block{
 			{0, 4, nil, nil},
-			{1, 13, nil, nil}, // right behind
-			{3, 40, nil, nil}, // behind a gap of two blocks
-			{4, 31, nil, nil}, // before the one before
+			{1, 13, nil, nil}, // right after block 1
+			{3, 40, nil, nil}, // after a gap of two blocks
+			{4, 31, nil, nil}, // before the others
 		},
 		end: 70 * sector,
 	}
@@ -235,8 +235,8 @@ func TestCheckCounts(t *testing.T) {
 				Size: 20 * kib, BlockSize: 4 * kib, Blocks: 5, Allocated: 4, Fragmented: 2, Leaked: 1 + 2, End: 71 * sector,
 			},
 			[]string{
-				fmt.Sprintf("%d: %d bytes, room for 1 blocks", 22*sector, stored*sector),
-				fmt.Sprintf("%d: %d bytes, room for 2 blocks", 49*sector, 21*sector),
+				fmt.Sprintf("%d: %d bytes, space for 1 blocks", 22*sector, stored*sector),
+				fmt.Sprintf("%d: %d bytes, space for 2 blocks", 49*sector, 21*sector),
 			},
 		},
 		{
@@ -268,7 +268,7 @@ func TestCheckCounts(t *testing.T) {
 	}
 }
 
-// Errors of reading are the check's own, not the image's.
+// Read errors end the check, and are no findings.
 func TestCheckReadError(t *testing.T) {
 	dyn, _ := twoBlocks()
 	for at := range len(dyn) / 512 {
@@ -297,7 +297,7 @@ func (f readerFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) 
 
 var _ io.ReaderAt = readerFunc(nil)
 
-// Entries in a row with the same fault are one finding, which says how many they are.
+// Consecutive entries with the same fault are one finding with their number.
 func TestFindingsOfEntriesInARow(t *testing.T) {
 	bat := map[int]uint32{}
 	c := craft{size: 40 * 4 * kib, bat: bat, blocks: []block{{0, 5, nil, nil}}, end: 64 * sector}
@@ -322,12 +322,12 @@ func TestFindingsOfEntriesInARow(t *testing.T) {
 		}
 	}
 	want := []row{
-		{"bat-over-metadata", "BAT entries 3 to 8", "sector 0, blocks over the copy of the footer", 6},
-		{"bat-over-metadata", "BAT entry 9", "sector 2, a block over the dynamic disk header", 1},
+		{"bat-over-metadata", "BAT entries 3 to 8", "sector 0, blocks that overlap the copy of the footer", 6},
+		{"bat-over-metadata", "BAT entry 9", "sector 2, a block that overlaps the dynamic disk header", 1},
 		{"bat-beyond-end", "BAT entries 12 to 14", "sectors 12000 to 14000, blocks that end at byte 6148608 or later", 3},
-		{"bat-overlap", "BAT entry 20", "sector 5, a block over that of entry 0 at sector 5", 1},
-		{"bat-overlap", "BAT entry 23", "sector 5, a block over that of entry 0 at sector 5", 1},
-		{"bat-overlap", "BAT entry 21", "sector 6, a block over that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 20", "sector 5, a block that overlaps that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 23", "sector 5, a block that overlaps that of entry 0 at sector 5", 1},
+		{"bat-overlap", "BAT entry 21", "sector 6, a block that overlaps that of entry 0 at sector 5", 1},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("findings (-want +got):\n%s", d)
@@ -337,7 +337,7 @@ func TestFindingsOfEntriesInARow(t *testing.T) {
 	}
 }
 
-// Equal entries are found to overlap, however many they are.
+// Any number of equal entries is reported as overlapping.
 func TestManyEqualEntries(t *testing.T) {
 	for _, n := range []int{64, 128, 200, 4096, 5000} {
 		c := craft{size: int64(n) * 4 * kib, bat: map[int]uint32{}}
@@ -353,7 +353,7 @@ func TestManyEqualEntries(t *testing.T) {
 	}
 }
 
-// Whoever has seen enough ends the check, and nothing more is read.
+// Breaking off the iteration ends the check, and nothing more is read.
 func TestCheckBrokenOff(t *testing.T) {
 	file := craft{size: 8 * kib, footer: []edit{u32(8, 0)}, bat: map[int]uint32{1: 1000}}.bytes()
 	m := newMemFile(file)

@@ -15,9 +15,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// These tests are to be run with the race detector.
+// Run these tests with the race detector.
 
-// parallel runs f in so many goroutines and waits for them.
+// parallel runs f in n goroutines and waits for them.
 func parallel(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	for i := range n {
@@ -26,8 +26,7 @@ func parallel(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// inFile makes an image in a file of its own: of a file in memory the locks
-// would hide races.
+// inFile makes an image in a file of its own. The locks of a file in memory would hide races.
 func inFile(t *testing.T, o *vhd.CreateOptions, inPlace bool) (path string, img *vhd.Image) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "disk.vhd")
@@ -46,7 +45,7 @@ func inFile(t *testing.T, o *vhd.CreateOptions, inPlace bool) (path string, img 
 	return path, img
 }
 
-// closed closes the image and opens its file to be read.
+// closed closes the image and opens its file for reading.
 func closed(t *testing.T, path string, img *vhd.Image) []byte {
 	t.Helper()
 	if err := img.Close(); err != nil {
@@ -60,8 +59,8 @@ func closed(t *testing.T, path string, img *vhd.Image) []byte {
 	return readAll(t, again)
 }
 
-// Writers fill pieces of their own, in random order, of blocks that they share,
-// while others read, sync and look at extents.
+// Writers fill their own parts of shared blocks in random order. Meanwhile others read, sync
+// and iterate over extents.
 func TestConcurrentWriters(t *testing.T) {
 	const (
 		blockSize = 16 * kib
@@ -86,8 +85,8 @@ func TestConcurrentWriters(t *testing.T) {
 			path, img := inFile(t, o, c.inPlace)
 			var done atomic.Bool
 			var busy sync.WaitGroup
-			// Every byte is zero or written. (A file system may show parts of a
-			// write that is under way.)
+			// Every byte is zero or written. (A file system may show parts of a write in
+			// progress.)
 			busy.Go(func() {
 				p := make([]byte, piece)
 				for i := 0; !done.Load(); i = (i + 7) % pieces {
@@ -139,7 +138,7 @@ func TestConcurrentWriters(t *testing.T) {
 	}
 }
 
-// Many want the same block, which has no place yet. It gets one.
+// Many writers use the same unallocated block. It is allocated once.
 func TestConcurrentAllocation(t *testing.T) {
 	const blockSize, blocks, writers = 4 * kib, 32, 8
 	for _, inPlace := range []bool{false, true} {
@@ -172,7 +171,7 @@ func TestConcurrentAllocation(t *testing.T) {
 				wg.Wait()
 			}
 			if total, allocated := img.BlockCounts(); total != blocks || allocated != blocks {
-				t.Errorf("%d of %d blocks have a place, want all of %d", allocated, total, blocks)
+				t.Errorf("%d of %d blocks are allocated, want all of %d", allocated, total, blocks)
 			}
 			sameBytes(t, "contents", closed(t, path, img), want)
 			b := firstBytes(t, path, 1536+blocks*4)
@@ -187,7 +186,7 @@ func TestConcurrentAllocation(t *testing.T) {
 	}
 }
 
-// Writers share blocks written in part, and sectors of them, while others sync.
+// Writers share partial blocks and their sectors while others sync.
 func TestConcurrentPartialBlocks(t *testing.T) {
 	const blockSize, blocks, writers = 8 * kib, 8, 8
 	c := craft{size: blocks * blockSize, blockSize: blockSize}
@@ -203,7 +202,7 @@ func TestConcurrentPartialBlocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each sector has a part for each writer, but for a gap that nobody writes.
+	// Each sector has a part for each writer, and a gap that stays unwritten.
 	const part = sector/writers - 4
 	for s := range len(want) / sector {
 		for w := range writers {
@@ -240,8 +239,8 @@ func TestConcurrentPartialBlocks(t *testing.T) {
 	sameBytes(t, "contents", closed(t, path, img), want)
 }
 
-// A write of part of a sector reads the rest first. Zeros written to the rest
-// meanwhile must not be undone.
+// A partial write of a sector reads the rest first. It must not undo zeros that another call
+// writes to the rest meanwhile.
 func TestZeroesBesideAPartialWrite(t *testing.T) {
 	m := newMemFile(partialBlock().bytes())
 	img := openMem(t, m)
@@ -253,7 +252,7 @@ func TestZeroesBesideAPartialWrite(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			// Let it get as far as it can: it may have to wait for the write.
+			// Let it go on as far as possible: it may have to wait for the write.
 			for range 10000 {
 				runtime.Gosched()
 			}
@@ -268,8 +267,8 @@ func TestZeroesBesideAPartialWrite(t *testing.T) {
 	sameBytes(t, "contents", readAll(t, img), want)
 }
 
-// What was written before Sync was called is durable when it returns, also if
-// another Sync was under way.
+// When Sync returns, writes that precede the call are durable, even if another Sync was
+// running.
 func TestConcurrentSync(t *testing.T) {
 	const blockSize, blocks = 4 * kib, 64
 	m := create(t, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize})
@@ -281,7 +280,7 @@ func TestConcurrentSync(t *testing.T) {
 			if err := img.Sync(); err != nil {
 				t.Error(err)
 			}
-			// The entry is in the file now, and leads to the data.
+			// The entry is in the file and points to the data.
 			entry := make([]byte, 4)
 			if _, err := m.ReadAt(entry, int64(1536+b*4)); err != nil || be.Uint32(entry) == unused {
 				t.Errorf("block %d: entry %x after Sync, %v", b, entry, err)
@@ -296,8 +295,8 @@ func TestConcurrentSync(t *testing.T) {
 	noErrors(t, m.bytes())
 }
 
-// The first Sync of a new image turns it into one that is changed in place. Reads, writes
-// and extents go on beside it, and nothing is lost.
+// The first Sync of a new image makes it an image that is changed in place. Reads, writes and
+// extents continue meanwhile, and nothing is lost.
 func TestConcurrentSyncOfNew(t *testing.T) {
 	const (
 		blockSize = 8 * kib
@@ -387,8 +386,8 @@ func TestConcurrentSyncOfNew(t *testing.T) {
 	}
 }
 
-// Many write into a child side by side, new or in place, also into one sector's
-// neighbours, while others read, make it durable and look at its extents.
+// Many goroutines write to a child, new or in place, also to neighbours of one sector.
+// Meanwhile others read, sync and iterate over its extents.
 func TestConcurrentChild(t *testing.T) {
 	const size, piece, writers = 1 * mib, 700, 8
 	for _, inPlace := range []bool{false, true} {

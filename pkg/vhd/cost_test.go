@@ -18,7 +18,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A countedFile counts the bytes that are read and written of a file.
+// A countedFile counts the bytes that are read from and written to a file.
 type countedFile struct {
 	*os.File
 	read, written int64
@@ -49,11 +49,11 @@ func (f *countedFile) length(t *testing.T) int64 {
 	return n
 }
 
-// Holds lets the holes of the file be found.
+// Holds makes the holes of the file visible.
 func (f *countedFile) Holds() io.ReaderAt { return f.File }
 
-// sparseFile writes the parts, by their offsets, into a new file with holes. The test
-// is skipped where holes are not found.
+// sparseFile writes the parts at their offsets to a new file with holes. The test is skipped if
+// holes cannot be detected.
 func sparseFile(t *testing.T, parts map[int64][]byte) *countedFile {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "sparse.vhd"))
@@ -72,8 +72,8 @@ func sparseFile(t *testing.T, parts map[int64][]byte) *countedFile {
 	return &countedFile{File: f}
 }
 
-// tableInHole is an image of so many blocks, and entries of its BAT, which is in a hole
-// of the file but for its first bytes.
+// tableInHole is an image with that many blocks and BAT entries. Its BAT is in a hole of the
+// file, except for the bytes of table.
 func tableInHole(t *testing.T, blocks, entries int64, table []byte) *countedFile {
 	t.Helper()
 	const blockSize = 4 * kib
@@ -82,7 +82,7 @@ func tableInHole(t *testing.T, blocks, entries int64, table []byte) *countedFile
 	return sparseFile(t, map[int64][]byte{0: b[:1536], 1536: table, 1536 + entries*4: b[len(b)-512:]})
 }
 
-// A BAT of zeros, in a hole of the file, costs what the hole costs: nothing.
+// A BAT of zeros in a hole of the file costs nothing.
 func TestTableOfZeros(t *testing.T) {
 	const entries = 32 * mib
 	f := tableInHole(t, entries, entries, nil)
@@ -115,7 +115,7 @@ func TestTableOfZeros(t *testing.T) {
 	for _, o := range []vhd.RepairOptions{{}, {All: true, Deep: true}, {All: true, Deep: true, Force: true}} {
 		f.read, f.written = 0, 0
 		used = allocated(func() {
-			done, err := vhd.Repair(context.Background(), f, f.length(t), &o)
+			done, err := repaired(context.Background(), f, f.length(t), &o)
 			if err != nil || len(done) > 0 {
 				t.Errorf("%+v: repaired %v, %v; want nothing", o, done, err)
 			}
@@ -126,11 +126,12 @@ func TestTableOfZeros(t *testing.T) {
 	}
 }
 
-// Of the entries behind the disk's end only those that are in the file are written:
-// those in a hole, all zero, stay there.
+// Of the entries past the end of the disk only those that are stored in the file are written.
+// Zeros in a hole stay there.
 func TestExcessInHole(t *testing.T) {
 	const entries = 32 * mib
-	table := bytes.Repeat([]byte{0xff}, 12*kib-1536) // of which two blocks are the disk's
+	// Two of these entries belong to blocks of the disk.
+	table := bytes.Repeat([]byte{0xff}, 12*kib-1536)
 	be.PutUint32(table[5*kib:], 1234)
 	be.PutUint32(table[5*kib+40:], 4321)
 	f := tableInHole(t, 2, entries, table)
@@ -149,26 +150,26 @@ func TestExcessInHole(t *testing.T) {
 	var done []vhd.Repaired
 	used := allocated(func() {
 		var err error
-		done, err = vhd.Repair(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true})
+		done, err = repaired(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true})
 		must(t, err)
 	})
 	if len(done) != 1 || done[0].ID != "bat-excess" || !strings.HasPrefix(done[0].Text, "2 BAT entries") ||
 		done[0].Offset > 1536+5*kib || done[0].Offset+done[0].Length < 1536+5*kib+44 {
 		t.Errorf("repaired %+v, want two entries", done)
 	}
-	if used > 4*mib || f.written > 8*kib || f.read > 512*kib || f.length(t) != before {
+	if used > 4*mib || f.written > 8*kib || f.read > mib || f.length(t) != before {
 		t.Errorf("the repair reads %d bytes, writes %d and allocates %d", f.read, f.written, used)
 	}
 	if fs := check(); len(fs) != 1 || fs[0].Got != fmt.Sprintf("%d in use", inHole) {
 		t.Errorf("after the repair: %v, want %d entries", fs, inHole)
 	}
 	f.written = 0
-	if done, err := vhd.Repair(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true}); err != nil || len(done) > 0 || f.written > 0 {
+	if done, err := repaired(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true}); err != nil || len(done) > 0 || f.written > 0 {
 		t.Errorf("the second repair: %v, %v, %d bytes written", done, err, f.written)
 	}
 }
 
-// What is searched in leaked space is searched in data, not in holes.
+// A search of leaked space reads the data, not the holes.
 func TestLeakInHole(t *testing.T) {
 	const gap = 64 * gib
 	c := craft{size: 16 * 2 * mib, blockSize: 2 * mib}
@@ -188,7 +189,7 @@ func TestLeakInHole(t *testing.T) {
 					must(t, err)
 					file = u
 				}
-				done, err := vhd.Repair(context.Background(), file, f.length(t), &o)
+				done, err := repaired(context.Background(), file, f.length(t), &o)
 				must(t, err)
 				if len(done) != 1 || done[0].ID != "leak" || done[0].Length != gap || done[0].Offset != f.length(t) {
 					t.Errorf("repaired %+v, want the gap of %d bytes", done, int64(gap))
@@ -208,11 +209,11 @@ func TestLeakInHole(t *testing.T) {
 			})
 		}
 	}
-	// With wrong entries the space is searched for what they have lost.
+	// With wrong entries the space is searched for their blocks.
 	wrong := bytes.Clone(b[:2048])
 	be.PutUint32(wrong[1536:], 2)
 	f := sparseFile(t, map[int64][]byte{0: wrong, 2048 + gap/3: pattern(4*kib, 1), 2048 + gap: footer})
-	if _, err := vhd.Repair(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true}); !errors.Is(err, vhd.ErrOrphans) {
+	if _, err := repaired(context.Background(), f, f.length(t), &vhd.RepairOptions{All: true}); !errors.Is(err, errOrphans) {
 		t.Errorf("Repair: %v, want ErrOrphans", err)
 	}
 	if f.read > mib || f.written > 0 {
@@ -220,7 +221,7 @@ func TestLeakInHole(t *testing.T) {
 	}
 }
 
-// Deep reads each part of the file once, however many entries point at it.
+// Deep reads each part of the file once, however many entries point to it.
 func TestDeepReadsOnce(t *testing.T) {
 	const blockSize, n = 64 * kib, 200
 	clearBits := make([]byte, 512)
@@ -255,16 +256,20 @@ func TestDeepReadsOnce(t *testing.T) {
 			if last != total {
 				t.Errorf("the last progress is %d of %d", last, total)
 			}
-			if read > len(file)+8*kib {
-				t.Errorf("%d bytes are read of a file of %d", read, len(file))
+			most := len(file) + 8*kib
+			if name == "all entries over the table" { // it searches for their blocks
+				most += len(file)
+			}
+			if read > most {
+				t.Errorf("%d bytes are read of a file of %d, want at most %d", read, len(file), most)
 			}
 		})
 	}
 }
 
-// manyOverlaps is a packed image in which each of n blocks is that of two entries. In the
-// space behind them are copies of the first begun ones. If they are alike, all blocks
-// begin with the same data.
+// manyOverlaps is a packed image in which two entries point to each of n blocks. The space
+// after them has copies of the first begun blocks. With alike, all blocks start with the same
+// data.
 func manyOverlaps(n, begun int, alike bool) []byte {
 	const blockSize, stored = 16 * kib, 33 * sector
 	c := craft{size: int64(2*n) * blockSize, blockSize: blockSize, bat: map[int]uint32{}}
@@ -281,26 +286,27 @@ func manyOverlaps(n, begun int, alike bool) []byte {
 	c.end = end + int64(begun+1)*(blockSize+4096)
 	b := c.bytes()
 	for k := range int64(begun) {
-		part := stored - k%8*sector // the last ones are not written
+		part := stored - k%8*sector // the last ones are unwritten
 		copy(b[end:], b[start*sector+k*stored:][:part])
 		end += stored
 	}
 	return b
 }
 
-// What a repair reads grows with the file, not with the square of what is wrong.
+// The reads of a repair grow with the size of the file, not with the square of the number of
+// faults.
 func TestRepairReadsInProportion(t *testing.T) {
 	for _, x := range []struct {
 		begun int
 		alike bool
 		err   error
-	}{{0, false, nil}, {100, false, nil}, {100, true, vhd.ErrOrphans}} {
+	}{{0, false, nil}, {100, false, nil}, {100, true, errOrphans}} {
 		t.Run(fmt.Sprintf("%d copies begun, alike=%t", x.begun, x.alike), func(t *testing.T) {
 			file := manyOverlaps(100, x.begun, x.alike)
 			m := newMemFile(file)
 			read := 0
 			m.reading = func(_ int64, n int) { read += n }
-			done, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true})
+			done, err := repaired(context.Background(), m, m.size(), &vhd.RepairOptions{All: true})
 			if limit := 8*len(file) + mib; read > limit {
 				t.Errorf("%d bytes are read of a file of %d, want at most %d", read, len(file), limit)
 			}

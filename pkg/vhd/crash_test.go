@@ -17,13 +17,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
-// A recorder keeps every change to a file, so that the file can be had as a
-// power cut at any point leaves it.
+// A recorder records every change of a file. It can produce the file as a power cut at any
+// point leaves it.
 type recorder struct {
 	*memFile
 	start []byte
 	log   []change
-	known []string // what a check finds before the first change and after the last one
+	known []string // findings of a check before the first change and after the last one
 }
 
 func record(b []byte) *recorder {
@@ -35,8 +35,7 @@ func record(b []byte) *recorder {
 	return r
 }
 
-// lastSync is the number of changes up to and with the last flush among the
-// first k.
+// lastSync returns the number of changes up to and including the last flush among the first k.
 func (r *recorder) lastSync(k int) int {
 	for k > 0 && r.log[k-1].op != "sync" {
 		k--
@@ -44,13 +43,12 @@ func (r *recorder) lastSync(k int) int {
 	return k
 }
 
-// ofLength stands for a sector when the length of the file is asked for.
+// ofLength represents the length of the file instead of a sector.
 const ofLength = -1
 
-// cut is the file after a power cut behind the first k changes. What was
-// flushed is there. Of the changes since then, each sector, and the file's
-// length, show the state of some moment, which when tells; a sector is never
-// torn.
+// cut returns the file after a power cut after the first k changes. Flushed changes are in it.
+// Of later changes, each sector, and the file's length, show the state of some moment, which
+// when returns. A sector is never torn.
 func (r *recorder) cut(k int, when func(sector int64) int) []byte {
 	synced := r.lastSync(k)
 	moments := map[int64]int{}
@@ -69,7 +67,7 @@ func (r *recorder) cut(k int, when func(sector int64) int) []byte {
 			if durable || i < moment(ofLength) {
 				length = int(c.off)
 			}
-			// What is cut off is gone with the length, if that is durable.
+			// A durable length has removed the bytes after it.
 			if durable && length < len(b) {
 				b = b[:length]
 			}
@@ -96,9 +94,8 @@ func (r *recorder) cut(k int, when func(sector int64) int) []byte {
 	return append(b, make([]byte, length-len(b))...)
 }
 
-// subset is the file after a power cut behind the first k changes, when of those
-// that were not flushed the ones in the mask have come to the file. A sector that
-// comes has all that was written to it before.
+// subset returns the file after a power cut after the first k changes. Of the changes that were
+// not flushed, those in the mask have reached the file. A sector has all earlier writes to it.
 func (r *recorder) subset(k int, mask uint) []byte {
 	synced := r.lastSync(k)
 	return r.cut(k, func(s int64) int {
@@ -114,8 +111,7 @@ func (r *recorder) subset(k int, mask uint) []byte {
 	})
 }
 
-// allSubsets is up to how many changes that were not flushed every subset of them
-// is tried.
+// allSubsets is the most unflushed changes of which every subset is tried.
 var allSubsets = func() int {
 	if os.Getenv("VHDTOOL_TORTURE") != "" {
 		return 10
@@ -123,9 +119,9 @@ var allSubsets = func() int {
 	return 5
 }()
 
-// cuts calls f with files as power cuts leave them: at every point with all that
-// was written until then, with every subset of what was not flushed yet if that is
-// not too much, and with random parts of it, sector by sector.
+// cuts calls f with files as power cuts leave them, at every point. These are the file with all
+// changes, and every subset of the unflushed changes if these are few. There are also random
+// parts of them, sector by sector.
 func (r *recorder) cuts(t *testing.T, rnd *rand.Rand, each int, f func(k int, file []byte)) {
 	t.Helper()
 	tried := 0
@@ -157,14 +153,16 @@ func (r *recorder) cuts(t *testing.T, rnd *rand.Rand, each int, f func(k int, fi
 	}
 }
 
-// left checks that a power cut after the first k changes has left nothing in the file but
-// what docs/reliability.md names ("After a crash"): what a check of the image found before
-// or finds in the end, leaked space, a copy of the footer that differs, and no footer at
-// the end of a file that has become longer since the last flush. While the size changes,
-// the BAT may also have more entries than the disk has blocks, and XenServer's batmap
-// another checksum: resize says so.
+// left checks the file that a power cut after the first k changes leaves. It may have only the
+// faults that docs/reliability.md names ("After a crash"):
 //
-// It returns whether 'check -r all' has something to do.
+//   - findings of a check of the image before, or in the end,
+//   - leaked space, and a copy of the footer that differs,
+//   - no trailing footer in a file that has become longer since the last flush,
+//   - with resize, more BAT entries than the disk has blocks, and a wrong checksum of
+//     XenServer's batmap.
+//
+// left returns whether 'check -r all' has something to do.
 func (r *recorder) left(t *testing.T, k int, file []byte, resize bool) bool {
 	t.Helper()
 	allowed := []string{"leak", "footers-differ"}
@@ -195,15 +193,16 @@ func (r *recorder) left(t *testing.T, k int, file []byte, resize bool) bool {
 	return repair
 }
 
-// repairs runs 'check -r all --discard-orphans' on a file that a power cut has left. Then a check finds
-// what it found in the image before, or finds in the end, and entries that no reader
-// looks at.
+// repairs runs 'check -r all --discard-orphans' twice on a file that a power cut has left. Then
+// a check has only the findings of the image before, or in the end, and unused entries.
 func (r *recorder) repairs(t *testing.T, k int, file []byte) {
 	t.Helper()
 	m := newMemFile(file)
 	m.mode = r.mode
-	if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true, DiscardOrphans: true}); err != nil {
-		t.Fatalf("cut after change %d of %d: repair: %v", k, len(r.log), err)
+	for range 2 { // the first may change BAT entries, and then returns no space
+		if _, err := repaired(context.Background(), m, m.size(), &vhd.RepairOptions{All: true, DiscardOrphans: true}); err != nil {
+			t.Fatalf("cut after change %d of %d: repair: %v", k, len(r.log), err)
+		}
 	}
 	fs, _ := findings(t, m.bytes())
 	for _, f := range fs {
@@ -213,22 +212,20 @@ func (r *recorder) repairs(t *testing.T, k int, file []byte) {
 	}
 }
 
-// A state is what the guest's disk holds from the given number of changes to
-// the file on.
+// A state is the contents of the guest's disk from the given number of changes to the file on.
 type state struct {
 	from     int
 	contents []byte
 }
 
-// history is what a guest did.
+// history is the activity of a guest.
 type history struct {
 	states []state
-	synced []int // changes at which Sync had returned
-	held   []int // the state that was there then
+	synced []int // changes after which Sync had returned
+	held   []int // the state at that moment
 }
 
-// allowed returns the states of which a sector may show any after a power cut
-// behind k changes.
+// allowed returns the states that a sector may have after a power cut after k changes.
 func (h *history) allowed(k int) []state {
 	first := 0
 	for i, at := range h.synced {
@@ -243,8 +240,8 @@ func (h *history) allowed(k int) []state {
 	return h.states[first : last+1]
 }
 
-// session lets a guest write to the image in the file, sync now and then, and
-// close it. The raw parent is that of a differencing image.
+// session lets a guest write to the image in the file, sync now and then, and close it. parent
+// is the raw parent of a differencing image.
 func session(t *testing.T, r *recorder, parent []byte, rnd *rand.Rand, steps int) history {
 	t.Helper()
 	img, err := vhd.NewImage(r, r.size(), withParent(parent, true))
@@ -285,7 +282,7 @@ func session(t *testing.T, r *recorder, parent []byte, rnd *rand.Rand, steps int
 	return h
 }
 
-// holds shows that every sector has a state that it may have.
+// holds checks that every sector has one of its allowed states.
 func holds(t tb, got []byte, allowed []state) {
 	t.Helper()
 	if len(got) != len(allowed[0].contents) {
@@ -298,8 +295,7 @@ func holds(t tb, got []byte, allowed []state) {
 	}
 }
 
-// withParent opens an image whose parent, if not nil, is the raw disk of these
-// bytes.
+// withParent opens an image whose raw parent, if not nil, has these bytes.
 func withParent(parent []byte, write bool) *vhd.OpenOptions {
 	o := &vhd.OpenOptions{Write: write}
 	if parent != nil {
@@ -308,14 +304,14 @@ func withParent(parent []byte, write bool) *vhd.OpenOptions {
 	return o
 }
 
-// A crashStart is an image from which sessions start.
+// A crashStart is the image at the start of a session.
 type crashStart struct {
 	file   []byte
 	parent []byte // of a differencing image
 	device bool
 }
 
-// mode is that of the file.
+// mode is the mode of the file.
 func (s *crashStart) mode() fs.FileMode {
 	if s.device {
 		return fs.ModeDevice
@@ -323,7 +319,7 @@ func (s *crashStart) mode() fs.FileMode {
 	return 0
 }
 
-// written is a new image in which some sectors were written.
+// written makes a new image with some written sectors.
 func written(t *testing.T, o *vhd.CreateOptions) []byte {
 	t.Helper()
 	m := newMemFile(nil)
@@ -359,7 +355,7 @@ func crashStarts(t *testing.T) map[string]crashStart {
 		"trailing footer spoilt":  spoil(whole, end, 512),
 		"footer of 511 bytes":     whole[:len(whole)-1],
 		"torn tail":               append(slices.Clone(whole), pattern(100, 1)...),
-		"table behind the blocks": craft{
+		"table after the blocks": craft{
 			size: 10 * blockSize, tableAt: 40 * sector, blocks: []block{{3, 3, nil, pattern(blockSize, 1)}},
 		}.bytes(),
 	}
@@ -369,14 +365,14 @@ func crashStarts(t *testing.T) map[string]crashStart {
 	}
 	child := partial
 	child.footer, child.header = []edit{u32(60, differencing)}, []edit{text(64, "\x00p")}
-	parent := pattern(9*blockSize, 77) // there are zeros behind its end
+	parent := pattern(9*blockSize, 77) // zeros follow it
 	all["child"] = crashStart{file: child.bytes(), parent: parent}
 	all["empty child"] = crashStart{file: craft{size: 10 * blockSize, footer: child.footer, header: child.header}.bytes(), parent: parent}
 	all["child with parent's zeros"] = crashStart{file: child.bytes(), parent: append(make([]byte, 4*blockSize), parent[:4*blockSize]...)}
 	for name, c := range map[string]craft{"device": partial, "child on a device": child} {
 		c.end = 250 * sector
 		start := crashStart{file: c.bytes(), device: true}
-		used := (22 + 1 + blockSize/sector) * sector // after the last block
+		used := (22 + 1 + blockSize/sector) * sector // end of the last block
 		copy(start.file[used:c.end], pattern(int(c.end)-used, 44))
 		if name != "device" {
 			start.parent = parent
@@ -386,8 +382,8 @@ func crashStarts(t *testing.T) map[string]crashStart {
 	return all
 }
 
-// After a power cut at any point of a session the image opens, holds what was
-// synced, and has no damage; and one can go on with it.
+// After a power cut at any point of a session the image opens, holds the synced data, and has
+// no damage. It can be written again.
 func TestCrashInPlace(t *testing.T) {
 	for name, start := range crashStarts(t) {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +396,7 @@ func TestCrashInPlace(t *testing.T) {
 				r.cuts(t, rnd, 6, func(k int, file []byte) {
 					img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), withParent(start.parent, false))
 					if err != nil {
-						t.Fatalf("seed %d, cut behind change %d of %d: %v", seed, k, len(r.log), err)
+						t.Fatalf("seed %d, cut after change %d of %d: %v", seed, k, len(r.log), err)
 					}
 					allowed := h.allowed(k)
 					holds(t, readAll(t, img), allowed)
@@ -412,7 +408,7 @@ func TestCrashInPlace(t *testing.T) {
 						}
 					}
 					if t.Failed() {
-						t.Fatalf("seed %d, cut behind change %d of %d", seed, k, len(r.log))
+						t.Fatalf("seed %d, cut after change %d of %d", seed, k, len(r.log))
 					}
 				})
 			}
@@ -439,7 +435,7 @@ func goOn(t *testing.T, file []byte, start *crashStart) {
 		t.Fatal(err)
 	}
 	sameBytes(t, "contents of the image that was gone on with", readAll(t, openBytes(t, m.bytes(), withParent(parent, false))), want)
-	// Where no block needed a place, no footer needed to be written.
+	// If no block was allocated, no footer had to be written.
 	before, _ := findings(t, file)
 	if slices.ContainsFunc(before, func(f vhd.Finding) bool { return f.ID == "trailing-footer" }) {
 		noErrors(t, m.bytes(), "trailing-footer")
@@ -448,7 +444,7 @@ func goOn(t *testing.T, file []byte, start *crashStart) {
 	}
 }
 
-// A new image is nothing, or whole.
+// A new image is missing or complete.
 func TestCrashOfCreate(t *testing.T) {
 	const blockSize = 4 * kib
 	for _, o := range []*vhd.CreateOptions{
@@ -477,7 +473,7 @@ func TestCrashOfCreate(t *testing.T) {
 					return
 				}
 				opened++
-				sameBytes(t, fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log)), readAll(t, img), want)
+				sameBytes(t, fmt.Sprintf("contents, cut after change %d of %d", k, len(r.log)), readAll(t, img), want)
 				// One of the two footers may be missing.
 				fs, _ := findings(t, file)
 				for _, f := range fs {
@@ -493,8 +489,8 @@ func TestCrashOfCreate(t *testing.T) {
 	}
 }
 
-// xenImage is an image of XenServer: with a batmap behind the BAT, which says of every
-// second block that it is whole.
+// xenImage is an image of XenServer. It has a batmap after the BAT, with the bit of every
+// second block set.
 func xenImage(c craft) []byte {
 	c.footer = append(slices.Clone(c.footer), creator("tap\x00"), u32(32, 0x00010003))
 	c.blocks = slices.Clone(c.blocks)
@@ -523,8 +519,7 @@ func xenImage(c craft) []byte {
 	return b
 }
 
-// The batmap of XenServer moves with the BAT, and tells no lies about blocks that
-// are gone.
+// XenServer's batmap moves with the BAT, and has no bits of deallocated blocks.
 func TestResizeBatmap(t *testing.T) {
 	const blockSize = 4 * kib
 	c := craft{size: 20 * blockSize}
@@ -551,12 +546,12 @@ func TestResizeBatmap(t *testing.T) {
 		at := table + int(be.Uint32(after[512+28:])*4+511)/512*512
 		header := after[at : at+512]
 		if string(header[:8]) != "tdbatmap" || header[28] != 7 {
-			t.Fatalf("%d blocks: behind the BAT stands %q", blocks, header[:8])
+			t.Fatalf("%d blocks: %q follows the BAT", blocks, header[:8])
 		}
 		bits := after[be.Uint64(header[8:]):][:be.Uint32(header[16:])*512]
 		for i := range int64(len(bits)) * 8 {
 			want := byte(0)
-			if i < min(blocks, 20) && i%4 == 3 { // of the blocks 19, 17, 15, ... every second
+			if i < min(blocks, 20) && i%4 == 3 { // every second one of the blocks 19, 17, 15, ...
 				want = 0x80 >> (i % 8)
 			}
 			if got := bits[i/8] & (0x80 >> (i % 8)); got != want {
@@ -575,7 +570,7 @@ func TestResizeBatmap(t *testing.T) {
 	}
 }
 
-// A disk whose size is being changed has the old size or the new one.
+// After a crash of a resize the disk has the old size or the new one.
 func TestCrashOfResize(t *testing.T) {
 	const blockSize = 4 * kib
 	many := craft{size: 20 * blockSize}
@@ -587,7 +582,7 @@ func TestCrashOfResize(t *testing.T) {
 	}}
 	staleLeading := holed.bytes()
 	copy(staleLeading, footerBytes(dynamic, holed.size))
-	// Its disk has three blocks, and ends long before the footer.
+	// The disk has three blocks, and ends long before the footer.
 	slack := append(pattern(5*blockSize, 1), footerBytes(fixed, 3*blockSize)...)
 	for _, c := range []struct {
 		name  string
@@ -638,22 +633,21 @@ func TestCrashOfResize(t *testing.T) {
 			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 30, func(k int, file []byte) {
 				img, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), nil)
 				if err != nil && len(file) > len(c.start) && bytes.Equal(file[oldFooter:oldFooter+sector], c.start[oldFooter:oldFooter+sector]) && bytes.Equal(file[:len(old)], old) && typ == vhd.Fixed {
-					// The new length of a fixed disk is there, and the footer at its
-					// end is not. Nothing can be done about that, and the old footer
-					// is still where it was.
+					// The new length of a fixed disk is durable, and its new footer is not.
+					// That cannot be prevented, and the old footer is still at its offset.
 					return
 				}
 				if err != nil {
-					t.Fatalf("cut behind change %d of %d: %v", k, len(r.log), err)
+					t.Fatalf("cut after change %d of %d: %v", k, len(r.log), err)
 				}
-				what := fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log))
+				what := fmt.Sprintf("contents, cut after change %d of %d", k, len(r.log))
 				got, right := readAll(t, img), want
 				if len(got) == len(old) && k < done {
 					right = slices.Clone(old)
 				}
 				if at := min(oldFooter, int(c.size)); img.Type() == vhd.Fixed && k < done && at < len(got) && string(got[at:at+8]) == "conectix" {
-					// There is no other place for the footer: its sector belongs to
-					// the part that the disk gains or loses.
+					// The footer has no other offset: its sector belongs to the part that the
+					// disk gains or loses.
 					right = slices.Clone(right)
 					copy(right[at:], got[at:at+sector])
 				}
@@ -669,8 +663,8 @@ func TestCrashOfResize(t *testing.T) {
 	}
 }
 
-// A differencing image that gets another parent, or none, or is emptied, has the
-// old state or the new one after a power cut at any point.
+// A differencing image gets another parent, or none, or is emptied. A power cut at any point
+// leaves the old state or the new one.
 func TestCrashOfRelink(t *testing.T) {
 	const blockSize = 4 * kib
 	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
@@ -698,7 +692,7 @@ func TestCrashOfRelink(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		do   func(img *vhd.Image) error
-		// after is the name of the parent when all is done.
+		// after is the name of the parent at the end.
 		after string
 	}{
 		{"name", func(img *vhd.Image) error { return img.SetParent(nil, vhd.ParentRecord{Name: "new"}) }, "new"},
@@ -730,7 +724,7 @@ func TestCrashOfRelink(t *testing.T) {
 			}
 			seen := map[string]bool{}
 			r.cuts(t, rand.New(rand.NewPCG(1, 1)), 40, func(k int, file []byte) {
-				what := fmt.Sprintf("contents, cut behind change %d of %d", k, len(r.log))
+				what := fmt.Sprintf("contents, cut after change %d of %d", k, len(r.log))
 				name, got := contents(t, file)
 				seen[name] = true
 				switch {
@@ -764,8 +758,8 @@ func TestCrashOfRelink(t *testing.T) {
 	}
 }
 
-// While an image is merged into its parent, and emptied then, its disk stays the
-// same: after a power cut at any point it is read from the one file or the other.
+// While an image is merged into its parent and emptied, its disk stays the same. After a power
+// cut at any point each sector is read from one of the two files.
 func TestCrashOfCommit(t *testing.T) {
 	const blockSize = 4 * kib
 	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }
@@ -851,7 +845,7 @@ func TestCrashOfCommit(t *testing.T) {
 					}
 					sameBytes(t, "contents, "+what, readAll(t, levels[depth]), want)
 
-					// Another commit completes it.
+					// A second commit completes it.
 					if levels, err = open(left, true); err != nil {
 						t.Fatalf("%s, for writing: %v", what, err)
 					}
@@ -878,8 +872,8 @@ func TestCrashOfCommit(t *testing.T) {
 	}
 }
 
-// While an image gets another parent its disk stays the same: after a power cut at any
-// point it is read with the one parent or the other.
+// While an image gets another parent, its disk stays the same. After a power cut at any point
+// it is read with the old or the new parent.
 func TestCrashOfRebase(t *testing.T) {
 	const blockSize = 4 * kib
 	bits := func(b byte) []byte { return append([]byte{b}, make([]byte, 511)...) }

@@ -11,9 +11,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Create makes a new image, as by [CreateIn], under the given name. The file
-// takes the name when the image is closed, replacing an older file; a caller
-// who gives up calls Discard instead.
+// Create makes a new image, as [CreateIn] does, under the given name. The file appears under
+// its name when Close succeeds, and replaces an older file. To give up, call Discard instead.
 func Create(name string, o *CreateOptions) (*Image, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -31,11 +30,13 @@ func Create(name string, o *CreateOptions) (*Image, error) {
 	return img, nil
 }
 
-// CreateIn makes a new image in f, which is empty or a device. The disk reads
-// as zeros and can be written; the file is a VHD when Close or Sync has
-// completed it, and no reader takes it for one before. Errors wrap ErrTooLarge
-// or ErrUnsupported, or are those of the file; that of a device that is too small wraps
-// [syscall.ENOSPC]. The image is nil if there is an error. Closing it does not close f.
+// CreateIn makes a new image in f, which is empty or a device. The disk reads as zeros and can
+// be written. The file is a VHD when Close or Sync has completed it; until then no reader
+// recognises it.
+//
+// Errors wrap ErrTooLarge or ErrUnsupported, or are those of the file. The error for a device
+// that is too small wraps [syscall.ENOSPC]. With an error the image is nil. Closing the image
+// does not close f.
 func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	if o == nil {
 		o = &CreateOptions{}
@@ -56,7 +57,7 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		}
 		img.size, _ = (&footerCopy{Footer: footer}).virtualSize(SizeAuto, int64(footer.CurrentSize))
 	}
-	// What was chosen at random, or by the clock, stays when the size changes.
+	// Keep the random and the current values when the size changes.
 	img.plan = *o
 	img.plan.Time = footer.Timestamp.Time()
 	if !o.DeriveID {
@@ -72,11 +73,11 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 		blocks := int64(header.MaxTableEntries)
 		img.bat = newBAT(blocks)
 		img.bitmaps.init(blocks, false)
-		a.batRoom = img.lay.tableEnd() - img.lay.batOff
+		a.batSpace = img.lay.tableEnd() - img.lay.batOff
 		if o.Growing {
-			a.batRoom = max(a.batRoom, min(growingBATRoom, img.lay.stored()-SectorSize-dataAlign))
+			a.batSpace = max(a.batSpace, min(growingBATSpace, img.lay.stored()-SectorSize-dataAlign))
 		}
-		a.end = img.lay.batOff + a.batRoom
+		a.end = img.lay.batOff + a.batSpace
 		img.lay.locators = img.header.locatorRegions(math.MaxInt64)
 		for _, x := range img.lay.locators {
 			a.end = max(a.end, x.end)
@@ -94,8 +95,8 @@ func CreateIn(f disk.File, o *CreateOptions) (*Image, error) {
 	return img, nil
 }
 
-// startOnDevice checks that the empty image fits a device, and clears what a reader
-// could take for an image.
+// startOnDevice checks that the empty image fits a device, and zeroes whatever a reader could
+// recognise as an image.
 func (img *Image) startOnDevice() error {
 	length, err := disk.FileSize(img.f)
 	if err != nil {
@@ -103,13 +104,13 @@ func (img *Image) startOnDevice() error {
 	}
 	img.alloc.deviceFooterAt = lastSector(length)
 	if img.alloc.end > img.alloc.deviceFooterAt {
-		return fmt.Errorf("%w: the device has %d bytes, and the image needs at least %d", errNoRoom, length, img.alloc.end+footerSize)
+		return fmt.Errorf("%w: the device has %d bytes, the image needs at least %d", errNoSpace, length, img.alloc.end+footerSize)
 	}
 	return img.clearDevice()
 }
 
-// clearDevice zeroes the footers that a device may have. It also zeroes the contents
-// of a fixed disk; blocks of a dynamic one are zeroed when they are allocated.
+// clearDevice zeroes the footers that a device may have. It also zeroes the contents of a fixed
+// disk; the blocks of a dynamic one are zeroed when they are allocated.
 func (img *Image) clearDevice() error {
 	zeros := make([]byte, footerSize)
 	for _, at := range []int64{0, img.alloc.deviceFooterAt} {
@@ -126,14 +127,14 @@ func (img *Image) clearDevice() error {
 	return filesystem.Zero(img.f, 0, img.size)
 }
 
-// growingBATRoom is the space for the BAT of an image of unknown size, or as much
-// as is less than a block, so that what is left of it does not count as leaked.
-const growingBATRoom = 256 << 10
+// growingBATSpace is the space reserved for the BAT of an image of unknown size, in bytes. For
+// small blocks it is less than a block, so that the unused part is no leak.
+const growingBATSpace = 256 << 10
 
-// resizeNew gives a new image, not yet complete, another size.
+// resizeNew changes the size of a new image that is not complete yet.
 func (img *Image) resizeNew(size int64) error {
 	if img.differencing() {
-		return fmt.Errorf("another size for a new differencing image: %w", ErrUnsupported)
+		return fmt.Errorf("changing the size of a new differencing image: %w", ErrUnsupported)
 	}
 	o := img.plan
 	o.Size = size
@@ -151,7 +152,7 @@ func (img *Image) resizeNew(size int64) error {
 		}
 	}
 	if !img.dynamic() && img.trailer.onDevice() && end > a.deviceFooterAt {
-		return fmt.Errorf("%w: the device ends at byte %d", errNoRoom, a.deviceFooterAt+footerSize)
+		return fmt.Errorf("%w: the device ends at byte %d", errNoSpace, a.deviceFooterAt+footerSize)
 	}
 	return img.state.change(func() error {
 		if err := img.zeroLost(end); err != nil {
@@ -181,15 +182,15 @@ func (img *Image) resizeNew(size int64) error {
 	})
 }
 
-// reserveForBAT makes the space before the blocks of a new image at least n bytes: the
-// blocks in the way move behind all others.
+// reserveForBAT makes the space before the blocks of a new image at least n bytes. Blocks in
+// that space move to the end of the file.
 func (img *Image) reserveForBAT(n int64) error {
 	a := &img.alloc
-	if n <= a.batRoom {
+	if n <= a.batSpace {
 		return nil
 	}
 	if img.bat.count() == 0 {
-		a.batRoom = n
+		a.batSpace = n
 		a.end = img.lay.batOff + n
 		return nil
 	}
@@ -197,11 +198,11 @@ func (img *Image) reserveForBAT(n int64) error {
 	if _, err := img.extend(a.end, max(0, end-a.end)); err != nil {
 		return err
 	}
-	if err := img.lengthenTo(a.end); err != nil { // the last block may not be all in the file yet
+	if err := img.lengthenTo(a.end); err != nil { // the last block may be written in part
 		return err
 	}
 	var move []placedBlock
-	first := a.end // of the blocks that stay
+	first := a.end // start of the first block that stays
 	for i, e := range img.bat.used() {
 		if start := int64(e) * SectorSize; start < end {
 			move = append(move, placedBlock{i, start})
@@ -226,7 +227,7 @@ func (img *Image) reserveForBAT(n int64) error {
 		if err != nil {
 			return err
 		}
-		// Space for a block in front of those that stay would be a leak.
+		// Space for a block before those that stay is a leak.
 		if at := first - stored; i == len(move)-1 && at >= end {
 			if err := moveTo(placedBlock{b.block, x.start}, at); err != nil {
 				return err
@@ -236,11 +237,11 @@ func (img *Image) reserveForBAT(n int64) error {
 		}
 		first = min(first, x.start)
 	}
-	a.batRoom = first - img.lay.batOff
+	a.batSpace = first - img.lay.batOff
 	return nil
 }
 
-// lengthenTo makes a file that is shorter n bytes long. A device keeps its length.
+// lengthenTo extends a shorter file to n bytes. A device keeps its length.
 func (img *Image) lengthenTo(n int64) error {
 	length, err := disk.FileSize(img.f)
 	if err != nil || length >= n || img.trailer.onDevice() {
@@ -249,8 +250,8 @@ func (img *Image) lengthenTo(n int64) error {
 	return filesystem.SetLength(img.f, n)
 }
 
-// zeroLost zeroes what a new disk loses but its file keeps, so that it does not
-// come back.
+// zeroLost zeroes the part that a new disk loses and its file keeps. Otherwise the data would
+// reappear when the disk grows.
 func (img *Image) zeroLost(size int64) error {
 	end := img.size
 	if img.dynamic() {
@@ -262,8 +263,7 @@ func (img *Image) zeroLost(size int64) error {
 	return img.zero(size, end-size)
 }
 
-// ReadsZero implements [disk.KnownZero]: the image is new, and nothing was written
-// to it yet.
+// ReadsZero implements [disk.KnownZero]: the image is new, and nothing was written to it.
 func (img *Image) ReadsZero() bool {
 	img.syncing.Lock() // Sync clears unsynced before it has completed the image
 	defer img.syncing.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// uncutFile is a file that may grow, but not be cut, nor given the length it has.
+// uncutFile is a file that can grow, but not be truncated, not even to its own length.
 type uncutFile struct {
 	*os.File
 	t *testing.T
@@ -32,8 +32,8 @@ func (f uncutFile) Truncate(n int64) error {
 	return f.File.Truncate(n)
 }
 
-// TestNewFileGrows: the file of a new image grows as it is written, and what is behind
-// its end reads as zeros until then.
+// TestNewFileGrows: the file of a new image grows as it is written, and bytes past its end read
+// as zeros until then.
 func TestNewFileGrows(t *testing.T) {
 	const block = 1 << 20
 	for name, o := range map[string]vhd.CreateOptions{
@@ -59,7 +59,8 @@ func TestNewFileGrows(t *testing.T) {
 				}
 				checkExtents(t, img, want, 0, len(want))
 			}
-			for i, off := range []int{5*block + 1000, 2 * block, 3*block - 5} { // the last one in a block that is there
+			// The last one in an allocated block.
+			for i, off := range []int{5*block + 1000, 2 * block, 3*block - 5} {
 				k := copy(want[off:], bytes.Repeat([]byte{byte(i + 1)}, 600))
 				if _, err := img.WriteAt(want[off:off+k], int64(off)); err != nil {
 					t.Fatal(err)
@@ -79,8 +80,8 @@ func TestNewFileGrows(t *testing.T) {
 	}
 }
 
-// The name of a new image is durable when Sync was called before Close, and costs no
-// flush otherwise.
+// The name of a new image is durable if Sync is called before Close. Otherwise it costs no
+// flush.
 func TestCreateFlushesDirectory(t *testing.T) {
 	t.Cleanup(func() { atomicfile.Flushing = nil })
 	for _, synced := range []bool{false, true} {
@@ -100,8 +101,8 @@ func TestCreateFlushesDirectory(t *testing.T) {
 	}
 }
 
-// The BAT of a new image that grows as it is written stays in front of the blocks, and
-// the disk is what was written.
+// The BAT of a new image that grows as it is written stays before the blocks, and the disk has
+// the written contents.
 func TestGrowingBATInFront(t *testing.T) {
 	const blockSize = 4 * kib
 	for _, align := range []int64{512, 4096} {

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Creator is the footer's creator application: four bytes that name the
-// program that made the image, and by which readers choose the size rule.
+// Creator is the creator application in the footer: four bytes that name the program that made
+// the image. Readers choose the size rule by it.
 type Creator [4]byte
 
-// Creators with a meaning of their own.
+// Creators with a defined meaning.
 var (
 	CreatorQEMU       = Creator{'q', 'e', 'm', 'u'} // qemu, size rounded to the geometry
 	CreatorQEMUExact  = Creator{'q', 'e', 'm', '2'} // qemu with force_size
@@ -20,8 +20,8 @@ var (
 	creatorXenConvert = Creator{'C', 'T', 'X', 'S'}
 )
 
-// ParseCreator makes a Creator of up to four ASCII characters. Shorter names
-// are padded as their owner does: "tap" with a NUL, all others with spaces.
+// ParseCreator converts up to four ASCII characters to a Creator. It pads a shorter name as its
+// program does: "tap" with a NUL, all others with spaces.
 func ParseCreator(s string) (Creator, error) {
 	var c Creator
 	if len(s) > len(c) {
@@ -39,8 +39,7 @@ func ParseCreator(s string) (Creator, error) {
 	return c, nil
 }
 
-// String returns the characters without padding; bytes that are not printable
-// are shown as \xNN.
+// String returns the characters without padding. Unprintable bytes are shown as \xNN.
 func (c Creator) String() string {
 	var b strings.Builder
 	for _, ch := range []byte(strings.TrimRight(string(c[:]), " \x00")) {
@@ -53,8 +52,8 @@ func (c Creator) String() string {
 	return b.String()
 }
 
-// version is the creator version that the program of this name writes; images
-// made here under that name carry it too.
+// version returns the creator version that the program of this name writes. New images under
+// that name have it, too.
 func (c Creator) version() uint32 {
 	switch c {
 	case CreatorWindows:
@@ -62,7 +61,7 @@ func (c Creator) version() uint32 {
 	case CreatorVirtualPC:
 		return 0x00010000
 	case CreatorXenServer:
-		// Without a batmap: from 1.2 on one must follow the BAT.
+		// Without a batmap: from 1.2 on a batmap must follow the BAT.
 		return 0x00010001
 	}
 	return 0x00050003 // qemu's
@@ -71,7 +70,7 @@ func (c Creator) version() uint32 {
 // creatorVersionBatmap is the version of XenServer's images that have a batmap.
 const creatorVersionBatmap = 0x00010003
 
-// hostOS is the creator host OS that goes with the creator.
+// hostOS returns the creator host OS of the creator's images.
 func (c Creator) hostOS() [4]byte {
 	if c == CreatorXenServer {
 		return [4]byte{}
@@ -79,9 +78,8 @@ func (c Creator) hostOS() [4]byte {
 	return [4]byte{'W', 'i', '2', 'k'}
 }
 
-// trustedByOldQEMU reports whether qemu 2.6 to 9.2 takes the current size of
-// an image of this creator. For all others it takes the geometry, unless that
-// is the largest.
+// trustedByOldQEMU reports whether qemu 2.6 to 9.2 uses the current size of an image of this
+// creator. For all others it uses the geometry, unless that is the largest.
 func (c Creator) trustedByOldQEMU() bool {
 	switch c {
 	case CreatorWindows, CreatorQEMUExact, CreatorXenServer, creatorXenConvert:

@@ -9,8 +9,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestDerivedID: equal options give equal ids, and each option that the metadata of an image
-// shows gives another one.
+// TestDerivedID: equal options give equal ids, and every option that changes the metadata of an
+// image gives another id.
 func TestDerivedID(t *testing.T) {
 	base := vhd.CreateOptions{Size: 8 << 20, DeriveID: true, Time: time.Unix(1700000000, 0)}
 	id := func(change func(o *vhd.CreateOptions)) uuid.UUID {

@@ -22,11 +22,11 @@ import (
 
 // These tests run on block devices of the system. model_test.go has devices in memory.
 
-// deviceSizes are sector sizes, and the sizes of a device with them: one that ends
-// within 4 KiB, and one that cannot.
+// deviceSizes are sector sizes and device sizes: one that is no multiple of 4 KiB, and one that
+// must be.
 var deviceSizes = map[int]int64{512: 4*mib + 512, 4096: 4*mib + 4*kib}
 
-// onDevice is an image on a device beside the bytes that its disk must have.
+// onDevice is an image on a device, and the expected contents of its disk.
 type onDevice struct {
 	*testing.T
 	dev     string
@@ -41,7 +41,7 @@ func (d *onDevice) open(write bool) *vhd.Image {
 	return img
 }
 
-// holds opens the image anew and compares it with the model, and checks it.
+// holds opens the image again, compares it with the model, and checks it.
 func (d *onDevice) holds(what string) {
 	d.Helper()
 	img := d.open(false)
@@ -119,7 +119,7 @@ func (d *onDevice) create(o *vhd.CreateOptions, rnd *rand.Rand) {
 	d.holds("the new image")
 }
 
-// inPlace writes to the image with it open again.
+// inPlace opens the image again and writes to it.
 func (d *onDevice) inPlace(rnd *rand.Rand) {
 	d.Helper()
 	img := d.open(true)
@@ -179,7 +179,7 @@ func TestDeviceDynamic(t *testing.T) {
 		d.inPlace(rnd)
 		d.setFooter()
 		d.sameInQEMU("a dynamic disk")
-		// The last needs a BAT larger than the space before the blocks.
+		// The last size needs a BAT larger than the space before the blocks.
 		for _, n := range []int64{1*mib + 9*sector, 2 * mib, 700 * kib, 300*kib + sector, 1 * mib, 64 * mib, 512 * kib} {
 			img := d.open(true)
 			must(d, img.Resize(context.Background(), n, nil))
@@ -199,7 +199,7 @@ func TestDeviceDynamic(t *testing.T) {
 	})
 }
 
-// base makes a dynamic image in a file, and returns its contents.
+// deviceBase makes a dynamic image in a file, and returns its contents.
 func deviceBase(t *testing.T, name string, size int64, seed byte) []byte {
 	t.Helper()
 	img, err := vhd.Create(name, &vhd.CreateOptions{Size: size, Exact: true, BlockSize: 64 * kib})
@@ -213,8 +213,8 @@ func deviceBase(t *testing.T, name string, size int64, seed byte) []byte {
 	return want
 }
 
-// A child on a device is written, resized, merged into its parent, and moved to other
-// parents, which are files.
+// A child on a device is written, resized, merged into its parent, and moved to other parents,
+// which are files.
 func TestDeviceChild(t *testing.T) {
 	onDevices(t, func(d *onDevice, size int64, rnd *rand.Rand) {
 		dir := d.TempDir()
@@ -266,8 +266,8 @@ func TestDeviceChild(t *testing.T) {
 	})
 }
 
-// An unsafe rebase of an image on a device changes the record of the parent and nothing
-// else, whether or not there is unused space for the new one between the blocks.
+// An unsafe rebase of an image on a device changes only the parent record. It does so with and
+// without unused space between the blocks for the new record.
 func TestDeviceUnsafeRebase(t *testing.T) {
 	onDevices(t, func(d *onDevice, size int64, rnd *rand.Rand) {
 		dir := d.TempDir()
@@ -328,7 +328,7 @@ func TestDeviceParent(t *testing.T) {
 	})
 }
 
-// What a crash or a careless program leaves on a device is repaired there.
+// Damage by a crash or a careless program on a device is repaired there.
 func TestDeviceRepair(t *testing.T) {
 	onDevices(t, func(d *onDevice, size int64, rnd *rand.Rand) {
 		d.create(&vhd.CreateOptions{Size: 1 * mib, Exact: true, BlockSize: 64 * kib}, rnd)
@@ -337,7 +337,7 @@ func TestDeviceRepair(t *testing.T) {
 			must(d, err)
 			_, err = f.WriteAt(make([]byte, sector), at)
 			must(d, err)
-			_, err = vhd.Repair(context.Background(), f, size, &vhd.RepairOptions{All: true})
+			_, err = repaired(context.Background(), f, size, &vhd.RepairOptions{All: true})
 			must(d, err)
 			must(d, f.Close())
 			d.holds("with its " + name + " repaired")
@@ -361,8 +361,8 @@ func bytesAt(t tb, name string, off int64, n int) []byte {
 	return b
 }
 
-// A dynamic image whose header, BAT and footers do not fit on the device is refused, and
-// one that just fits is made: it opens, and its blocks are refused.
+// A dynamic image is refused if its header, BAT and footers do not fit on the device. If these
+// just fit, the image is made and opens, and its blocks are refused.
 func TestDeviceTooSmallForTheBAT(t *testing.T) {
 	for _, sectorSize := range []int{512, 4096} {
 		t.Run(fmt.Sprintf("sectors of %d bytes", sectorSize), func(t *testing.T) {
@@ -401,7 +401,7 @@ func TestDeviceTooSmallForTheBAT(t *testing.T) {
 			must(t, img.Close())
 			d.sound("after a block that did not fit")
 
-			// The size is given later.
+			// The size is set later.
 			o := options(1)
 			o.Growing = true
 			for _, n := range []int64{entries + 1, 10 * entries} {
@@ -426,7 +426,7 @@ func TestDeviceTooSmallForTheBAT(t *testing.T) {
 	}
 }
 
-// When the device is full, what was written before stays, and can be written.
+// On a full device the written data stays, and can be overwritten.
 func TestDeviceFull(t *testing.T) {
 	onDevices(t, func(d *onDevice, size int64, rnd *rand.Rand) {
 		f, _, err := disk.OpenFile(d.dev, true, nil)

@@ -12,22 +12,22 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// diagnosis sums findings up. Its memory does not grow with their number.
+// diagnosis summarises findings. Its memory does not grow with their number.
 type diagnosis struct {
-	first   map[string]Finding // by ID; those of the image itself
-	faults  map[string]int64   // by ID
-	parents []string           // that have errors
-	ranges  []disk.Range       // of the disk, that BAT errors affect; at most maxAffected
-	more    bool               // there are more ranges
+	first   map[string]Finding // by ID, of the image itself
+	faults  map[string]int64   // number of faults by ID
+	parents []string           // files of parents with errors
+	ranges  []disk.Range       // ranges of the disk that BAT errors affect; at most maxAffected
+	more    bool               // ranges were dropped
 }
 
-// maxAffected is how many ranges of the disk a diagnosis keeps.
+// maxAffected is the most ranges of the disk that a diagnosis keeps.
 const maxAffected = 1 << 12
 
-// namedRanges is how many ranges of the disk a sentence names.
+// namedRanges is the most ranges of the disk that a sentence names.
 const namedRanges = 3
 
-// add notes a finding.
+// add records a finding.
 func (d *diagnosis) add(f Finding) {
 	if f.File != "" && !strings.HasPrefix(f.ID, "parent-") {
 		if f.Severity == Error && !slices.Contains(d.parents, printable(f.File)) && len(d.parents) < MaxParents {
@@ -36,7 +36,7 @@ func (d *diagnosis) add(f Finding) {
 		return
 	}
 	if f.Severity == Warning {
-		return // readers tolerate it
+		return // readers accept it
 	}
 	if d.first == nil {
 		d.first, d.faults = map[string]Finding{}, map[string]int64{}
@@ -61,9 +61,9 @@ func (d *diagnosis) has(ids ...string) bool {
 	return slices.ContainsFunc(ids, func(id string) bool { return d.faults[id] > 0 })
 }
 
-// sentences says what happened to the image, the most important first. An image
-// without errors and leaks has none. n are the counts of the check, and typ is the
-// disk's type, or 0 if no footer is believed.
+// sentences describes the damage, the most important first. It returns nil for an image without
+// errors and leaks. n are the counts of the check. typ is the disk's type, or 0 if no footer is
+// valid.
 func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 	var s []string
 	say := func(format string, args ...any) { s = append(s, fmt.Sprintf(format, args...)) }
@@ -74,10 +74,10 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 		if f := d.first["bytes-missing"]; f.Bytes > 0 {
 			size = bytesText(f.Bytes)
 		}
-		say("Bytes are missing inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", size)
-		return s // the rest follows from it
+		say("Bytes are missing inside the file (%s), so everything after them is at a wrong offset. Copy the file again from its source, in binary mode.", size)
+		return s // all other findings follow from it
 	case d.has("bytes-added"):
-		say("Bytes were added inside the file (%s), so nothing after them is where it belongs. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
+		say("Bytes were added inside the file (%s), so everything after them is at a wrong offset. Copy the file again from its source, in binary mode.", bytesText(d.first["bytes-added"].Bytes))
 		return s
 	}
 	if d.has("two-images") {
@@ -144,13 +144,12 @@ func (d *diagnosis) sentences(n Counts, typ DiskType) []string {
 		say("The image has errors.")
 	}
 	if n.Orphaned > 0 {
-		say("Space for %s in the file holds data that no BAT entry refers to: it may be lost blocks.", english.Plural(int(n.Orphaned), "block", ""))
+		say("Space for %s in the file holds data that no BAT entry points to: it may be lost blocks.", english.Plural(int(n.Orphaned), "block", ""))
 	}
 	return s
 }
 
-// affected says how many blocks the BAT errors affect, and where they are on the
-// disk.
+// affected describes how many blocks the BAT errors affect, and where they are on the disk.
 func (d *diagnosis) affected(n Counts) string {
 	all := slices.Clone(d.ranges)
 	slices.SortFunc(all, func(a, b disk.Range) int { return cmp.Compare(a.Off, b.Off) })
@@ -194,7 +193,7 @@ func (d *diagnosis) affected(n Counts) string {
 	return text
 }
 
-// verb is the one that follows n bytes.
+// verb returns the verb after "n bytes".
 func verb(n int64) string {
 	if n == 1 {
 		return "is"
@@ -202,7 +201,7 @@ func verb(n int64) string {
 	return "are"
 }
 
-// bytesText is "46.9 MiB (49,178,624 bytes)", or "300 bytes" of less than 1 KiB.
+// bytesText formats n as "46.9 MiB (49,178,624 bytes)", or below 1 KiB as "300 bytes".
 func bytesText(n int64) string {
 	exact := humanize.Comma(n) + " bytes"
 	if n == 1 {

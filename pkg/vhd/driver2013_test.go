@@ -19,9 +19,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// The driver from which this work started was qemu's of 2013. The tests here
-// show, item by item, that what was right in it was kept and what was wrong is
-// not repeated.
+// This package replaces a driver of qemu from 2013. These tests show, item by item, that its
+// correct behaviour was kept and its faults were not repeated.
 
 var (
 	someID   = uuid.MustParse("00112233-4455-4677-8899-aabbccddeeff")
@@ -42,8 +41,8 @@ func create(t tb, o *vhd.CreateOptions) *memFile {
 	return m
 }
 
-// failing makes writes to the file fail as on a full file system: nothing
-// behind limit is stored, and a write that reaches over it is stored in part.
+// failing makes writes to the file fail as on a full file system. Nothing past limit is stored,
+// and a write across limit is stored in part.
 func failing(limit int64) func(change) (int, error) {
 	return func(c change) (int, error) {
 		switch {
@@ -89,7 +88,7 @@ func TestDriver2013Keep(t *testing.T) {
 		at := int64(be.Uint32(b[1536+2*4:])) * 512
 		sameBytes(t, "bitmap", b[at:at+512], bytes.Repeat([]byte{0xff}, 512))
 		if at != 2048 {
-			t.Errorf("the bitmap of the first block is at %d, want it right behind the BAT", at)
+			t.Errorf("the bitmap of the first block is at %d, want it right after the BAT", at)
 		}
 	})
 	t.Run("keep the entry for last", func(t *testing.T) {
@@ -120,8 +119,8 @@ func TestDriver2013Keep(t *testing.T) {
 			t.Errorf("writes are %q, want %q", log, want)
 		}
 	})
-	t.Run("keep the footer's bytes when it is written anew", func(t *testing.T) {
-		// Fields, reserved bytes and with them the checksum are another program's.
+	t.Run("keep the footer's bytes when it is rewritten", func(t *testing.T) {
+		// The fields, the reserved bytes and so the checksum are those of another program.
 		c := craft{size: 8 * kib, footer: []edit{u32(8, 3), text(85, "\x01\x02\x03"), text(500, "reserved"), creator("zzzz")}}
 		m := newMemFile(c.bytes())
 		img := openMem(t, m)
@@ -166,7 +165,7 @@ func TestDriver2013Correct(t *testing.T) {
 	})
 	t.Run("correct 02 size by creator", func(t *testing.T) {
 		for _, app := range []string{"win ", "d2v\x00", "tap\x00", "CTXS", "wa\x00\x00", "vbox", "qem2"} {
-			// 2 GiB, of which the geometry of the specification spans 16 sectors less.
+			// 2 GiB: the specification's geometry spans 16 sectors less.
 			es := []edit{creator(app), currentSize(2 * gib), geometry(4161, 16, 63)}
 			c := craft{size: 8 * mib, blockSize: 256 * mib, entries: 8, footer: es}
 			if got := openBytes(t, c.bytes(), nil).Size(); got != 2*gib {
@@ -192,7 +191,7 @@ func TestDriver2013Correct(t *testing.T) {
 				t.Errorf("a new disk has %d bytes, %v; want %d", got, err, size)
 			}
 		}
-		// A fixed disk has no BAT: only the footer limits it.
+		// A fixed disk has no BAT: only the footer limits its size.
 		for typ, most := range map[vhd.DiskType]int64{vhd.Dynamic: 2040 * gib, vhd.Fixed: 1 << 62} {
 			o := vhd.CreateOptions{Type: typ, Size: most, Exact: true}
 			if got, err := o.VirtualSize(); got != most || err != nil {
@@ -203,7 +202,7 @@ func TestDriver2013Correct(t *testing.T) {
 				t.Errorf("a %v disk one byte too large: %v, want ErrTooLarge", typ, err)
 			}
 		}
-		// VirtualBox makes larger ones, which are read.
+		// VirtualBox makes larger ones, which can be read.
 		b := craft{size: 4000 * gib, blockSize: 256 * mib}.bytes()
 		if img := openBytes(t, b, nil); img.Size() != 4000*gib {
 			t.Errorf("size %d, want 4000 GiB", img.Size())
@@ -256,7 +255,7 @@ func TestDriver2013Correct(t *testing.T) {
 		dyn, contents := twoBlocks()
 		onlyTrailing := spoil(dyn, 0, 512)
 		img := openBytes(t, onlyTrailing, nil)
-		sameBytes(t, "dynamic by the footer at the end", readAll(t, img), contents)
+		sameBytes(t, "dynamic by the trailing footer", readAll(t, img), contents)
 		for _, typ := range []uint32{0, 1, 5, 6} {
 			for name, b := range map[string][]byte{
 				"trailing": append(pattern(4096, 1), footerBytes(typ, 4096)...),
@@ -281,7 +280,7 @@ func TestDriver2013Correct(t *testing.T) {
 			}
 		}
 	})
-	t.Run("correct 13 nothing behind the last sector", func(t *testing.T) {
+	t.Run("correct 13 nothing past the last sector", func(t *testing.T) {
 		m := create(t, &vhd.CreateOptions{Size: 4 * mib, Exact: true})
 		img := openMem(t, m)
 		before := m.bytes()
@@ -298,7 +297,7 @@ func TestDriver2013Correct(t *testing.T) {
 		write(t, img, make([]byte, 512), 4*mib-512)
 	})
 	t.Run("correct 14 a failed allocation leaves no entry", failedAllocation)
-	t.Run("correct 15 an error of writing a bitmap is told", failedBitmap)
+	t.Run("correct 15 an error of writing a bitmap is returned", failedBitmap)
 	t.Run("correct 16 errors say what and where", func(t *testing.T) {
 		m := create(t, &vhd.CreateOptions{Size: 10 * mib})
 		img := openMem(t, m)
@@ -334,7 +333,8 @@ func TestDriver2013Correct(t *testing.T) {
 		sameBytes(t, "current size", b[48:56], []byte{0, 0, 0, 0, 4, 0, 0, 0})
 		sameBytes(t, "type", b[60:64], []byte{0, 0, 0, 3})
 		sameBytes(t, "table offset, version, entries, block size", b[512+16:512+36], []byte{0, 0, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0, 0, 0, 0x80, 0, 8, 0, 0})
-		sameBytes(t, "entry", b[1536+0x51*4:1536+0x51*4+4], []byte{0, 0, 0, 4}) // where the footer was
+		// Former offset of the footer.
+		sameBytes(t, "entry", b[1536+0x51*4:1536+0x51*4+4], []byte{0, 0, 0, 4})
 	})
 	t.Run("correct 19 short writes and full file systems", shortWrites)
 	t.Run("correct 20 reads do not wait for writes", readsDuringWrites)
@@ -377,10 +377,10 @@ func TestDriver2013Correct(t *testing.T) {
 			t.Errorf("the old file has become %q, %v", b, err)
 		}
 		if left, err := os.ReadDir(filepath.Dir(name)); err != nil || len(left) != 1 {
-			t.Errorf("files left behind: %v, %v", left, err)
+			t.Errorf("files left: %v, %v", left, err)
 		}
 	})
-	t.Run("correct 23 new images read as zeros, and zeros take no room", func(t *testing.T) {
+	t.Run("correct 23 new images read as zeros, and zeros need no space", func(t *testing.T) {
 		m := newMemFile(nil)
 		img, err := vhd.CreateIn(m, &vhd.CreateOptions{Size: 10 * mib, BlockSize: 512 * kib})
 		if err != nil {
@@ -442,11 +442,11 @@ func TestDriver2013Correct(t *testing.T) {
 	})
 }
 
-// Whatever write fails while a block gets its place, the block has none
-// afterwards, no later block shares its place, and trying again works.
+// Any write may fail while a block is allocated. Then the block is unallocated, no later block
+// shares its space, and another try succeeds.
 func failedAllocation(t *testing.T) {
 	const block = 64 * kib
-	for fail := 1; ; fail++ { // the failing write, counted from the first
+	for fail := 1; ; fail++ { // number of the failing write, from the first
 		m := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block, FileAlign: 4096})
 		img := openMem(t, m)
 		first := pattern(block, 1)
@@ -472,7 +472,7 @@ func failedAllocation(t *testing.T) {
 		}
 		if fail < 3 { // before the data is written
 			if _, allocated := img.BlockCounts(); allocated != 1 {
-				t.Errorf("write %d fails: %d blocks have a place, want 1", fail, allocated)
+				t.Errorf("write %d fails: %d blocks are allocated, want 1", fail, allocated)
 			}
 		}
 		if b := m.bytes(); fail < 3 {
@@ -488,7 +488,7 @@ func failedAllocation(t *testing.T) {
 	}
 }
 
-// An image with a block of which only sector 0 was written.
+// partialBlock is an image with a block whose only written sector is sector 0.
 func partialBlock() craft {
 	return craft{size: 8 * kib, blocks: []block{{0, 4, append([]byte{0x80}, make([]byte, 511)...), pattern(512, 1)}}}
 }
@@ -516,9 +516,8 @@ func failedBitmap(t *testing.T) {
 	sameBytes(t, "contents", readAll(t, openBytes(t, m.bytes(), nil)), want)
 }
 
-// The file system fills up at every possible point of a session. What was
-// synced stays, the file can be opened, and when there is room again
-// everything goes on.
+// The file system fills up at every possible point of a session. Synced data stays, and the
+// file can be opened. When space is free again, the session continues.
 func shortWrites(t *testing.T) {
 	const block = 4 * kib
 	base := create(t, &vhd.CreateOptions{Size: 6 * block, Exact: true, BlockSize: block})
@@ -544,7 +543,7 @@ func shortWrites(t *testing.T) {
 			if !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("limit %d: %v, want ENOSPC", limit, err)
 			}
-			// Another reader sees what was synced.
+			// Another reader sees the synced data.
 			b := m.bytes()
 			sameBytes(t, "contents for another reader", readAll(t, openBytes(t, b, nil))[:block], synced[:block])
 			noErrors(t, b)
@@ -557,7 +556,7 @@ func shortWrites(t *testing.T) {
 		write(t, img, pattern(block, 3), 4*block)
 		syncImage(t, img)
 		want := slices.Concat(synced[:block], p, pattern(block, 3), make([]byte, block))
-		sameBytes(t, fmt.Sprintf("contents with room again, limit %d", limit), readAll(t, openBytes(t, m.bytes(), nil)), want)
+		sameBytes(t, fmt.Sprintf("contents with space again, limit %d", limit), readAll(t, openBytes(t, m.bytes(), nil)), want)
 		noErrors(t, m.bytes())
 	}
 	if failures < 10 {
@@ -572,15 +571,14 @@ func shortWrites(t *testing.T) {
 		err = img.Close()
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("a new image without room: %v, want ENOSPC", err)
+		t.Errorf("a new image without space: %v, want ENOSPC", err)
 	}
 	if err := vhd.Probe(m, m.size()); err == nil {
 		t.Error("it is taken for a VHD")
 	}
 }
 
-// While the data of one write is on its way, other reads and writes get
-// through.
+// While the data of one write is being written, other reads and writes make progress.
 func readsDuringWrites(t *testing.T) {
 	const block = 64 * kib
 	m := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block})
@@ -592,7 +590,8 @@ func readsDuringWrites(t *testing.T) {
 		if c.op == "write" && len(c.data) == 1000 { // the data of the write below
 			during++
 			got := make([]byte, 100)
-			for _, off := range []int64{5000, block + 5, 3 * block} { // the same block, another one, none
+			// The same block, another one, an unallocated one.
+			for _, off := range []int64{5000, block + 5, 3 * block} {
 				if _, err := img.ReadAt(got, off); err != nil {
 					t.Error(err)
 				}
@@ -628,9 +627,8 @@ func readsDuringWrites(t *testing.T) {
 	sameBytes(t, "contents", readAll(t, img), want)
 }
 
-// A system that could not write pages drops them, and says that all is well the
-// next time it is asked. Whatever flush fails, the image commits nothing more,
-// and what was synced stays.
+// A system that cannot write pages drops them, and reports success the next time. If any flush
+// fails, the image commits nothing more, and synced data stays.
 func TestFailedFlush(t *testing.T) {
 	const block = 4 * kib
 	base := create(t, &vhd.CreateOptions{Size: 4 * block, Exact: true, BlockSize: block, FileAlign: 4096})

@@ -19,7 +19,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// exampleDir is a new folder for the files of an example.
+// exampleDir makes a directory for the files of an example.
 func exampleDir() (dir string, remove func()) {
 	dir, err := os.MkdirTemp("", "vhd-example-")
 	if err != nil {
@@ -28,7 +28,7 @@ func exampleDir() (dir string, remove func()) {
 	return dir, func() { os.RemoveAll(dir) }
 }
 
-// exampleImage makes a dynamic image of 10 MiB that says "hello" at 4 MiB.
+// exampleImage makes a dynamic image of 10 MiB with "hello" at 4 MiB.
 func exampleImage(dir string) string {
 	name := filepath.Join(dir, "disk.vhd")
 	img, err := vhd.Create(name, &vhd.CreateOptions{Size: 10 << 20, Exact: true})
@@ -44,7 +44,7 @@ func exampleImage(dir string) string {
 	return name
 }
 
-// An image is a disk that can be read at random.
+// An image is a disk with random access.
 func ExampleOpen() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -62,8 +62,7 @@ func ExampleOpen() {
 	// Output: dynamic, 10485760 bytes, 1 of 5 blocks in use: hello
 }
 
-// What is wrong with a file is told apart by three errors, and a FormatError says
-// where.
+// Three errors distinguish the kinds of faults, and a FormatError has the offset.
 func ExampleOpen_errors() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -73,7 +72,8 @@ func ExampleOpen_errors() {
 		log.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.WriteAt([]byte{0, 0, 0, 1}, 1536+4); err != nil { // a block over the header
+	// A block that overlaps the header.
+	if _, err := f.WriteAt([]byte{0, 0, 0, 1}, 1536+4); err != nil {
 		log.Fatal(err)
 	}
 	_, err = vhd.Open(name, nil)
@@ -86,11 +86,12 @@ func ExampleOpen_errors() {
 	case errors.As(err, &fe):
 		fmt.Printf("damaged at byte %d: %s is %s\n", fe.Offset, fe.Field, fe.Got)
 	}
-	// Output: damaged at byte 1540: BAT entry 1 is sector 1, a block over the dynamic disk header
+	// Output:
+	// damaged at byte 1540: BAT entry 1 is sector 1, a block that overlaps the dynamic disk header
 }
 
-// A new file takes its name when the image is closed. Until then, Discard gives it
-// up, and an older file of the name stays as it was.
+// A new file appears under its name when the image is closed. Until then Discard removes it,
+// and an older file of that name is unchanged.
 func ExampleCreate() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -98,7 +99,7 @@ func ExampleCreate() {
 	img, err := vhd.Create(name, &vhd.CreateOptions{
 		Type:  vhd.Fixed,
 		Size:  10 << 20,
-		Exact: true, // or else the size is rounded up to a geometry's
+		Exact: true, // without it the size is rounded up to a geometry
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -118,7 +119,7 @@ func ExampleCreate() {
 	// Output: 512
 }
 
-// A product's own rules are options to start from.
+// The options of a product are a start for own options.
 func ExampleCreateOptions_product() {
 	azure, err := product.Find("azure")
 	if err != nil {
@@ -143,7 +144,7 @@ func ExampleFormat() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	formats := disk.Formats{&vhd.Format, &raw.Format} // raw last: it takes what no other format claims
+	formats := disk.Formats{&vhd.Format, &raw.Format} // raw last: it accepts everything
 	format, err := formats.ByName("vhd")
 	if err != nil {
 		log.Fatal(err)
@@ -173,7 +174,7 @@ func ExampleFormat() {
 	// Output: vpc dynamic 10485760 524288
 }
 
-// Anything that reads at random can hold an image: here it is memory.
+// An image can be in any io.ReaderAt: here it is in memory.
 func ExampleNewImage() {
 	var file bytes.Buffer
 	o := &vhd.CreateOptions{Type: vhd.Fixed, Size: 512, Exact: true}
@@ -192,8 +193,8 @@ func ExampleNewImage() {
 	// Output: diskdisk
 }
 
-// A chain need not be in files: OpenParent opens each parent, here from an archive that
-// was read into memory. The unique id says which image is the parent.
+// A chain need not be in files. OpenParent opens each parent, here from an archive in memory.
+// The unique id identifies the parent.
 func ExampleOpenOptions_openParent() {
 	archive := exampleZip()
 	images := map[uuid.UUID]*bytes.Reader{}
@@ -240,7 +241,7 @@ func ExampleOpenOptions_openParent() {
 	// Output: differencing: base, child
 }
 
-// exampleZip is an archive of base.vhd and of child.vhd, whose parent that is.
+// exampleZip is an archive of base.vhd and its child child.vhd.
 func exampleZip() *zip.Reader {
 	dir, err := os.MkdirTemp("", "vhd-example-")
 	if err != nil {
@@ -290,7 +291,7 @@ func exampleZip() *zip.Reader {
 	return r
 }
 
-// A check goes on where Open stops, and reports all that it finds.
+// A check continues where Open stops, and reports all faults.
 func ExampleChecker() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -298,22 +299,22 @@ func ExampleChecker() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	b = b[:len(b)-512] // the footer is gone
+	b = b[:len(b)-512] // remove the trailing footer
 	c := vhd.NewChecker(bytes.NewReader(b), int64(len(b)), nil)
 	for f, err := range c.Findings(context.Background()) {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Printf("%v: %s: %s; repair: %s\n", f.Severity, f.ID, f.Field, f.Remedy)
+		fmt.Printf("%v: %s: %s\n", f.Severity, f.ID, f.Field)
 	}
 	n := c.Counts()
 	fmt.Printf("%d errors, %d of %d blocks in use\n", n.Errors, n.Allocated, n.Blocks)
 	// Output:
-	// error: trailing-footer: footer at the end of the file; repair: write the footer anew from its copy
+	// error: trailing-footer: trailing footer
 	// 1 errors, 1 of 5 blocks in use
 }
 
-// Extents say what must be read to know it; all else is zeros.
+// Extents describe the parts of the disk that need reading; the others are zeros.
 func ExampleImage_Extents() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -338,7 +339,7 @@ func ExampleImage_Extents() {
 	//  6291456  4194304 unallocated
 }
 
-// The other way round: what the bytes of the file are for.
+// The file map describes the uses of the bytes of the file.
 func ExampleImage_FileMap() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -369,7 +370,7 @@ func ExampleImage_FileMap() {
 	//  2101248      512 footer
 }
 
-// A child keeps what is written to it, and reads the rest from its parent.
+// A child stores its own writes, and reads the rest from its parent.
 func ExampleCreate_differencing() {
 	dir, remove := exampleDir()
 	defer remove()
@@ -394,7 +395,7 @@ func ExampleCreate_differencing() {
 		log.Fatal(err)
 	}
 
-	if img, err = vhd.Open(child, nil); err != nil { // its parents are opened with it
+	if img, err = vhd.Open(child, nil); err != nil { // Open opens its parents
 		log.Fatal(err)
 	}
 	defer img.Close()

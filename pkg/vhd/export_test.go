@@ -1,6 +1,6 @@
 package vhd
 
-// What the tests look at from inside.
+// Unexported names that the tests use.
 var (
 	BitmapRun     = bitmapRun
 	SetBits       = setBits

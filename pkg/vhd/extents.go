@@ -9,12 +9,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Extents implements [disk.Disk]. For a fixed disk it yields the data of the file, and
-// the holes of the file as Zero. For a dynamic disk it yields allocated blocks as Data
-// with their offset in the file, whether or not the file has holes there; runs of
-// sectors whose bit is clear as Zero; and the rest as Unallocated. Where a differencing
-// image stores nothing, it yields the extents of the parent with their Depth raised by
-// one.
+// Extents implements [disk.Disk]. For a fixed disk it yields the data of the file as Data, and
+// the holes as Zero. For a dynamic disk it yields allocated blocks as Data with their offset in
+// the file, whether or not the file has holes there. It yields runs of sectors with a clear bit
+// as Zero, and the rest as Unallocated. For ranges that a differencing image does not store, it
+// yields the extents of the parent, with Depth raised by one.
 func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	err := img.state.usable()
 	if err == nil {
@@ -70,7 +69,7 @@ func (img *Image) Extents(off, n int64) iter.Seq2[disk.Extent, error] {
 	}
 }
 
-// salvagedFixedExtents is Extents of a fixed disk whose file may end before it.
+// salvagedFixedExtents is Extents of a fixed disk whose file may be shorter than the disk.
 func (img *Image) salvagedFixedExtents(off, n int64) iter.Seq2[disk.Extent, error] {
 	return func(yield func(disk.Extent, error) bool) {
 		stored := max(0, min(n, img.salvage.end-off))
@@ -85,8 +84,8 @@ func (img *Image) salvagedFixedExtents(off, n int64) iter.Seq2[disk.Extent, erro
 	}
 }
 
-// storedEnd is where in the file what is stored of blocks ends: that of a new image where
-// was written last.
+// storedEnd returns the offset in the file at which stored blocks end. In a new image that is
+// the end of the last write.
 func (img *Image) storedEnd() (int64, error) {
 	if img.salvage != nil {
 		return img.salvage.end, nil
@@ -97,8 +96,7 @@ func (img *Image) storedEnd() (int64, error) {
 	return disk.FileSize(img.f)
 }
 
-// blockExtents adds what stands in [off, stop) of an allocated block, in a file up to
-// fileEnd.
+// blockExtents adds the extents of [off, stop) of an allocated block, in a file up to fileEnd.
 func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, block, off, stop, fileEnd int64) bool {
 	start := block * img.lay.blockSize
 	data := int64(e)*SectorSize + img.lay.bitmapSize
@@ -110,7 +108,7 @@ func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, b
 	if bm == nil {
 		return stored(off, stop)
 	}
-	// The consumer may take its time, and write: do not hold the lock over it.
+	// The caller of Extents may pause, or write: do not hold the lock meanwhile.
 	bm.mu.RLock()
 	bits := append([]byte(nil), bm.bits...)
 	bm.mu.RUnlock()
@@ -129,8 +127,8 @@ func (img *Image) blockExtents(merge *disk.Merger, bm *sectorBitmap, e uint32, b
 	return true
 }
 
-// missingExtents adds what reads in [off, stop), which is not in this file: what
-// the parent has there, or else nothing, which is of the given state.
+// missingExtents adds the extents of [off, stop), which is not in this file: those of the
+// parent, or without one an extent with the given state.
 func (img *Image) missingExtents(merge *disk.Merger, off, stop int64, state disk.State) bool {
 	if img.orphaned() {
 		return merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Zero})
@@ -153,7 +151,7 @@ func (img *Image) missingExtents(merge *disk.Merger, off, stop int64, state disk
 			}
 			off = end
 		}
-		state = disk.Unallocated // behind the parent's end
+		state = disk.Unallocated // past the parent's end
 	}
 	return merge.Add(disk.Extent{Off: off, Len: stop - off, State: state})
 }

@@ -18,21 +18,21 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// One call to the file fails in a session that then goes on with random other
-// calls. Whatever the image says was done must be true of the file.
+// One call to the file fails in a session, which then continues with random other calls. The
+// file must match the results of all calls.
 
 var errFault = fmt.Errorf("injected: %w", syscall.EIO)
 
-// A faultyFile is a file of which one call fails, number at of those that are
-// counted, from 0; or which is full from that call on, until it is cut.
+// A faultyFile is a file with one failing call: number at of the counted calls, from 0. With
+// full it is a full file from that call on, until it is truncated.
 type faultyFile struct {
 	*memFile
 	at      int
-	full    bool // the disk is full from then on: nothing makes the file longer
-	reads   bool // reads are counted, too
+	full    bool // from that call on nothing makes the file longer
+	reads   bool // count reads, too
 	rnd     *rand.Rand
 	calls   int
-	limit   int64 // of the length, once the disk is full; 0 before
+	limit   int64 // limit of the length, once the disk is full; 0 before
 	faulted bool
 }
 
@@ -45,8 +45,8 @@ func (f *faultyFile) hit() bool {
 	return true
 }
 
-// edge is how much of a write goes through when it fails: up to a sector or a page,
-// or all of it.
+// edge returns the number of bytes that a failing write stores: up to a sector or a page, or
+// all of them.
 func (f *faultyFile) edge(c change) int {
 	n := len(c.data)
 	unit := []int64{sector, 4096}[f.rnd.IntN(2)]
@@ -91,7 +91,7 @@ func (f *faultyFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.memFile.ReadAt(p, off)
 }
 
-// A failureSession is an image beside the bytes that it must have.
+// A failureSession is an image and its expected contents.
 type failureSession struct {
 	t      *testing.T
 	rnd    *rand.Rand
@@ -100,7 +100,7 @@ type failureSession struct {
 	parent []byte // of a differencing image
 	want   []byte
 	since  [][]byte // contents since the last Sync
-	isNew  bool     // the image is not complete yet
+	isNew  bool     // the image is not complete
 	over   bool     // a new image has failed: there is no image
 
 	noTrailer bool // the image had no valid trailing footer at the start, or after it failed
@@ -122,7 +122,7 @@ func (s *failureSession) open() error {
 	return err
 }
 
-// contents reads the whole disk. A read that fails is tried once more.
+// contents reads the whole disk. It repeats a failing read once.
 func (s *failureSession) contents() ([]byte, error) {
 	b := make([]byte, s.img.Size())
 	n, err := s.img.ReadAt(b, 0)
@@ -135,9 +135,9 @@ func (s *failureSession) contents() ([]byte, error) {
 	return nil, err
 }
 
-// mixed reports whether each sector of got is that of one of the states, of which
-// those that are shorter end in zeros. A footer of a fixed disk is allowed at the offsets
-// in stale: it has no copy, and its sector is one that the disk gains or loses.
+// mixed reports whether each sector of got is that of one of the states; shorter states end in
+// zeros. A footer of a fixed disk is allowed at the offsets in stale. It has no copy, and its
+// sector is one that the disk gains or loses.
 func mixed(got []byte, states [][]byte, stale ...int) bool {
 	for at := 0; at < len(got); at += sector {
 		ok := slices.Contains(stale, at) && string(got[at:at+8]) == "conectix"
@@ -155,8 +155,8 @@ func mixed(got []byte, states [][]byte, stale ...int) bool {
 	return true
 }
 
-// after looks at what a call has left that returned err: next is what the disk has
-// if it succeeded, and structural says that it leaves nothing half done.
+// after checks the state after a call that returned err. next is the disk after success.
+// structural says that the call changes all or nothing.
 func (s *failureSession) after(what string, err error, next []byte, structural bool) {
 	s.t.Helper()
 	s.steps = append(s.steps, fmt.Sprintf("%s: %v", what, err))
@@ -195,8 +195,8 @@ func (s *failureSession) after(what string, err error, next []byte, structural b
 	s.since = append(s.since, slices.Clone(got))
 }
 
-// reopen opens an image anew that has failed, or whose Close returned an error. Each
-// sector has one of the contents that it had since the last Sync, or that of next.
+// reopen opens an image again that has failed, or whose Close returned an error. Each sector
+// has one of its contents since the last Sync, or that of next.
 func (s *failureSession) reopen(next []byte) {
 	s.t.Helper()
 	before := slices.Clone(s.file.b)
@@ -237,7 +237,7 @@ func (s *failureSession) openAgain(next []byte, allowed ...string) {
 		s.fatalf("opened again, the disk has sectors that it did not have since the last Sync")
 	}
 	if s.file.mode == 0 {
-		// A copy of the footer that differs stays until the footer is written again.
+		// A copy of the footer that differs stays until the footer is rewritten.
 		noErrors(s.t, s.file.bytes(), append(allowed, "leading-footer", "footers-differ")...)
 	}
 	if s.t.Failed() {
@@ -246,12 +246,12 @@ func (s *failureSession) openAgain(next []byte, allowed ...string) {
 	s.want, s.since, s.isNew, s.noTrailer = got, [][]byte{slices.Clone(got)}, false, !s.img.HasTrailingFooter()
 }
 
-// resized is what the disk has after Resize.
+// resized is the disk after Resize.
 func (s *failureSession) resized(size int) []byte {
 	return append(slices.Clone(s.want[:min(size, len(s.want))]), make([]byte, max(0, size-len(s.want)))...)
 }
 
-// emptied is what the disk has after Empty.
+// emptied is the disk after Empty.
 func (s *failureSession) emptied() []byte {
 	b := make([]byte, len(s.want))
 	if s.img.Type() == vhd.Differencing {
@@ -260,7 +260,7 @@ func (s *failureSession) emptied() []byte {
 	return b
 }
 
-// step does one random call.
+// step makes one random call.
 func (s *failureSession) step() {
 	ctx := context.Background()
 	rnd, size := s.rnd, len(s.want)
@@ -348,7 +348,7 @@ func (s *failureSession) close() {
 	}
 	s.since, s.isNew = [][]byte{slices.Clone(s.want)}, false
 	allowed := []string{"current-size"}
-	if s.noTrailer { // nothing may have needed one
+	if s.noTrailer { // no call may have needed it
 		allowed = append(allowed, "trailing-footer")
 	}
 	s.openAgain(s.want, allowed...)
@@ -357,7 +357,7 @@ func (s *failureSession) close() {
 	}
 }
 
-// A failureStart is where sessions start: an image in a file, or a new one.
+// A failureStart is the start of sessions: an image in a file, or a new one.
 type failureStart struct {
 	file   func() *memFile
 	create *vhd.CreateOptions // of a new image
@@ -416,8 +416,8 @@ func (s *failureSession) begin(start failureStart) error {
 	return err
 }
 
-// runFailure runs the session of a seed with a fault, and returns how many calls to
-// the file it made.
+// runFailure runs the session of a seed with a fault, and returns the number of its calls to
+// the file.
 func runFailure(t *testing.T, start failureStart, seed uint64, at int, full, reads bool) int {
 	m := start.file()
 	s := &failureSession{
@@ -453,8 +453,7 @@ func runFailure(t *testing.T, start failureStart, seed uint64, at int, full, rea
 	return s.file.calls
 }
 
-// TestFailures makes each change to the file and each read of it fail, once a
-// session.
+// TestFailures makes each change to the file and each read of it fail, in one session each.
 func TestFailures(t *testing.T) {
 	seeds, stride := uint64(3), 3
 	if os.Getenv("VHDTOOL_TORTURE") != "" {
@@ -479,7 +478,7 @@ func TestFailures(t *testing.T) {
 
 var _ disk.File = (*faultyFile)(nil)
 
-// A new image whose Sync has failed is as before it: what Sync wrote does not show in
+// A new image whose Sync has failed is in its former state. The writes of Sync do not show in
 // blocks that are written for the first time afterwards.
 func TestFailedSyncOfNewImage(t *testing.T) {
 	const blockSize = 4 * kib
@@ -487,7 +486,8 @@ func TestFailedSyncOfNewImage(t *testing.T) {
 		m := newMemFile(nil)
 		img, err := vhd.CreateIn(m, &vhd.CreateOptions{Exact: true, BlockSize: blockSize, Growing: true})
 		must(t, err)
-		must(t, img.Resize(context.Background(), 2000*blockSize, nil)) // the BAT comes behind the blocks, and would reach into the next one
+		// The BAT is after the blocks, and would overlap the next one.
+		must(t, img.Resize(context.Background(), 2000*blockSize, nil))
 		want := make([]byte, 2000*blockSize)
 		put := func(off, n int) {
 			copy(want[off:], pattern(n, byte(off)))
@@ -515,8 +515,7 @@ func TestFailedSyncOfNewImage(t *testing.T) {
 	}
 }
 
-// Where a packed file cannot become as long as the space ahead would make it, blocks are
-// taken one at a time.
+// If a packed file cannot grow by the space reserved ahead, blocks are allocated one at a time.
 func TestNoSpaceAhead(t *testing.T) {
 	const blockSize, blocks = 4 * kib, 200
 	m := create(t, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize, DataAlign: 512})

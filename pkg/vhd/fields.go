@@ -2,11 +2,12 @@ package vhd
 
 import "fmt"
 
-// SetFooter replaces the footer, but for the fields that describe the file: data
-// offset, sizes, geometry and type stay. It is durable when it returns. When the creator
-// becomes XenServer, or was, the image has no batmap afterwards: other programs do not
-// keep one right. If the copies of the footer have different unique ids, f must have
-// another one than [Image.Footer] returns; else the error is ErrTwoIDs.
+// SetFooter replaces the footer. The fields that describe the file stay: data offset, sizes,
+// geometry and type. SetFooter is durable when it returns. When the creator becomes or was
+// XenServer, the image has no batmap afterwards, because other programs do not maintain one.
+//
+// If the copies of the footer have different unique ids, f must have another id than
+// [Image.Footer] returns; else the error is ErrTwoIDs.
 func (img *Image) SetFooter(f Footer) error {
 	if err := img.state.inPlace("changing the footer of"); err != nil {
 		return err
@@ -33,14 +34,14 @@ func (img *Image) SetFooter(f Footer) error {
 	})
 }
 
-// SetParentTime records when the parent of a differencing image was last changed,
-// or with 0 that this is not known. It is durable when it returns.
+// SetParentTime records when the parent of a differencing image was last changed; 0 means
+// unknown. It is durable when it returns.
 func (img *Image) SetParentTime(t Timestamp) error {
 	if err := img.state.inPlace("changing the parent's time stamp of"); err != nil {
 		return err
 	}
 	if !img.differencing() {
-		return fmt.Errorf("a parent's time stamp in a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+		return fmt.Errorf("setting the parent's time stamp of a %v disk: %w", img.footer.Type, ErrUnsupported)
 	}
 	if err := img.Sync(); err != nil {
 		return err
@@ -56,8 +57,8 @@ func (img *Image) SetParentTime(t Timestamp) error {
 	})
 }
 
-// Marker is a byte in the batmap's header that XenServer's tools set and read for
-// themselves; ok is false for an image without a batmap.
+// Marker returns a byte of the batmap's header that XenServer's tools set and read for their
+// own use. ok is false for an image without a batmap.
 func (img *Image) Marker() (marker byte, ok bool) {
 	if img.batmap == nil {
 		return 0, false
@@ -65,14 +66,13 @@ func (img *Image) Marker() (marker byte, ok bool) {
 	return img.batmap.marker, true
 }
 
-// SetMarker sets the marker. It is durable when it returns, as is what was written
-// before.
+// SetMarker sets the marker. It is durable when it returns, and so are earlier writes.
 func (img *Image) SetMarker(marker byte) error {
 	if err := img.state.inPlace("changing the marker of"); err != nil {
 		return err
 	}
 	if img.batmap == nil {
-		return fmt.Errorf("a marker for an image without XenServer's batmap: %w", ErrUnsupported)
+		return fmt.Errorf("setting the marker of an image without XenServer's batmap: %w", ErrUnsupported)
 	}
 	if err := img.Sync(); err != nil {
 		return err
@@ -86,8 +86,7 @@ func (img *Image) SetMarker(marker byte) error {
 	})
 }
 
-// writeHeader replaces the header, of which only fields in the first sector
-// have changed, durably.
+// writeHeader replaces the header, durably. Only fields in its first sector have changed.
 func (img *Image) writeHeader(h Header) error {
 	b := h.Encode()
 	if _, err := img.f.WriteAt(b[:SectorSize], int64(img.footer.DataOffset)); err != nil {
@@ -103,8 +102,8 @@ func (img *Image) writeHeader(h Header) error {
 	return nil
 }
 
-// writeFooters replaces both copies of the footer of a dynamic image, one after
-// the other, durably: a reader finds the old or the new one, never a mix.
+// writeFooters replaces both copies of the footer of a dynamic image, one after the other,
+// durably. A reader finds the old or the new footer, never a mixture.
 func (img *Image) writeFooters(f Footer) error {
 	b := f.Encode()
 	trailing := img.trailingFooterAt()

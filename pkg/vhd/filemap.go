@@ -7,24 +7,24 @@ import (
 	"slices"
 )
 
-// FileUse says what a part of an image's file is for.
+// FileUse is the purpose of a part of an image's file.
 type FileUse uint8
 
-// The uses, in the order in which new files have them.
+// The uses, in the order in which they occur in new files.
 const (
-	UseFooterCopy FileUse = iota // the copy of the footer at the start
+	UseFooterCopy FileUse = iota // the leading copy of the footer
 	UseHeader                    // the dynamic disk header
 	UseBAT                       // the block allocation table
-	UseBatmap                    // XenServer's map of the blocks, and its header
-	UseLocator                   // where the parent of a differencing image is
+	UseBatmap                    // XenServer's batmap, and its header
+	UseLocator                   // the text of a parent locator
 	UseBitmap                    // the sector bitmap of a block
 	UseData                      // the data of a block, or of a fixed disk
-	UsePadding                   // nothing, and there is no room for a block
-	UseLeak                      // nothing, although there is room for a block
-	UseFooter                    // the footer at the end
+	UsePadding                   // unused space smaller than a block
+	UseLeak                      // unused space as large as a block or larger
+	UseFooter                    // the trailing footer
 )
 
-// String returns the use in the words of the format's specification.
+// String returns the specification's name of the use.
 func (u FileUse) String() string {
 	names := [...]string{
 		"copy of the footer", "header", "BAT", "batmap", "parent locator", "sector bitmap", "data", "padding", "leak", "footer",
@@ -35,29 +35,29 @@ func (u FileUse) String() string {
 	return fmt.Sprintf("use %d", uint8(u))
 }
 
-// FileExtent is a part of an image's file that has one use.
+// FileExtent is a part of an image's file with a single use.
 type FileExtent struct {
-	Off   int64 // in the file, bytes
+	Off   int64 // offset in the file, bytes
 	Len   int64 // bytes
 	Use   FileUse
-	Block int64 // whose bitmap or data it is, from 0; -1 if of no block
+	Block int64 // the block of this bitmap or data, from 0; -1 for other uses
 }
 
-// End is the offset just behind the extent.
+// End returns the offset after the extent.
 func (e FileExtent) End() int64 { return e.Off + e.Len }
 
-// FileMap yields, in order and without gaps, what a file of length bytes that
-// holds the image is used for. Each block has two extents, its bitmap and its
-// data; a fixed disk has one extent of data, of block -1. Where a damaged image
-// uses bytes twice, they belong to what starts first.
+// FileMap yields the uses of a file of length bytes that holds the image, in order and without
+// gaps. Each block has two extents, its bitmap and its data; a fixed disk has one extent of
+// data, of block -1. If a damaged image uses bytes twice, they belong to the use that starts
+// first.
 //
-// It must not be used while the image is written to, and after it was, only when
-// it has been opened again. It takes 8 bytes of memory for each block in use.
+// FileMap is not safe for concurrent use with writes. After writes the image must be opened
+// again. FileMap needs 8 bytes of memory for each allocated block.
 func (img *Image) FileMap(length int64) iter.Seq[FileExtent] {
 	return func(yield func(FileExtent) bool) {
 		around := img.usesAroundBlocks()
 		m := fileMapper{length: length, stored: img.lay.stored(), yield: yield}
-		for _, b := range img.blocksByPlace() {
+		for _, b := range img.blocksByOffset() {
 			start, block := int64(b>>32)*SectorSize, int64(uint32(b))
 			for len(around) > 0 && around[0].Off < start {
 				if !m.add(around[0]) {
@@ -80,9 +80,9 @@ func (img *Image) FileMap(length int64) iter.Seq[FileExtent] {
 	}
 }
 
-// blocksByPlace returns the blocks that have a place in the file in the order of
-// their places: the sector in the upper half, the block in the lower.
-func (img *Image) blocksByPlace() []uint64 {
+// blocksByOffset returns the allocated blocks in the order of the file. The upper half of each
+// value is the sector, the lower half the block.
+func (img *Image) blocksByOffset() []uint64 {
 	if s := img.salvage; s != nil {
 		return img.bat.sorted(&s.readable, img.bat.fitting(&s.readable))
 	}
@@ -95,8 +95,7 @@ func (img *Image) blocksByPlace() []uint64 {
 	return blocks
 }
 
-// usesAroundBlocks returns what the file has besides blocks, in the order in which
-// it stands there.
+// usesAroundBlocks returns the extents of everything but blocks, in the order of the file.
 func (img *Image) usesAroundBlocks() []FileExtent {
 	var es []FileExtent
 	add := func(use FileUse, start, end int64) { es = append(es, FileExtent{start, end - start, use, -1}) }
@@ -123,15 +122,15 @@ func (img *Image) usesAroundBlocks() []FileExtent {
 	return es
 }
 
-// fileMapper fills the gaps between the extents it is given.
+// fileMapper fills the gaps between the extents that it receives.
 type fileMapper struct {
-	length int64 // of the file
-	stored int64 // what a block takes; 0 for a fixed disk
-	end    int64 // of what was yielded
+	length int64 // length of the file
+	stored int64 // size of a stored block; 0 for a fixed disk
+	end    int64 // end of the extents yielded so far
 	yield  func(FileExtent) bool
 }
 
-// add yields an extent that starts behind those before, or what is left of it.
+// add yields an extent that starts after those before, or the rest of it.
 func (m *fileMapper) add(e FileExtent) bool {
 	start, end := max(e.Off, m.end), min(e.End(), m.length)
 	if start >= end {
@@ -144,7 +143,7 @@ func (m *fileMapper) add(e FileExtent) bool {
 	return m.yield(FileExtent{start, end - start, e.Use, e.Block})
 }
 
-// gap yields what is unused before end.
+// gap yields the unused bytes before end.
 func (m *fileMapper) gap(end int64) bool {
 	n := end - m.end
 	if n <= 0 {

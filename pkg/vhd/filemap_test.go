@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// fileMap is the map of an image in memory, which must cover the file.
+// fileMap returns the map of an image in memory. It must cover the file.
 func fileMap(t *testing.T, b []byte) []vhd.FileExtent {
 	t.Helper()
 	var es []vhd.FileExtent
@@ -64,7 +64,7 @@ func TestFileMap(t *testing.T) {
 			{41, 8, vhd.UseData, 2},
 			{49, 1, vhd.UseFooter, -1},
 		}},
-		{"metadata behind the blocks", craft{size: 8 * kib, headerAt: 20 * 512, tableAt: 22 * 512, blocks: []block{{entry: 0, sector: 1}}}.bytes(), []vhd.FileExtent{
+		{"metadata after the blocks", craft{size: 8 * kib, headerAt: 20 * 512, tableAt: 22 * 512, blocks: []block{{entry: 0, sector: 1}}}.bytes(), []vhd.FileExtent{
 			{0, 1, vhd.UseFooterCopy, -1},
 			{1, 1, vhd.UseBitmap, 0},
 			{2, 8, vhd.UseData, 0},
@@ -98,7 +98,7 @@ func TestFileMap(t *testing.T) {
 	}
 }
 
-// TestFileMapOddEnds: a footer of 511 bytes, a torn end, and none at all.
+// TestFileMapOddEnds: a footer of 511 bytes, a partial last sector, and no footer.
 func TestFileMapOddEnds(t *testing.T) {
 	whole := craft{size: 8 * kib, blocks: []block{{entry: 0, sector: 4}}}.bytes()
 	n := int64(len(whole))
@@ -120,8 +120,8 @@ func TestFileMapOddEnds(t *testing.T) {
 	}
 }
 
-// TestFileMapRandom lays blocks out at random, and compares with a picture of
-// the file that has a letter for each sector.
+// TestFileMapRandom lays blocks out at random, and compares the map with a string that has a
+// letter for each sector of the file.
 func TestFileMapRandom(t *testing.T) {
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -154,7 +154,7 @@ func TestFileMapRandom(t *testing.T) {
 	}
 }
 
-// TestFileMapStops: who has seen enough is not shown more.
+// TestFileMapStops: breaking off the iteration ends it.
 func TestFileMapStops(t *testing.T) {
 	b := craft{size: 16 * kib, blocks: []block{{entry: 3, sector: 6}, {entry: 0, sector: 30}}}.bytes()
 	for n := range fileMap(t, b) {
@@ -167,8 +167,8 @@ func TestFileMapStops(t *testing.T) {
 	}
 }
 
-// TestFileMapLocators: the texts of a differencing image's parent locators are
-// where its header says.
+// TestFileMapLocators: the texts of a differencing image's parent locators are at the offsets
+// in its header.
 func TestFileMapLocators(t *testing.T) {
 	dir := t.TempDir()
 	base, err := vhd.Create(filepath.Join(dir, "base.vhd"), &vhd.CreateOptions{Size: 10 * mib, Exact: true})

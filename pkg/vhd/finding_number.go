@@ -2,7 +2,7 @@ package vhd
 
 import "github.com/vhdtool/vhdtool/pkg/disk"
 
-// number adds the number that was found in the field, and the limits of want.
+// number adds the value of the field, and the limits in want.
 func (f *finding) number(found uint64, want disk.Number) *finding {
 	want.Found = found
 	f.Number = &want
@@ -38,7 +38,7 @@ func powersOfTwo(least, most uint64) disk.Number {
 	return n
 }
 
-// numbered is the finding of the run, with the sector that is farthest from a correct one.
+// numbered returns the finding of the run, with the sector that is farthest from a valid one.
 func (f *faultRun) numbered(l *layout, p *placement) finding {
 	x := f.finding(l, p)
 	if f.region != nil {

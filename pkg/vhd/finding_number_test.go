@@ -9,12 +9,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// checkNumber checks that a finding about a number has it as a number, and that the number
-// breaks the limits that come with it.
+// checkNumber checks that a finding about a numeric field has the number and its limits, and
+// that the number breaks them.
 func checkNumber(t *testing.T, f vhd.Finding) {
 	t.Helper()
 	n := f.Number
-	if v, err := strconv.ParseUint(f.Got, 0, 64); err == nil && f.ID != "locator-space" { // which has two units
+	// It has two units.
+	if v, err := strconv.ParseUint(f.Got, 0, 64); err == nil && f.ID != "locator-space" {
 		if n == nil || n.Found != v {
 			t.Errorf("%s: number %+v for the text %q", f.ID, n, f.Got)
 		}
@@ -24,7 +25,7 @@ func checkNumber(t *testing.T, f vhd.Finding) {
 	}
 }
 
-// correct reports whether a number keeps all of its limits.
+// correct reports whether a number is within all of its limits.
 func correct(n *disk.Number) bool {
 	return (n.OneOf == nil || slices.Contains(n.OneOf, n.Found)) &&
 		(n.Min == nil || n.Found >= *n.Min) && (n.Max == nil || n.Found <= *n.Max) &&

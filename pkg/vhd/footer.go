@@ -11,14 +11,14 @@ import (
 // DiskType is the footer's disk type.
 type DiskType uint32
 
-// The types in use. 0 is "none", 1, 5 and 6 are reserved.
+// The disk types in use. 0 is "none"; 1, 5 and 6 are reserved.
 const (
 	Fixed        DiskType = 2
 	Dynamic      DiskType = 3
 	Differencing DiskType = 4
 )
 
-// String returns the type's name, which is also qemu's subformat.
+// String returns the name of the type, which is also qemu's subformat.
 func (t DiskType) String() string {
 	switch t {
 	case Fixed:
@@ -33,12 +33,12 @@ func (t DiskType) String() string {
 
 const (
 	footerSize      = 512
-	shortFooterSize = 511 // Virtual PC before 2004 wrote one byte less
+	shortFooterSize = 511 // Virtual PC before 2004 writes a footer without its last byte
 
 	formatVersion    = 0x00010000
 	featureTemporary = 1 << 0
 	featureReserved  = 1 << 1    // always set
-	noOffset         = 1<<64 - 1 // "all ones": the specification's text has 32 of them, everyone writes 64
+	noOffset         = 1<<64 - 1 // "all ones": the specification has 32 of them, products write 64
 )
 
 var footerCookie = [8]byte{'c', 'o', 'n', 'e', 'c', 't', 'i', 'x'}
@@ -63,8 +63,8 @@ var footerCookie = [8]byte{'c', 'o', 'n', 'e', 'c', 't', 'i', 'x'}
 type Footer struct {
 	Cookie         [8]byte
 	Features       uint32
-	Version        uint32 // of the format, major and minor in 16 bits each
-	DataOffset     uint64 // of the dynamic disk header, bytes; all ones if fixed
+	Version        uint32 // of the format: major in the upper 16 bits, minor in the lower
+	DataOffset     uint64 // offset of the dynamic disk header, bytes; all ones for a fixed disk
 	Timestamp      Timestamp
 	Creator        Creator
 	CreatorVersion uint32
@@ -73,16 +73,15 @@ type Footer struct {
 	CurrentSize    uint64 // bytes
 	Geometry       Geometry
 	Type           DiskType
-	Checksum       uint32 // as found; computed anew by Encode
-	// UniqueID is compared as bytes. Windows stores the first three groups
-	// little-endian, others in RFC 4122 order, and nothing says which.
+	Checksum       uint32 // as in the file; Encode recomputes it
+	// UniqueID is compared as bytes. Windows stores the first three groups little-endian,
+	// others use RFC 4122 order, and no field says which.
 	UniqueID   uuid.UUID
 	SavedState uint8
 	Reserved   [427]byte
 }
 
-// DecodeFooter reads a footer. It never fails; what the fields say is for
-// others to judge.
+// DecodeFooter decodes a footer. It accepts any contents, and checks none.
 func DecodeFooter(b *[footerSize]byte) Footer {
 	be := binary.BigEndian
 	return Footer{
@@ -105,7 +104,7 @@ func DecodeFooter(b *[footerSize]byte) Footer {
 	}
 }
 
-// Encode returns the footer's bytes with the right checksum.
+// Encode returns the bytes of the footer with a correct checksum.
 func (f *Footer) Encode() [footerSize]byte {
 	var b [footerSize]byte
 	be := binary.BigEndian
@@ -129,8 +128,8 @@ func (f *Footer) Encode() [footerSize]byte {
 	return b
 }
 
-// checksum is the complement of the sum of all bytes, those of the checksum
-// field itself (four, at off) taken as zero.
+// checksum returns the complement of the sum of all bytes. The four bytes of the checksum
+// field, at off, count as zero.
 func checksum(b []byte, off int) uint32 {
 	var sum uint32
 	for _, c := range b {
@@ -142,9 +141,9 @@ func checksum(b []byte, off int) uint32 {
 	return ^sum
 }
 
-// checksumWanted is the checksum that the bytes found must have. XenServer's
-// tap 0.1 and 1.1 set the "hidden" flag in the first reserved byte without
-// summing again: for those the flag may be left out.
+// checksumWanted returns the checksum that matches the contents. XenServer's tap 0.1 and 1.1
+// set the "hidden" flag, in the first reserved byte, without updating the checksum. For those
+// versions a checksum without the flag matches, too.
 func (f *Footer) checksumWanted() uint32 {
 	enc := f.Encode()
 	sum := binary.BigEndian.Uint32(enc[64:])
@@ -154,23 +153,22 @@ func (f *Footer) checksumWanted() uint32 {
 	return sum
 }
 
-// hiddenUnsummed reports whether the image comes from a tool that sets the
-// hidden flag outside the checksum, in the leading copy only.
+// hiddenUnsummed reports whether the image comes from a tool that sets the hidden flag outside
+// the checksum, in the leading copy only.
 func (f *Footer) hiddenUnsummed() bool {
 	return f.Creator == CreatorXenServer && (f.CreatorVersion == 0x00000001 || f.CreatorVersion == 0x00010001)
 }
 
-// SetCreator names another creator application, with the version and the host OS that
-// it writes. XenServer's version depends on whether the image has a batmap: see
-// [Image.Marker]. It refuses a creator for which a reader that goes by the creator would
-// take another size for the disk's.
+// SetCreator sets the creator application, and the version and the host OS that it writes.
+// XenServer's version depends on whether the image has a batmap; see [Image.Marker]. If the
+// size rule of the new creator gives the disk another size, the error wraps ErrUnsupported.
 func (f *Footer) SetCreator(c Creator, batmap bool) error {
 	g := *f
 	g.Creator = c
 	old, now := SizeAuto.resolve(f), SizeAuto.resolve(&g)
 	sectors := int64(f.CurrentSize / SectorSize)
 	if f.Geometry.Product() != sectors && (old != now || f.Geometry != MaxGeometry && f.Creator.trustedByOldQEMU() && !c.trustedByOldQEMU()) {
-		return fmt.Errorf("creator %q: %w: readers would take the disk for one of %v sectors, and it has %d", c, ErrUnsupported, f.Geometry.Product(), sectors)
+		return fmt.Errorf("creator %q: %w: readers would read a disk of %v sectors, but it has %d", c, ErrUnsupported, f.Geometry.Product(), sectors)
 	}
 	f.Creator, f.CreatorVersion, f.CreatorHostOS = c, c.version(), c.hostOS()
 	if batmap && c == CreatorXenServer {
@@ -179,21 +177,20 @@ func (f *Footer) SetCreator(c Creator, batmap bool) error {
 	return nil
 }
 
-// VirtualSize is the disk's size in bytes, as far as the file has room for it: what
-// SizeAuto takes.
+// VirtualSize returns the size of the disk in bytes, by SizeAuto, for a file of any length.
 func (f *Footer) VirtualSize() int64 {
 	size, _ := (&footerCopy{Footer: *f}).virtualSize(SizeAuto, math.MaxInt64)
 	return size
 }
 
-// Hidden is XenServer's mark of an image that only others are made of, and that is
-// not to be attached itself.
+// Hidden reports XenServer's mark of an image that serves only as a parent and is not to be
+// attached itself.
 func (f *Footer) Hidden() bool { return f.Creator == CreatorXenServer && f.Reserved[0] != 0 }
 
-// SetHidden sets the mark, which only images of XenServer have.
+// SetHidden sets that mark. For images of other creators the error wraps ErrUnsupported.
 func (f *Footer) SetHidden(on bool) error {
 	if f.Creator != CreatorXenServer {
-		return fmt.Errorf("hiding an image of creator %q: %w: only those of XenServer (tap) can be", f.Creator, ErrUnsupported)
+		return fmt.Errorf("hiding an image of creator %q: %w: only images of XenServer (tap) have that mark", f.Creator, ErrUnsupported)
 	}
 	f.Reserved[0] = 0
 	if on {
@@ -205,15 +202,15 @@ func (f *Footer) SetHidden(on bool) error {
 // marked reports whether the footer has the cookie.
 func (f *Footer) marked() bool { return f.Cookie == footerCookie }
 
-// valid reports whether the footer may be believed: cookie, checksum, major
-// version and type.
+// valid reports whether the footer is credible: cookie, checksum, major version and type are
+// correct.
 func (f *Footer) valid() bool {
 	return f.marked() && f.Version>>16 == formatVersion>>16 && f.Checksum == f.checksumWanted() &&
 		f.Type >= Fixed && f.Type <= Differencing
 }
 
-// same reports whether two copies of a footer say the same, the unsummed
-// hidden flag aside.
+// same reports whether two copies of a footer have the same contents, apart from a hidden flag
+// outside the checksum.
 func (f *Footer) same(g *Footer) bool {
 	a, b := *f, *g
 	if a.hiddenUnsummed() {
@@ -223,7 +220,7 @@ func (f *Footer) same(g *Footer) bool {
 	return a == b
 }
 
-// validate lists what is odd about a footer in itself.
+// validate returns findings about the contents of a footer.
 func (c *footerCopy) validate() []finding {
 	where := "footer"
 	if c.leading {
@@ -282,12 +279,12 @@ func (c *footerCopy) validate() []finding {
 	own := c.Creator == CreatorVirtualPC && c.Geometry == GeometryOf(int64(c.CurrentSize/SectorSize))
 	if n := c.BeyondGeometry(); n > 0 && !own {
 		odd("geometry-size", Warning, 56, "disk geometry", fmt.Sprintf("%v, which ends %d bytes before the current size", c.Geometry, n),
-			"one that spans the current size, or the largest: qemu and Virtual PC do not see what is beyond it")
+			"one that spans the current size, or the largest: qemu and Virtual PC do not show the bytes past it")
 	} else if f, ok := c.oddGeometry(); ok {
 		odd("geometry", Warning, 56, "disk geometry", f.Got, f.Want)
 	}
 	if c.UniqueID == uuid.Nil {
-		odd("unique-id", Warning, 68, "unique id", "zeros", "an id of its own")
+		odd("unique-id", Warning, 68, "unique id", "zeros", "an id that is not zero")
 	}
 	return fs
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// unhex is n bytes that start with those given and go on with zeros.
+// unhex returns n bytes: the given ones, and then zeros.
 func unhex(t tb, n int, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
@@ -30,7 +30,7 @@ var wi2k = [4]byte{'W', 'i', '2', 'k'}
 // Footers of real images.
 var footers = []struct {
 	name string
-	hex  string // of bytes 0 to 84; the others are zero
+	hex  string // bytes 0 to 84; the others are zero
 	want vhd.Footer
 	time string
 }{
@@ -141,7 +141,7 @@ func TestKnownHeaders(t *testing.T) {
 	}
 }
 
-// Every byte of the structures goes to its field, big end first.
+// Every byte of the structures is decoded to its field, in big-endian order.
 func TestDecodePlacesEveryByte(t *testing.T) {
 	b := make([]byte, 1024)
 	for i := range b {
@@ -169,7 +169,7 @@ func TestDecodePlacesEveryByte(t *testing.T) {
 	}
 }
 
-// Unknown bytes survive a rewrite, and the checksum is that of the bytes.
+// Unknown bytes survive a rewrite, and the checksum matches the bytes.
 func TestEncodeKeepsEveryByte(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := rapid.SliceOfN(rapid.Byte(), 1024, 1024).Draw(t, "bytes")
@@ -186,8 +186,7 @@ func TestEncodeKeepsEveryByte(t *testing.T) {
 	})
 }
 
-// A checksum is never far from the top, because the sum of a structure's bytes
-// is small.
+// A checksum is close to the largest value, because the sum of a structure's bytes is small.
 func TestChecksumBounds(t *testing.T) {
 	ones := bytes.Repeat([]byte{0xff}, 1024)
 	f := vhd.DecodeFooter((*[512]byte)(ones))
@@ -204,8 +203,8 @@ func TestChecksumBounds(t *testing.T) {
 	}
 }
 
-// XenServer sets its "hidden" flag, byte 85, in the leading copy. The first
-// versions did not sum again.
+// XenServer sets its "hidden" flag, byte 85, in the leading copy. The first versions did not
+// update the checksum.
 func TestHiddenFlag(t *testing.T) {
 	const size = 8 * kib
 	image := func(app string, version uint32, summed bool) []byte {
@@ -223,7 +222,7 @@ func TestHiddenFlag(t *testing.T) {
 		version uint32
 		summed  bool
 		ok      bool // the leading copy is valid
-		same    bool // and says the same as the footer
+		same    bool // its contents equal the footer's
 	}{
 		{"tap 0.1, not summed", "tap\x00", 0x00000001, false, true, true},
 		{"tap 1.1, not summed", "tap\x00", 0x00010001, false, true, true},
@@ -248,7 +247,7 @@ func TestHiddenFlag(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("findings %q, want %q", got, want)
 			}
-			// Without the footer at the end the copy has to do.
+			// Without the trailing footer the copy is used.
 			end := len(b) - 512
 			copy(b[end:], bytes.Repeat([]byte{0xc7}, 512))
 			_, err := vhd.NewImage(bytes.NewReader(b), int64(len(b)), nil)
@@ -288,7 +287,7 @@ func TestTimestamp(t *testing.T) {
 			if back := got.Time(); c.ok && !back.Equal(at.Truncate(time.Second)) {
 				t.Errorf("Time gives %v back", back)
 			}
-			// The zero time means now, so that nothing else may slip through.
+			// The zero time means now; no other time may.
 			o := &vhd.CreateOptions{Size: mib, Time: at}
 			if err := o.Validate(); (err == nil) != c.ok {
 				t.Errorf("creating an image of that time: %v, want success: %t", err, c.ok)

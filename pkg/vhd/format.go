@@ -9,12 +9,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Format is the VHD format, for lists of formats. Its disks are an *Image.
+// Format is the VHD format, for lists of formats. Its disks have type *Image.
 //
-// Opening accepts the options force_size_calc (chs or current_size) and
-// ignore_checksums; see [ParseOpenOptions]. Creating accepts subformat (dynamic or
-// fixed), force_size, block_size, creator, uuid, align, min_size, data_align,
-// file_align and timestamp; see [ParseCreateOptions]. Errors about options have qemu's words.
+// Opening accepts the options force_size_calc (chs or current_size) and ignore_checksums; see
+// [ParseOpenOptions]. Creating accepts subformat (dynamic or fixed), force_size, block_size,
+// creator, uuid, align, min_size, data_align, file_align and timestamp; see
+// [ParseCreateOptions]. Errors about options use qemu's words.
 var Format = disk.Format{
 	Name:         formatName,
 	Aliases:      []string{"vhd"},
@@ -32,7 +32,7 @@ const formatName = "vpc"
 // FormatName implements [disk.Describer].
 func (img *Image) FormatName() string { return formatName }
 
-// Subformat implements [disk.Describer]: it is the name of the disk type.
+// Subformat implements [disk.Describer]: it returns the name of the disk type.
 func (img *Image) Subformat() string { return img.footer.Type.String() }
 
 func checkFormat(r io.ReaderAt, size int64, o *disk.CheckOptions) (disk.Checker, error) {
@@ -40,7 +40,9 @@ func checkFormat(r io.ReaderAt, size int64, o *disk.CheckOptions) (disk.Checker,
 	if err != nil {
 		return nil, err
 	}
+	opened, _ := o.Opened.(*Image)
 	return NewChecker(r, size, &CheckOptions{
+		Opened:   opened,
 		SizeRule: vo.SizeRule, Device: o.Device, Deep: o.Deep, Chain: o.Chain, Parents: o.Parents, NoLock: o.NoLock,
 		Now: o.Now, Progress: o.Progress,
 	}), nil
@@ -53,7 +55,7 @@ func openFormat(r io.ReaderAt, size int64, o *disk.OpenOptions) (disk.Disk, erro
 	}
 	img, err := NewImage(r, size, vo)
 	if err != nil {
-		return nil, err // not img: a nil *Image is not a nil disk.Disk
+		return nil, err // without img: a nil *Image is not a nil disk.Disk
 	}
 	return img, nil
 }
@@ -70,8 +72,8 @@ func createFormat(f disk.File, size int64, o disk.Options) (disk.Disk, error) {
 	return img, nil
 }
 
-// ParseOpenOptions returns the options for [NewImage] that correspond to o; a nil o
-// means the zero value. NoLock, which is about the parents, is set if o has no Lock.
+// ParseOpenOptions returns the options for [NewImage] that correspond to o. A nil o means the
+// zero value. NoLock, which applies to the parents, is set if o has no Lock.
 func ParseOpenOptions(o *disk.OpenOptions) (*OpenOptions, error) {
 	if o == nil {
 		o = &disk.OpenOptions{}
@@ -99,9 +101,9 @@ func ParseOpenOptions(o *disk.OpenOptions) (*OpenOptions, error) {
 	return vo, nil
 }
 
-// ParseCreateOptions returns the options for a new image of at least size bytes that
-// correspond to o, checked by [CreateOptions.Validate]. If size is negative, it is not
-// known yet, and Growing is set. align implies force_size, unless o says otherwise.
+// ParseCreateOptions returns the options that correspond to o, for a new image of at least size
+// bytes. It checks them with [CreateOptions.Validate]. A negative size is unknown, and sets
+// Growing. align implies force_size, unless o has another value for it.
 func ParseCreateOptions(size int64, o disk.Options) (*CreateOptions, error) {
 	vo := &CreateOptions{Type: Dynamic, Size: max(size, 0), Growing: size < 0}
 	if err := parseCreateOptions(vo, o); err != nil {
@@ -113,7 +115,7 @@ func ParseCreateOptions(size int64, o disk.Options) (*CreateOptions, error) {
 	return vo, nil
 }
 
-// parseCreateOptions sets what o says. Switches and sizes come first, as in qemu.
+// parseCreateOptions sets the options in o. Like qemu it parses switches and sizes first.
 func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 	if err := optlist.Only(o, "subformat", "force_size", "block_size", "creator", "uuid", "align", "min_size", "data_align", "file_align", "timestamp"); err != nil {
 		return err
@@ -122,7 +124,7 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 		if vo.Align, err = optlist.Size("align", v); err != nil {
 			return err
 		}
-		vo.Exact = true // a size that is rounded to a geometry does not stay aligned
+		vo.Exact = true // a size rounded to a geometry does not stay aligned
 	}
 	if v, given := o["min_size"]; given {
 		if vo.MinSize, err = optlist.Size("min_size", v); err != nil {
@@ -181,7 +183,7 @@ func parseCreateOptions(vo *CreateOptions, o disk.Options) (err error) {
 	return nil
 }
 
-// fileAlignment is the value of an option for an alignment in the file; 0 if it is not
+// fileAlignment returns the value of an option for an alignment in the file; 0 if it is not
 // set.
 func fileAlignment(o disk.Options, key string) (int64, error) {
 	v, given := o[key]

@@ -14,7 +14,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// Options by name become typed ones, or an error in qemu's words.
+// Options by name are converted to typed ones, or give an error in qemu's words.
 func TestParseCreateOptions(t *testing.T) {
 	const id = "0f2c3e5a-6b1d-4c8e-9a57-3d2b1e0f4c6d"
 	for name, c := range map[string]struct {
@@ -62,7 +62,7 @@ func TestParseCreateOptions(t *testing.T) {
 			must(t, vhd.Format.CheckOptions(c.o))
 		})
 	}
-	// The syntax of all options is looked at before their values.
+	// The syntax of all options is checked before their values.
 	var syntax *optlist.SyntaxError
 	if err := vhd.Format.CheckOptions(disk.Options{"subformat": "thin", "block_size": "big"}); !errors.As(err, &syntax) {
 		t.Errorf("CheckOptions: %v; want the size that is none", err)
@@ -105,8 +105,7 @@ func TestParseOpenOptions(t *testing.T) {
 	}
 }
 
-// A format creates an image with options by name, and an image of it is opened by any
-// name of the format.
+// A format creates an image with options by name, and opens it by any name of the format.
 func TestFormat(t *testing.T) {
 	m := newMemFile(nil)
 	d, err := vhd.Format.Create(m, mib+1, disk.Options{"subformat": "fixed", "align": "64k"})

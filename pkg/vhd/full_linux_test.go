@@ -13,8 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A file system that is really full: what did not fit is reported, what was there
-// stays, and when there is space again the image goes on.
+// On a full file system, data that does not fit is reported, and existing data stays. When
+// space is free again, the image continues.
 func TestFullFileSystem(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting a file system needs root")

@@ -6,32 +6,32 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// SectorSize is the format's unit, 512 bytes.
+// SectorSize is the unit of the format, 512 bytes.
 const SectorSize = disk.SectorSize
 
 const (
-	// MaxSectors is the largest dynamic or differencing disk that is made, 2040 GiB in
-	// sectors: the limit of the specification, of Windows and of qemu. A fixed disk has
-	// no BAT, and may be larger.
+	// MaxSectors is the size in sectors of the largest dynamic or differencing disk, 2040 GiB:
+	// the limit of the specification, of Windows and of qemu. A fixed disk has no BAT, and may
+	// be larger.
 	MaxSectors = 0xff000000
 
 	maxGeometrySectors = 65535 * 16 * 255
-	// From here on the specification uses 255 sectors per track.
+	// From this size on the specification uses 255 sectors per track.
 	track255Sectors = 65535 * 16 * 63
 )
 
-// Geometry is the cylinders, heads and sectors per track of the footer.
+// Geometry is the number of cylinders, heads and sectors per track in the footer.
 type Geometry struct {
 	Cylinders uint16 `json:"cylinders"`
 	Heads     uint8  `json:"heads"`
 	Sectors   uint8  `json:"sectors"` // per track
 }
 
-// MaxGeometry is the largest geometry. Every reader that meets it takes the
-// footer's current size as the disk's size.
+// MaxGeometry is the largest geometry. With it, every reader uses the current size of the
+// footer as the size of the disk.
 var MaxGeometry = Geometry{Cylinders: 65535, Heads: 16, Sectors: 255}
 
-// Product is the number of sectors the geometry spans.
+// Product returns the number of sectors that the geometry spans.
 func (g Geometry) Product() int64 {
 	return int64(g.Cylinders) * int64(g.Heads) * int64(g.Sectors)
 }
@@ -41,9 +41,8 @@ func (g Geometry) String() string {
 	return fmt.Sprintf("%d/%d/%d", g.Cylinders, g.Heads, g.Sectors)
 }
 
-// GeometryOf is the specification's geometry of a disk ("CHS Calculation", in
-// the appendix): its product is at most the number of sectors, and 0 below 68
-// sectors.
+// GeometryOf returns the specification's geometry of a disk ("CHS Calculation", in the
+// appendix). Its product is at most the number of sectors, and 0 below 68 sectors.
 func GeometryOf(sectors int64) Geometry {
 	n := min(sectors, maxGeometrySectors)
 	if n >= track255Sectors {
@@ -63,11 +62,10 @@ func GeometryOf(sectors int64) Geometry {
 	return Geometry{uint16(tracks / heads), uint8(heads), uint8(spt)}
 }
 
-// RoundToGeometry finds the first geometry that holds the disk, searching
-// upwards as qemu-img create does, and the disk's size that goes with it: the
-// geometry's product, or the size asked for where the largest geometry is
-// reached. The search is short: a product is never more than 4079 sectors
-// behind.
+// RoundToGeometry returns the first geometry that spans the disk, searching upwards like
+// qemu-img create, and the resulting size in sectors. That is the product of the geometry, or
+// the requested size if the largest geometry is reached. The search is short: the product is at
+// most 4079 sectors below the requested size.
 func RoundToGeometry(sectors int64) (Geometry, int64) {
 	want := min(sectors, maxGeometrySectors)
 	var g Geometry

@@ -56,8 +56,8 @@ func TestRoundToGeometry(t *testing.T) {
 	}
 }
 
-// The product of the specification's geometry falls at these sizes and at no
-// others; elsewhere more sectors never have a smaller product.
+// The product of the specification's geometry falls at these sizes and at no others. Elsewhere
+// more sectors never have a smaller product.
 func TestGeometryProductFalls(t *testing.T) {
 	want := []int64{69632, 87040, 104448, 121856, 139264, 156672, 174080, 191505, 226321, 243729, 507904}
 	var got []int64
@@ -145,7 +145,7 @@ func TestGeometryAgainstQemuImg(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for len(sizes) < 44 {
-		// Small sizes as often as large ones.
+		// Small sizes occur as often as large ones.
 		sizes = append(sizes, rnd.Int64N(1<<(10+rnd.IntN(31))))
 	}
 	dir := t.TempDir()

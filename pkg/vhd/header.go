@@ -17,8 +17,8 @@ const (
 
 var headerCookie = [8]byte{'c', 'x', 's', 'p', 'a', 'r', 's', 'e'}
 
-// Header is the dynamic disk header ("Dynamic Disk Header Format"), found
-// through the footer's data offset. There is no copy of it.
+// Header is the dynamic disk header ("Dynamic Disk Header Format"). The footer's data offset
+// points to it, and it has no copy.
 //
 //	off size field                    off size field
 //	  0    8 cookie                    56    4 parent time stamp
@@ -32,11 +32,11 @@ var headerCookie = [8]byte{'c', 'x', 's', 'p', 'a', 'r', 's', 'e'}
 type Header struct {
 	Cookie          [8]byte
 	DataOffset      uint64 // unused: all ones
-	TableOffset     uint64 // of the BAT, bytes
+	TableOffset     uint64 // offset of the BAT, bytes
 	Version         uint32
-	MaxTableEntries uint32 // in the BAT
+	MaxTableEntries uint32 // number of BAT entries
 	BlockSize       uint32 // bytes of data in a block, without its bitmap
-	Checksum        uint32 // as found; computed anew by Encode
+	Checksum        uint32 // as in the file; Encode recomputes it
 	ParentID        uuid.UUID
 	ParentTimestamp Timestamp
 	Reserved1       [4]byte
@@ -45,7 +45,7 @@ type Header struct {
 	Reserved2       [256]byte
 }
 
-// DecodeHeader reads a header. It never fails.
+// DecodeHeader decodes a header. It accepts any contents, and checks none.
 func DecodeHeader(b *[headerSize]byte) Header {
 	be := binary.BigEndian
 	return Header{
@@ -65,7 +65,7 @@ func DecodeHeader(b *[headerSize]byte) Header {
 	}
 }
 
-// Encode returns the header's bytes with the right checksum.
+// Encode returns the bytes of the header with a correct checksum.
 func (h *Header) Encode() [headerSize]byte {
 	var b [headerSize]byte
 	be := binary.BigEndian
@@ -85,14 +85,14 @@ func (h *Header) Encode() [headerSize]byte {
 	return b
 }
 
-// checksumWanted is the checksum that the bytes found must have.
+// checksumWanted returns the checksum that matches the contents.
 func (h *Header) checksumWanted() uint32 {
 	enc := h.Encode()
 	return binary.BigEndian.Uint32(enc[36:])
 }
 
-// Block sizes that are read and made. Below 4 KiB products disagree on whether
-// a block has a bitmap; above 256 MiB nobody makes any.
+// The block sizes that are supported. Below 4 KiB products disagree on whether a block has a
+// bitmap; no product makes blocks above 256 MiB.
 const (
 	MinBlockSize     = 4 << 10
 	MaxBlockSize     = 256 << 20
@@ -103,14 +103,14 @@ func legalBlockSize(n uint32) bool {
 	return n >= MinBlockSize && n <= MaxBlockSize && n&(n-1) == 0
 }
 
-// bitmapSizeFor is the size in bytes of the sector bitmap in front of a
-// block's data: a bit for each sector, in whole sectors.
+// bitmapSizeFor returns the size in bytes of the sector bitmap before a block's data: a bit for
+// each sector, in whole sectors.
 func bitmapSizeFor(blockSize int64) int64 {
 	const bitsPerSector = SectorSize * 8
 	return (blockSize/SectorSize + bitsPerSector - 1) / bitsPerSector * SectorSize
 }
 
-// validate lists what is odd about a header, found at off, in itself.
+// validate returns findings about the contents of a header at offset off.
 func (h *Header) validate(off int64, t DiskType) []finding {
 	var fs []finding
 	odd := func(id string, sev Severity, at int64, field, got, want string) *finding {
@@ -143,15 +143,15 @@ func (h *Header) validate(off int64, t DiskType) []finding {
 	return fs
 }
 
-// readHeader reads the dynamic disk header that the footer points to in a file
-// in which metadata must end at limit. The findings say what keeps it from being
-// read, and what is odd about it.
+// readHeader reads the dynamic disk header that the footer points to. Metadata in the file must
+// end at limit. The findings describe what is wrong with the header; some of them prevent
+// reading it.
 func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []finding, error) {
 	off := c.DataOffset
 	if off < footerSize || off%SectorSize != 0 || limit < headerSize || off > uint64(limit-headerSize) {
 		f := finding{Finding: Finding{
 			ID: "data-offset", Severity: Error, Offset: c.off + 16, Field: "footer: data offset", Got: fmt.Sprint(off),
-			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, where a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
+			Want: fmt.Sprintf("a multiple of 512 from 512 to %d, so that a header of 1024 bytes fits before the footer", max(0, limit-headerSize)),
 		}}
 		return Header{}, []finding{*f.number(off, sectorsBetween(footerSize, uint64(max(0, limit-headerSize))))}, nil
 	}
@@ -163,8 +163,8 @@ func readHeader(r io.ReaderAt, c *footerCopy, limit int64) (Header, []finding, e
 	return h, h.validate(int64(off), c.Type), nil
 }
 
-// validateTable lists what keeps the BAT from being read: the header, found at
-// off, says where it stands in a file in which metadata must end at limit.
+// validateTable returns findings that prevent reading the BAT. The header is at offset off, and
+// metadata in the file must end at limit.
 func (h *Header) validateTable(off uint64, limit int64) []finding {
 	odd := func(id string, at uint64, field string, found uint64, want string, limits disk.Number) []finding {
 		f := finding{Finding: Finding{
@@ -178,10 +178,10 @@ func (h *Header) validateTable(off uint64, limit int64) []finding {
 	case t < footerSize || t%SectorSize != 0 || t > uint64(limit):
 		return odd("table-offset", 16, "table offset", t, fmt.Sprintf("a multiple of 512 from 512 to %d, before the footer", limit), sectorsBetween(footerSize, uint64(limit)))
 	case t < off+headerSize && t+uint64(n) > off:
-		return odd("table-offset", 16, "table offset", t, fmt.Sprintf("a place for the BAT outside of the header, which is at %d to %d", off, off+headerSize), atLeast(off+headerSize))
+		return odd("table-offset", 16, "table offset", t, fmt.Sprintf("an offset outside the header, which is at %d to %d", off, off+headerSize), atLeast(off+headerSize))
 	case n > limit-int64(t):
 		return odd("max-table-entries", 28, "max table entries", uint64(h.MaxTableEntries),
-			fmt.Sprintf("at most %d, as many as fit between the table offset and the footer", (limit-int64(t))/4), atMost(uint64(limit-int64(t))/4))
+			fmt.Sprintf("at most %d, the number that fits between the table offset and the footer", (limit-int64(t))/4), atMost(uint64(limit-int64(t))/4))
 	}
 	return nil
 }

@@ -6,13 +6,13 @@ import (
 	"math"
 )
 
-// headerScan is how far from the start of the file a lost header is looked for.
+// headerScan is the size of the range, from the start of the file, that is searched for a lost
+// header.
 const headerScan = 1 << 20
 
-// scanForHeader returns where the header must be, or -1 if there is no place, or
-// more than one, that it can be: with a right checksum, and a BAT of which all
-// entries are possible and at least one is used. A header inside a block is the
-// guest's.
+// scanForHeader returns the offset of the only possible header, or -1 if there is none, or more
+// than one. A possible header has a correct checksum and leads to a BAT with only possible
+// entries, at least one of them used. A header inside a block belongs to the guest.
 func scanForHeader(ctx context.Context, r io.ReaderAt, size int64, footer *Footer) (int64, error) {
 	found := int64(-1)
 	var b [headerSize]byte

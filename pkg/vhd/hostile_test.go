@@ -15,18 +15,18 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A hostile image and the answer it must get.
+// A hostile image and the expected result.
 type hostile struct {
 	name  string
 	file  []byte
-	err   error  // nil: opened
+	err   error  // nil: it opens
 	field string // part of FormatError.Field
 	got   string // part of FormatError.Got
 	check func(t *testing.T, img *vhd.Image)
 }
 
-// room is what two crafted blocks of 4 KiB take: their places are sectors 4
-// and 13, and the footer is at sector 22.
+// hostileBlocks is an image of two blocks of 4 KiB, at sectors 4 and 13. The footer is at
+// sector 22.
 func hostileBlocks(bat map[int]uint32, es ...edit) []byte {
 	return craft{size: 8 * kib, blocks: []block{{0, 4, nil, nil}, {1, 13, nil, nil}}, bat: bat, header: es}.bytes()
 }
@@ -158,7 +158,7 @@ func hostileImages() []hostile {
 	opens("10 fixed by the trailing footer, dynamic by the leading", fixedImage(mixed), func(t *testing.T, img *vhd.Image) {
 		sameBytes(t, "contents", readAll(t, img), mixed)
 	})
-	add("10 fixed by the only footer, which is leading", append(footerBytes(fixed, 4096), make([]byte, 4096)...), vhd.ErrCorrupt, "footer at the end", "none")
+	add("10 fixed by the only footer, which is leading", append(footerBytes(fixed, 4096), make([]byte, 4096)...), vhd.ErrCorrupt, "trailing footer", "none")
 
 	// 11: lengths.
 	add("11 empty", nil, vhd.ErrNotVHD, "", "")
@@ -180,7 +180,7 @@ func hostileImages() []hostile {
 	}
 	opens("12 minor version", fixedImage(raw, u32(12, 0x00010001)), size(4*kib))
 
-	// 18: footers that disagree. One is used, whole.
+	// 18: footers that disagree. One of them is used, as a whole.
 	two := craft{size: 8 * kib, blocks: []block{{0, 30, nil, raw}}}.bytes()
 	other := craft{size: 4 * kib, headerAt: 4096, tableAt: 2048, footer: []edit{u64(16, 4096)}}.bytes()
 	copy(two[2048:], other[2048:2560]) // its table
@@ -274,7 +274,7 @@ func TestHostileImages(t *testing.T) {
 	}
 }
 
-// No image makes anything allocate memory out of proportion to its file.
+// No image makes the package allocate memory out of proportion to its file.
 func TestHostileImagesTakeLittleMemory(t *testing.T) {
 	big := craft{size: 8 * kib, footer: []edit{currentSize(2040 * gib)}}
 	for _, c := range append(
@@ -320,7 +320,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// 17: the file loses its end while it is in use.
+// 17: the file is truncated while it is in use.
 func TestHostileTruncationWhileOpen(t *testing.T) {
 	dyn, _ := twoBlocks()
 	fix := fixedImage(pattern(8*kib, 1))
@@ -338,7 +338,7 @@ func TestHostileTruncationWhileOpen(t *testing.T) {
 			if n >= 8*kib || !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("ReadAt: %d, %v; want ErrUnexpectedEOF", n, err)
 			}
-			// Told a length that the file no longer has, nothing is made up.
+			// With a length that the file no longer has, no contents are invented.
 			if _, err := vhd.NewImage(m, int64(len(file)), nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("NewImage: %v, want ErrUnexpectedEOF", err)
 			}
@@ -347,10 +347,10 @@ func TestHostileTruncationWhileOpen(t *testing.T) {
 			}
 		})
 	}
-	// The end goes after the footers were read.
+	// The end is cut off after the footers were read.
 	for _, c := range []struct {
 		name string
-		at   int64 // the read at which it happens
+		at   int64 // the read at which that happens
 		left int64
 	}{
 		{"before the header", 512, 600},

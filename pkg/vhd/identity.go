@@ -7,17 +7,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// Identity tells an image from all others, and from itself after a change.
+// Identity identifies an image, and distinguishes its versions before and after a change.
 type Identity struct {
 	UniqueID uuid.UUID
-	// Metadata is where the footers and the header are in the file: the bytes
-	// [start, end) of each.
+	// Metadata has the offsets [start, end) in the file of the footers and the header.
 	Metadata [][2]int64
 }
 
-// Identify returns the identity of the image in a file of size bytes. It accepts a
-// damaged image of which a footer is left. Other files are ErrNotVHD or a
-// [FormatError].
+// Identify returns the identity of the image in a file of size bytes. It accepts a damaged
+// image with at least one footer. For other files the error is ErrNotVHD or a [FormatError].
 func Identify(r io.ReaderAt, size int64) (Identity, error) {
 	fs, err := locateFooters(r, size)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// RecordedParent implements [disk.Child]: the path is the first one that the image
-// records, or the parent's name. [Image.ParentRecord] has all of them.
+// RecordedParent implements [disk.Child]. The path is the first one in the parent record, or
+// else the parent's name. [Image.ParentRecord] returns all paths.
 func (img *Image) RecordedParent() (path string, ok bool) {
 	if !img.differencing() {
 		return "", false
@@ -33,8 +33,8 @@ func (img *Image) ParentPath() string { return img.parentPath }
 // ParentErr implements [disk.Child].
 func (img *Image) ParentErr() error { return img.parentErr }
 
-// openParentsWith opens all parents of a differencing image with a function of the
-// caller. On an error those that were opened are closed.
+// openParentsWith opens all parents of a differencing image with a function of the caller. On
+// an error it closes those that were opened.
 func (img *Image) openParentsWith(open func(ParentRecord) (disk.Disk, error)) error {
 	ids := map[uuid.UUID]bool{img.footer.UniqueID: true}
 	for level := img; level.differencing() && level.parent == nil; {
@@ -55,8 +55,8 @@ func (img *Image) openParentsWith(open func(ParentRecord) (disk.Disk, error)) er
 	return nil
 }
 
-// openParentWith opens the parent of one level. ids are the unique ids of the levels
-// above, and then the parent's too.
+// openParentWith opens the parent of one level. ids are the unique ids of that level and its
+// children; the parent's is added.
 func (img *Image) openParentWith(open func(ParentRecord) (disk.Disk, error), ids map[uuid.UUID]bool) error {
 	fail := func(kind, err error) error {
 		name := cmp.Or(img.parentRecord.Name, "the disk that OpenParent opens")
@@ -84,7 +84,7 @@ func (img *Image) openParentWith(open func(ParentRecord) (disk.Disk, error), ids
 	return err
 }
 
-// adopt makes a disk that is open already the image's parent.
+// adopt makes an open disk the image's parent.
 func (img *Image) adopt(parent disk.Disk) error {
 	id := uuid.Nil
 	if p, ok := parent.(*Image); ok {
@@ -99,14 +99,13 @@ func (img *Image) adopt(parent disk.Disk) error {
 		}
 	}
 	if !img.isParentID(id) {
-		return &ParentError{ID: img.header.ParentID, Kind: ErrParentMismatch, Tried: []TriedParent{{"the disk that was given", mismatch(id)}}}
+		return &ParentError{ID: img.header.ParentID, Kind: ErrParentMismatch, Tried: []TriedParent{{"the given disk", mismatch(id)}}}
 	}
 	img.parent = parent
 	return nil
 }
 
-// depth is how many parents the image has, one behind the other, as far as they are
-// open.
+// depth returns the number of open parents in the image's chain.
 func (img *Image) depth() int {
 	n := 0
 	for next := img.parent; next != nil; n++ {
@@ -126,7 +125,7 @@ var (
 
 func mismatch(id uuid.UUID) error { return fmt.Errorf("it is %s", describeID(id)) }
 
-// closeParents closes the parent, and with it all that are behind it.
+// closeParents closes the parent and all its parents.
 func (img *Image) closeParents() error {
 	if img.parent == nil {
 		return nil
@@ -136,8 +135,7 @@ func (img *Image) closeParents() error {
 	return err
 }
 
-// readInherited reads what the image has from its parent. Behind the parent's end
-// there are zeros.
+// readInherited reads sectors of the parent. Past the parent's end they are zeros.
 func (img *Image) readInherited(p []byte, off int64) error {
 	if img.orphaned() {
 		clear(p)
@@ -159,8 +157,7 @@ func (img *Image) readInherited(p []byte, off int64) error {
 	return nil
 }
 
-// inheritsZeros reports whether what the image has from its parent in
-// [off, off+n) is known to be zero.
+// inheritsZeros reports whether the parent's sectors in [off, off+n) are known to be zero.
 func (img *Image) inheritsZeros(off, n int64) bool {
 	if img.parent == nil {
 		return false

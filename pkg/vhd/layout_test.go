@@ -9,8 +9,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// The BAT of a new image whose size becomes known late is in front of the blocks,
-// however large.
+// The BAT of a new image whose size is set late precedes the blocks, however large it is.
 func TestGrowingImageHasBATFirst(t *testing.T) {
 	const blockSize = 4 * kib
 	for _, o := range []vhd.CreateOptions{{BlockSize: blockSize}, {BlockSize: blockSize, DataAlign: 512}, {Creator: vhd.CreatorXenServer}} {
@@ -48,7 +47,7 @@ func TestGrowingImageHasBATFirst(t *testing.T) {
 }
 
 // Another parent of a XenServer image is recorded before its first block, which moves if
-// it is in the way.
+// necessary.
 func TestRebasedXenImageHasMetadataFirst(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"base.vhd", "a rather long name, for which the text of the locator needs more space.vhd"} {
@@ -72,7 +71,7 @@ func TestRebasedXenImageHasMetadataFirst(t *testing.T) {
 		for range 5 { // each time the old locators become a gap
 			must(t, img.SetParent(nil, record))
 			if !img.MetadataFirst() {
-				t.Errorf("a locator is behind a block")
+				t.Errorf("a locator follows a block")
 			}
 		}
 		must(t, img.SetParent(parent, record))
@@ -83,7 +82,7 @@ func TestRebasedXenImageHasMetadataFirst(t *testing.T) {
 		must(t, second(img.ReadAt(got, 0)))
 		sameBytes(t, "contents", got, pattern(2*mib, 5))
 		if !img.MetadataFirst() {
-			t.Errorf("a locator is behind a block")
+			t.Errorf("a locator follows a block")
 		}
 		must(t, img.Close())
 	}

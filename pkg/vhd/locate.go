@@ -8,21 +8,20 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// footerCopy is a place in a file that should hold a footer, and what is
-// there.
+// footerCopy is one of the two copies of the footer, as it is in the file.
 type footerCopy struct {
 	Footer
 	off     int64
 	short   bool // only 511 bytes long
-	found   bool // the file reaches that far
+	found   bool // the file is long enough
 	leading bool // the copy at the start of the file
 }
 
-// footers are the two places of a file where footers stand.
+// footers are the two copies of the footer in a file.
 type footers struct {
-	trailing footerCopy // at the end, the authoritative one
-	leading  footerCopy // at 0, of dynamic and differencing images
-	// header says that neither is valid, and a dynamic disk header is at byte 512.
+	trailing footerCopy // at the end of the file; it takes precedence
+	leading  footerCopy // at offset 0, of dynamic and differencing images
+	// header says that neither copy is valid, but a dynamic disk header is at offset 512.
 	header bool
 }
 
@@ -35,7 +34,7 @@ func readFooterAt(r io.ReaderAt, off int64, n int) (footerCopy, error) {
 	return footerCopy{Footer: DecodeFooter(&b), off: off, short: n < footerSize, found: true}, nil
 }
 
-// readFull reads all of p, and calls the file's end unexpected.
+// readFull reads all of p. The end of the file is io.ErrUnexpectedEOF.
 func readFull(r io.ReaderAt, p []byte, off int64) error {
 	n, err := r.ReadAt(p, off)
 	if n == len(p) {
@@ -44,7 +43,7 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 	return readError(p, off, err)
 }
 
-// readError is the error of a read that got less than p.
+// readError returns the error of a read that filled less than p.
 func readError(p []byte, off int64, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -52,23 +51,22 @@ func readError(p []byte, off int64, err error) error {
 	return fmt.Errorf("read of %d bytes at offset %d: %w", len(p), off, err)
 }
 
-// locateFooters reads the footers of a file of size bytes. The trailing one is
-// looked for in the last 512 bytes, in the last 511 where the length says so,
-// and in the last whole sector where the end of the file is torn. Only errors
-// of reading are returned, and the one that refuses a piece of a split image.
+// locateFooters reads the footers of a file of size bytes. The trailing one is in the last 512
+// bytes. If the file ends inside a sector, it is in the last 511 bytes or the last whole sector.
+// Errors are read errors, and the error for a piece of a split image.
 func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 	var fs footers
-	type place struct {
+	type span struct {
 		off int64
 		n   int
 	}
-	places := []place{{size - footerSize, footerSize}}
+	spans := []span{{size - footerSize, footerSize}}
 	if rest := size % SectorSize; rest == shortFooterSize {
-		places = append([]place{{size - shortFooterSize, shortFooterSize}}, places...)
+		spans = append([]span{{size - shortFooterSize, shortFooterSize}}, spans...)
 	} else if rest != 0 {
-		places = append(places, place{size - rest - footerSize, footerSize})
+		spans = append(spans, span{size - rest - footerSize, footerSize})
 	}
-	for _, p := range places {
+	for _, p := range spans {
 		if p.off < 0 {
 			continue
 		}
@@ -105,8 +103,8 @@ func locateFooters(r io.ReaderAt, size int64) (footers, error) {
 	return fs, nil
 }
 
-// choose returns the footer to believe: the trailing one, else the leading
-// copy of an image that has one. The two are never mixed.
+// choose returns the footer to use: the trailing one, else the leading copy. It never mixes the
+// two.
 func (fs *footers) choose() (*footerCopy, error) {
 	t, l := &fs.trailing, &fs.leading
 	switch {
@@ -127,32 +125,30 @@ func (fs *footers) choose() (*footerCopy, error) {
 	return nil, ErrNotVHD
 }
 
-// twoIDs reports whether the copies of the footer are of different images. A copy with the
-// id that the image was about to get is of the same one.
+// twoIDs reports whether the copies of the footer belong to different images. A copy with a
+// successor id belongs to the same image: a change of the id was interrupted.
 func (fs *footers) twoIDs() bool {
 	t, l := &fs.trailing, &fs.leading
 	return t.valid() && t.Type != Fixed && l.valid() && t.UniqueID != l.UniqueID && !isSuccessorID(l.UniqueID, t.UniqueID)
 }
 
-// missingFooter is the finding of a file without a trailing footer, of which only
-// the copy is left.
+// missingFooter is the finding for a file without a trailing footer that has only the copy.
 func missingFooter(off int64) finding {
 	return finding{Finding: Finding{
-		ID: "trailing-footer", Severity: Error, Offset: off, Field: "footer at the end of the file",
-		Got: "none that is valid", Want: "a footer",
+		ID: "trailing-footer", Severity: Error, Offset: off, Field: "trailing footer",
+		Got: "no valid footer", Want: "a footer",
 	}}
 }
 
-// copyOfFixed is the finding of a file in which the only footer is one of a fixed
-// disk, at the start.
+// copyOfFixed is the finding for a file whose only footer is at the start, and belongs to a
+// fixed disk.
 func copyOfFixed(off int64) finding {
 	f := missingFooter(off)
-	f.Got, f.Want = "none, and the copy at offset 0 is of a fixed disk", "a footer, of which fixed disks have no copy"
+	f.Got, f.Want = "none, and the copy at offset 0 is of a fixed disk", "a trailing footer: fixed disks have no copy"
 	return f
 }
 
-// ignoringChecksum is choose for a caller who wants a footer with a wrong
-// checksum believed, when there is no better one.
+// ignoringChecksum is choose, but accepts a footer with a wrong checksum if no copy is valid.
 func (fs *footers) ignoringChecksum() (*footerCopy, error) {
 	c, err := fs.choose()
 	if err == nil {
@@ -178,8 +174,8 @@ func IsFooter(b []byte) bool {
 	return f.valid()
 }
 
-// IsFixedFooter reports whether the 512 bytes b, which follow so many others, are
-// the footer of a fixed disk made of those.
+// IsFixedFooter reports whether b, the 512 bytes after the first before bytes, is the footer of
+// a fixed disk of before bytes.
 func IsFixedFooter(b []byte, before int64) bool {
 	if len(b) != footerSize {
 		return false
@@ -188,12 +184,15 @@ func IsFixedFooter(b []byte, before int64) bool {
 	return f.valid() && f.Type == Fixed && f.CurrentSize == uint64(before)
 }
 
-// Probe returns nil if the file of size bytes is surely a VHD: a footer with
-// cookie, checksum, version and type in order stands at its end, or a copy of
-// one at its start. A damaged copy at the start, where qemu looks, is an error
-// of its own, and so is a dynamic disk header without any footer; so a damaged
-// dynamic image does not pass for a raw disk. Every other answer wraps [disk.ErrNotThisFormat]; it
-// also wraps a [FormatError] if the file is likely a fixed disk whose footer is not at the end.
+// Probe returns nil if the file of size bytes is a VHD: it has a footer with correct cookie,
+// checksum, version and type at its end, or a copy of one at its start.
+//
+// A damaged copy at the start, where qemu looks, has an error of its own, and so has a dynamic
+// disk header without any footer. These errors keep a damaged dynamic image from being opened
+// as a raw disk.
+//
+// Every other error wraps [disk.ErrNotThisFormat]. It also wraps a [FormatError] if the file is
+// probably a fixed disk whose footer is not at the end.
 func Probe(r io.ReaderAt, size int64) error {
 	fs, err := locateFooters(r, size)
 	if err != nil {

@@ -15,8 +15,7 @@ import (
 )
 
 // locator is one of the eight parent locator entries of a differencing image's
-// header ("Parent Locator Entries"): where in the file a path to the parent
-// stands.
+// header ("Parent Locator Entries"). It points to a path to the parent in the file.
 //
 //	off size field
 //	  0    4 platform code, 0 if the entry is not used
@@ -37,8 +36,8 @@ const (
 	locatorSize  = 24
 )
 
-// locatorCode says whether the text behind a platform code is UTF-16, and whether the
-// code is known.
+// locatorCode reports whether the text of a platform code is UTF-16, and whether the code is
+// known.
 func locatorCode(code string) (wide, known bool) {
 	switch code {
 	case "W2ru", "W2ku":
@@ -49,7 +48,7 @@ func locatorCode(code string) (wide, known bool) {
 	return false, false
 }
 
-// locators returns the entries that are used, by their number from 0.
+// locators returns the used entries, by their number from 0.
 func (h *Header) locators() map[int]locator {
 	used := map[int]locator{}
 	for i := range locatorCount {
@@ -63,14 +62,13 @@ func (h *Header) locators() map[int]locator {
 	return used
 }
 
-// LocatorEntry is one of the eight parent locator entries of the header, as it is in
-// the file.
+// LocatorEntry is one of the eight parent locator entries of the header, as it is in the file.
 type LocatorEntry struct {
 	Code     string // 4 bytes; NULs if the entry is not used
 	Space    uint32 // bytes or sectors
-	Length   uint32 // of the text, bytes
+	Length   uint32 // length of the text, bytes
 	Reserved uint32
-	Offset   uint64 // of the text in the file, bytes
+	Offset   uint64 // offset of the text in the file, bytes
 }
 
 // LocatorEntries returns the eight parent locator entries, used or not.
@@ -83,7 +81,7 @@ func (h *Header) LocatorEntries() []LocatorEntry {
 	return all
 }
 
-// put writes the entry.
+// put encodes the entry into b.
 func (l *locator) put(b []byte) {
 	be := binary.BigEndian
 	copy(b[:4], l.code)
@@ -93,15 +91,15 @@ func (l *locator) put(b []byte) {
 	be.PutUint64(b[16:], l.offset)
 }
 
-// maxLocatorText is the longest path that is read or written, in bytes.
+// maxLocatorText is the longest supported path, in bytes.
 const maxLocatorText = 64 << 10
 
-// errNoText: the entry has no text that can be read as a path.
+// errNoText says that the entry has no text that can be read as a path.
 var errNoText = errors.New("no path")
 
-// text reads the path from a file of size bytes. UTF-16 is little-endian here,
-// while the parent name is big-endian. Broken surrogates become U+FFFD. What the
-// entry calls the length may have NULs at its end.
+// text reads the path from a file of size bytes. UTF-16 is little-endian here, although the
+// parent name is big-endian. Broken surrogates become U+FFFD. The length may include NULs at
+// the end of the text.
 func (l *locator) text(r io.ReaderAt, size int64) (string, error) {
 	wide, known := locatorCode(l.code)
 	if !known || l.code == "Mac " || l.length == 0 || l.length > maxLocatorText || wide && l.length%2 != 0 ||
@@ -120,7 +118,7 @@ func (l *locator) text(r io.ReaderAt, size int64) (string, error) {
 			units = append(units, binary.LittleEndian.Uint16(b))
 		}
 		text = string(utf16.Decode(units))
-	case l.code != "MacX": // 8-bit characters, taken for Latin-1
+	case l.code != "MacX": // 8-bit characters, read as Latin-1
 		runes := make([]rune, len(b))
 		for i, c := range b {
 			runes[i] = rune(c)
@@ -134,8 +132,8 @@ func (l *locator) text(r io.ReaderAt, size int64) (string, error) {
 	return text, nil
 }
 
-// region is what the entry's text takes of a file of size bytes, the unit of the
-// space being what most writers mean by it.
+// region returns the region of the entry's text in a file of size bytes. It interprets the unit
+// of the space as most writers do.
 func (l *locator) region(i int, size int64) (region, bool) {
 	space := max(int64(l.space), roundUp(int64(l.length), SectorSize))
 	if l.space > 0 && l.space < SectorSize {
@@ -148,7 +146,7 @@ func (l *locator) region(i int, size int64) (region, bool) {
 	return region{fmt.Sprintf("parent locator %d", i+1), start, min(size, start+space)}, true
 }
 
-// locatorRegions is what the texts of all entries take of a file of size bytes.
+// locatorRegions returns the regions of the texts of all entries in a file of size bytes.
 func (h *Header) locatorRegions(size int64) []region {
 	var rs []region
 	used := h.locators()
@@ -162,8 +160,8 @@ func (h *Header) locatorRegions(size int64) []region {
 	return rs
 }
 
-// validateParent lists what is odd about how a differencing image, in a file of size
-// bytes, names its parent. The parent is not opened.
+// validateParent returns findings about the parent record of a differencing image in a file of
+// size bytes. The parent is not opened.
 func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []finding {
 	var fs []finding
 	odd := func(id string, sev Severity, at int, field, got, want string) *finding {
@@ -183,16 +181,16 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []fin
 		good := false
 		switch over := l.over(lay, t, used, i); {
 		case !known:
-			odd("locator-code", Warning, at, field+"platform code", fmt.Sprintf("%q", l.code), "a code that is known")
+			odd("locator-code", Warning, at, field+"platform code", fmt.Sprintf("%q", l.code), "a known code")
 		case l.length == 0 || l.length > maxLocatorText:
 			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "from 1 to 65536").number(uint64(l.length), between(1, maxLocatorText))
 		case wide && l.length%2 != 0:
 			odd("locator-length", Warning, at+8, field+"platform data length", fmt.Sprint(l.length), "an even number, of UTF-16 text").number(uint64(l.length), multipleOf(2))
 		case l.offset > uint64(size) || uint64(l.length) > uint64(size)-l.offset:
 			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprint(l.offset),
-				fmt.Sprintf("one with %d bytes behind it in the file", l.length)).number(l.offset, atMost(uint64(max(0, size-int64(l.length)))))
+				fmt.Sprintf("an offset followed by %d bytes in the file", l.length)).number(l.offset, atMost(uint64(max(0, size-int64(l.length)))))
 		case over != "":
-			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, over), "a place of its own")
+			odd("locator-place", Warning, at+16, field+"platform data offset", fmt.Sprintf("%d, a text in %s", l.offset, over), "an offset in unused space")
 		default:
 			good = true
 		}
@@ -201,7 +199,7 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []fin
 		}
 		if good && !l.spacious() {
 			odd("locator-space", Warning, at+4, field+"platform data space", fmt.Sprint(l.space),
-				fmt.Sprintf("room for %d bytes, as a multiple of 512 (or less than 512, in sectors)", l.length))
+				fmt.Sprintf("space for %d bytes, as a multiple of 512 (or less than 512, in sectors)", l.length))
 		}
 		if seen[l.code] {
 			odd("locator-twice", Warning, at, field+"platform code", fmt.Sprintf("%q for the second time", l.code), "each code once")
@@ -211,7 +209,7 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []fin
 		}
 		seen[l.code] = true
 	}
-	if usable == 0 { // then Windows does not find the parent, and what is wrong is no trifle
+	if usable == 0 { // Windows does not find the parent: an error, no warning
 		for i := range fs {
 			if fs[i].ID == "locator-length" || fs[i].ID == "locator-place" {
 				fs[i].Severity = Error
@@ -219,16 +217,15 @@ func (h *Header) validateParent(f *Footer, lay *layout, t bat, size int64) []fin
 		}
 	}
 	if usable == 0 && [2]byte(h.ParentName[:]) == [2]byte{} {
-		odd("parent-unnamed", Error, 64, "parent name and locators", "none that is usable", "one that says where the parent is")
+		odd("parent-unnamed", Error, 64, "parent name and locators", "no usable path", "a path to the parent")
 	}
 	if h.ParentID == uuid.Nil && f.Creator != CreatorXenServer {
-		odd("parent-id", Warning, 40, "parent unique id", "zeros: the parent is a raw disk", "an id: only XenServer's tools, and this one, know raw parents")
+		odd("parent-id", Warning, 40, "parent unique id", "zeros: the parent is a raw disk", "an id: only XenServer's tools and vhdtool support raw parents")
 	}
 	return fs
 }
 
-// spacious reports whether the space, in the unit that most writers mean by it,
-// holds the text.
+// spacious reports whether the space holds the text, in the unit that most writers use.
 func (l *locator) spacious() bool {
 	space := int64(l.space)
 	if l.space < SectorSize {
@@ -237,8 +234,7 @@ func (l *locator) spacious() bool {
 	return space%SectorSize == 0 && space >= int64(l.length)
 }
 
-// over says over what the text of locator number i stands that is not its own; ""
-// for nothing.
+// over names what the text of locator i overlaps; "" for nothing.
 func (l *locator) over(lay *layout, t bat, all map[int]locator, i int) string {
 	start, end := int64(l.offset), int64(l.offset)+int64(l.length)
 	if l.offset > math.MaxInt64-maxLocatorText || start == end {

@@ -5,10 +5,9 @@ import (
 	"testing"
 )
 
-// What is odd about parent locators is an error only if the parent cannot be found
-// by any of them.
+// A fault of a parent locator is an error only if no locator leads to the parent.
 func TestLocatorFindings(t *testing.T) {
-	const end = 4096 // where the trailing footer stands, behind the texts
+	const end = 4096 // offset of the trailing footer, after the texts
 	at := func(slot int, code string, length uint32, offset uint64, es ...edit) edit {
 		return func(b []byte) {
 			e := b[576+24*slot:][:24]
@@ -19,27 +18,27 @@ func TestLocatorFindings(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		entry         edit
-		alone, beside []string // what is found of the entry alone, and beside a good one
+		alone, beside []string // findings for the entry alone, and with a good one
 	}{
 		{"right", at(0, "W2ru", 10, 2048), nil, nil},
 		{"of no length", at(0, "W2ru", 0, 2048), []string{"error locator-length"}, []string{"warning locator-length"}},
 		{"too long", at(0, "W2ru", 64<<10+2, 3584), []string{"error locator-length"}, []string{"warning locator-length"}},
 		{"half a character", at(0, "W2ru", 11, 2048), []string{"error locator-length"}, []string{"warning locator-length"}},
-		{"behind the file", at(0, "W2ru", 10, 1<<40), []string{"error locator-place"}, []string{"warning locator-place"}},
+		{"past the end of the file", at(0, "W2ru", 10, 1<<40), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"at the largest offset", at(0, "W2ru", 10, allOnes), []string{"error locator-place"}, []string{"warning locator-place"}},
-		{"partly behind the file", at(0, "W2ru", 10, end+510), []string{"error locator-place"}, []string{"warning locator-place"}},
+		{"partly past the end of the file", at(0, "W2ru", 10, end+510), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"in the trailing footer", at(0, "W2ru", 10, end), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"partly in the trailing footer", at(0, "W2ru", 10, end-8), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"in the copy of the footer", at(0, "W2ru", 10, 0), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"in the header", at(0, "W2ru", 10, 1024), []string{"error locator-place"}, []string{"warning locator-place"}},
 		{"in the BAT", at(0, "W2ru", 10, 1536), []string{"error locator-place"}, []string{"warning locator-place"}},
-		// An unknown code may be of use to others.
+		// Others may know an unknown code.
 		{"of an unknown code", at(0, "Zzzz", 10, 2048), []string{"warning locator-code"}, []string{"warning locator-code"}},
 		{"reserved bytes", at(0, "W2ru", 10, 2048, u32(12, 1)), []string{"warning locator-reserved"}, []string{"warning locator-reserved"}},
 		{"reserved bytes, and of no length", at(0, "W2ru", 0, 2048, u32(12, 1)), []string{"error locator-length", "warning locator-reserved"}, []string{"warning locator-length", "warning locator-reserved"}},
-		{"without room", at(0, "W2ru", 600, 2048, u32(4, 512)), []string{"warning locator-space"}, []string{"warning locator-space"}},
-		{"room in sectors", at(0, "W2ru", 600, 2048, u32(4, 2)), nil, nil},
-		{"room that is no multiple of 512", at(0, "W2ru", 10, 2048, u32(4, 600)), []string{"warning locator-space"}, []string{"warning locator-space"}},
+		{"without space", at(0, "W2ru", 600, 2048, u32(4, 512)), []string{"warning locator-space"}, []string{"warning locator-space"}},
+		{"space in sectors", at(0, "W2ru", 600, 2048, u32(4, 2)), nil, nil},
+		{"space that is no multiple of 512", at(0, "W2ru", 10, 2048, u32(4, 600)), []string{"warning locator-space"}, []string{"warning locator-space"}},
 		{"of one code twice", func(b []byte) {
 			at(0, "W2ru", 10, 2048)(b)
 			at(1, "W2ru", 10, 2560)(b)
@@ -68,7 +67,7 @@ func TestLocatorFindings(t *testing.T) {
 			if got := found(t, image(name, good), nil); !slices.Equal(got, c.beside) {
 				t.Errorf("beside a good one: %q, want %q", got, c.beside)
 			}
-			// Without a name, too, nothing says where the parent is.
+			// Without a name nothing leads to the parent.
 			want := c.alone
 			if !slices.Equal(c.alone, c.beside) || c.name == "of an unknown code" {
 				want = append(slices.Clone(want), "error parent-unnamed")

@@ -24,12 +24,12 @@ import (
 // writerEnv names the image that TestWriterProcess appends to.
 const writerEnv = "VHD_TEST_WRITER"
 
-// appended is what the second process writes at the end of the disk.
+// appended is the data that the second process writes at the end of the disk.
 var appended = pattern(3*4*kib, 77)
 
-// TestWriterProcess is the second process of the tests below: it opens the image for
-// writing, which locks it, and says so. When its input ends, it writes the last three
-// blocks of a VHD, or appends to any other file, and quits.
+// TestWriterProcess is the second process of the tests below. It opens the image for writing,
+// which locks it, and reports that. When its input ends, it writes the last three blocks of a
+// VHD, or appends to any other file, and exits.
 func TestWriterProcess(t *testing.T) {
 	name := os.Getenv(writerEnv)
 	if name == "" {
@@ -51,8 +51,8 @@ func TestWriterProcess(t *testing.T) {
 	must(t, d.Close())
 }
 
-// appendWhileWaiting has a second process lock the image, and append to it and quit when
-// this process waits for the lock. The test fails if it never does.
+// appendWhileWaiting has a second process lock the image. That process appends to it and exits
+// when this process waits for the lock. The test fails if it never waits.
 func appendWhileWaiting(t *testing.T, image string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWriterProcess$")
@@ -119,8 +119,8 @@ func newLockedImages(t *testing.T) lockedImages {
 	return l
 }
 
-// However an image is opened, the length of its file is that when it was locked: what
-// another process appended while this one waited for the lock is there.
+// However an image is opened, the length of its file is read after it is locked. It includes
+// data that another process appended before it released the lock.
 func TestLengthIsThatWhenLocked(t *testing.T) {
 	formats := disk.Formats{&vhd.Format, &raw.Format}
 	opened := func(d disk.Disk, _ *disk.Format, err error) (disk.Disk, error) { return d, err }
@@ -205,7 +205,7 @@ func TestLengthIsThatWhenLocked(t *testing.T) {
 	}
 }
 
-// A check of the parents sees them as they are when they are locked.
+// A check of the parents uses their state after they are locked.
 func TestCheckedLengthIsThatWhenLocked(t *testing.T) {
 	l := newLockedImages(t)
 	appendWhileWaiting(t, l.parent)

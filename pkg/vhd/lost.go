@@ -7,15 +7,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// maxLost is how many lost ranges are listed.
+// maxLost is the most lost ranges that are listed.
 const maxLost = 1 << 16
 
-// lostList collects lost ranges in the order of the disk. It merges neighbours.
+// lostList is a list of lost ranges in the order of the disk. Adjacent ranges are merged.
 type lostList []disk.LostRange
 
-// add appends a range that starts at the end of the last one or after it. If the list is
-// full, the last range grows to the end of the new one: a list may name too much, but
-// not too little.
+// add appends a range that starts at or after the end of the last one. If the list is full, the
+// last range grows to the end of the new one: a list may name too much, but not too little.
 func (l *lostList) add(off, n int64, doubtful bool, reason string) {
 	if n <= 0 {
 		return
@@ -36,15 +35,14 @@ func (l *lostList) add(off, n int64, doubtful bool, reason string) {
 	*l = append(*l, disk.LostRange{Range: disk.Range{Off: off, N: n}, Doubtful: doubtful, Reason: reason})
 }
 
-// under returns the ranges of both lists: those of l, and what those of b do not share
-// with them.
+// under returns the ranges of l, and the parts of those of b that l does not cover.
 func (l lostList) under(b lostList) lostList {
 	if len(b) == 0 {
 		return l
 	}
 	var out lostList
 	put := func(x disk.LostRange, off, end int64) { out.add(off, end-off, x.Doubtful, x.Reason) }
-	at := int64(0) // what is before it is listed
+	at := int64(0) // ranges before it are done
 	for _, x := range b {
 		off, end := max(x.Off, at), x.Off+x.N
 		for len(l) > 0 && l[0].Off < end {
@@ -62,7 +60,7 @@ func (l lostList) under(b lostList) lostList {
 	return out
 }
 
-// doubtfulList is the list of ranges in any order, which may overlap.
+// doubtfulList returns a list of the ranges, which may overlap, in any order.
 func doubtfulList(ranges []disk.Range, reason string) lostList {
 	slices.SortFunc(ranges, func(a, b disk.Range) int { return cmp.Compare(a.Off, b.Off) })
 	var out lostList
@@ -76,7 +74,7 @@ func doubtfulList(ranges []disk.Range, reason string) lostList {
 	return out
 }
 
-// with returns the ranges that are doubtful, or those that are not.
+// with returns the ranges that are doubtful, or the others.
 func (l lostList) with(doubtful bool) lostList {
 	var out lostList
 	for _, x := range l {

@@ -17,28 +17,28 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// footerSearch is how much of the end of a file, and of the end of its data, is searched
+// footerSearch is the length of the end of a file, and of the end of its data, that is searched
 // for a footer.
 const footerSearch = 1 << 20
 
 // lostFixed is a fixed disk in a file that does not end with its footer.
 type lostFixed struct {
-	size int64 // of the file
+	size int64 // size of the file
 	// footer follows its disk directly. It is nil if the file has none.
 	footer *footerCopy
-	torn   bool // the end of the file cuts through the footer, and only zeros are lost
-	// end is where the disk ends by its partitions or file system. It is zero if they do
-	// not say, or if there is a footer.
+	torn   bool // the file ends inside the footer, and only zeros are missing
+	// end is the end of the disk according to its partitions or file system. It is zero if they
+	// do not determine it, or if there is a footer.
 	end diskend.End
-	// at is where a new footer belongs, or -1 if that is not certain.
+	// at is the offset for a new footer, or -1 if that is uncertain.
 	at int64
 }
 
-// findLostFixed looks for a fixed disk in a file of size bytes that does not end with a
-// footer. It returns nil if the evidence is not strong:
+// findLostFixed searches for a fixed disk in a file of size bytes that does not end with a
+// footer. It returns nil unless the evidence is strong. It accepts either of these:
 //
-//   - a valid footer of a fixed disk whose current size is the offset of the footer,
-//     while the partitions or the file system on the disk do not extend past it, or
+//   - a valid footer of a fixed disk whose current size is the offset of the footer. The
+//     partitions or the file system on the disk must not extend past it.
 //   - a file name of VHDs, and partitions or a file system that end near the end of the
 //     file, or after it.
 //
@@ -59,7 +59,7 @@ func findLostFixed(r io.ReaderAt, size int64) (*lostFixed, error) {
 	if c != nil && (!ends || end.Off <= c.off) {
 		return &lostFixed{size: size, footer: c, at: -1}, nil
 	}
-	// A footer that the partitions extend past is a remnant: the disk was enlarged since.
+	// A footer that the partitions extend past is stale: the disk was enlarged since.
 	if !ends || !namedVHD(r) || size-end.Off >= 2*footerSearch {
 		return nil, nil
 	}
@@ -79,7 +79,7 @@ func (c *footerCopy) isFixedAt() bool {
 	return c.valid() && c.Type == Fixed && c.off > 0 && c.CurrentSize == uint64(c.off)
 }
 
-// tornFixedFooter returns the footer of which only zeros at its end are missing, or nil.
+// tornFixedFooter returns the footer if only zeros at its end are missing, or nil.
 func tornFixedFooter(r io.ReaderAt, size int64) (*footerCopy, error) {
 	rest := size % SectorSize
 	if rest == 0 || rest == shortFooterSize {
@@ -115,8 +115,8 @@ func misplacedFooter(r io.ReaderAt, size int64, end diskend.End) (*footerCopy, e
 	return fixedFooterBefore(r, stop)
 }
 
-// maxZerosSearched is how many zeros at the end of a file are read to find the end of its
-// data.
+// maxZerosSearched is the most zeros at the end of a file, in bytes, that are read to find the
+// end of its data.
 const maxZerosSearched = 16 << 20
 
 // fixedFooterBefore returns the last footer before end that is isFixedAt, or nil. It searches
@@ -147,10 +147,10 @@ func fixedFooterBefore(r io.ReaderAt, end int64) (*footerCopy, error) {
 	return nil, nil
 }
 
-// dataEnd is the end of the last run of data in a file, rounded up to a whole sector, where
-// holes can be found; else the end of the file.
+// dataEnd returns the end of the last run of data in a file, rounded up to a whole sector.
+// Without holes it returns the end of the file.
 func dataEnd(r io.ReaderAt, size int64) (int64, error) {
-	// dataFrom returns where the run that starts with data at or after off ends; 0 if there is none.
+	// dataFrom returns the end of the first run of data at or after off; 0 if there is none.
 	dataFrom := func(off int64) (int64, error) {
 		m := filesystem.NewHoleMap(r)
 		end, data, err := m.At(off, size)
@@ -182,9 +182,9 @@ func dataEnd(r io.ReaderAt, size int64) (int64, error) {
 	return min(roundUp(last, SectorSize), size), nil
 }
 
-// placeForFooter returns where a new footer belongs, or -1 if that is not certain. It is
-// certain if all that the disk's structures describe is in the file, and nothing but zeros
-// or less than a sector follows where the disk must end.
+// placeForFooter returns the offset for a new footer, or -1 if that is uncertain. The offset is
+// certain if the file holds everything that the disk's structures describe, and only zeros or
+// less than a sector follow the disk.
 func (l *lostFixed) placeForFooter(r io.ReaderAt) (int64, error) {
 	rest := l.size - l.end.Off
 	if rest < 0 || l.end.Off%SectorSize != 0 {
@@ -193,7 +193,7 @@ func (l *lostFixed) placeForFooter(r io.ReaderAt) (int64, error) {
 	switch {
 	case l.end.Exact && diskend.HasBackupGPT(r, l.end.Off):
 	case !l.end.Exact && l.size%SectorSize == 0 && (rest == 0 || l.size%(1<<20) == 0):
-		return l.size, nil // what follows the partitions is unused
+		return l.size, nil // the space after the partitions is unused
 	default:
 		return -1, nil
 	}
@@ -201,7 +201,7 @@ func (l *lostFixed) placeForFooter(r io.ReaderAt) (int64, error) {
 	if err != nil || !zeros && rest >= SectorSize {
 		return -1, err
 	}
-	if !zeros { // a part of the lost footer
+	if !zeros { // it is a part of the lost footer
 		b := make([]byte, min(rest, int64(len(footerCookie))))
 		if err := readFull(r, b, l.end.Off); err != nil || !bytes.HasPrefix(footerCookie[:], b) {
 			return -1, err
@@ -226,10 +226,10 @@ func zerosFrom(ctx context.Context, r io.ReaderAt, off, end int64) (bool, error)
 	return allZero(b), err
 }
 
-// convertLost is the command that keeps all of a file as a disk.
+// convertLost is the command that makes a disk of the whole file.
 const convertLost = "'vhdtool convert -f raw -O vpc -o subformat=fixed,force_size FILE NEW.vhd'"
 
-// finding says that the footer is not where it belongs.
+// finding returns the finding that the footer is missing or misplaced.
 func (l *lostFixed) finding() finding {
 	f := Finding{
 		ID: "footer-missing", Severity: Error, Field: "footer of a fixed disk", Offset: l.end.Off, Got: "none",
@@ -238,12 +238,12 @@ func (l *lostFixed) finding() finding {
 	switch {
 	case l.torn:
 		f.ID, f.Offset = "footer-torn", l.footer.off
-		f.Got, f.Want = fmt.Sprintf("%d bytes, the rest of which is lost", l.size-l.footer.off), fmt.Sprintf("%d bytes", footerSize)
+		f.Got, f.Want = fmt.Sprintf("%d bytes: the rest is lost", l.size-l.footer.off), fmt.Sprintf("%d bytes", footerSize)
 		f.Note = "'vhdtool check -r all FILE' completes the footer"
 	case l.footer != nil:
 		f.ID, f.Offset, f.Bytes = "footer-misplaced", l.footer.off, l.size-l.footer.off-footerSize
 		f.Got, f.Want = bytesText(f.Bytes)+" after it", "none: the file ends with the footer"
-		f.Note = "'vhdtool check FILE' says what follows the footer, and what to do"
+		f.Note = "'vhdtool check FILE' reports what follows the footer, and the next command"
 	case l.end.Off > l.size:
 		f.ID, f.Bytes = "disk-cut", l.end.Off-l.size
 		f.Offset, f.Field = l.size, "end of the file"
@@ -259,18 +259,18 @@ func (l *lostFixed) finding() finding {
 	return finding{Finding: f}
 }
 
-// errLostFixed is the error of a file that is no VHD, unless it holds a fixed disk whose
-// footer is not at the end: then it says so.
+// errLostFixed returns the error for a file that is no VHD. It mentions a fixed disk whose
+// footer is not at the end, if the file holds one.
 func errLostFixed(r io.ReaderAt, size int64) error {
 	if l, err := findLostFixed(r, size); err == nil && l != nil {
 		return l.finding().err()
 	}
-	return ErrNotVHD // the disk may be raw: what cannot be read there is no evidence
+	return ErrNotVHD // the disk may be raw: unreadable sectors are no evidence
 }
 
-// identity returns the unique id that the disk has, or that its new footer will have, and
-// where its footer is. The id of a new footer depends on the disk's first sectors and its
-// size only, so that an undo file can be made before the footer is.
+// identity returns the unique id that the disk has, or that its new footer will have, and the
+// offset of that footer. The id of a new footer depends only on the disk's first sectors and
+// its size. So an undo file can be made before the footer is.
 func (l *lostFixed) identity(r io.ReaderAt) (Identity, error) {
 	if l.footer != nil {
 		return Identity{l.footer.UniqueID, [][2]int64{{l.footer.off, min(l.footer.off+footerSize, l.size)}}}, nil
@@ -290,7 +290,7 @@ func (l *lostFixed) newID(r io.ReaderAt) (uuid.UUID, error) {
 	return uuid.NewSHA1(uuid.Nil, fmt.Appendf(b, "%d", l.at)), nil
 }
 
-// newFooter is the footer of a disk that has none.
+// newFooter returns a footer for a disk without one.
 func (l *lostFixed) newFooter(r io.ReaderAt) (Footer, error) {
 	id, err := l.newID(r)
 	if err != nil {
@@ -342,7 +342,7 @@ func (c *Checker) checkLostFixed() error {
 	return c.add(f)
 }
 
-// lostFixed says what happened to a fixed disk whose footer is not at the end of the file.
+// lostFixed describes the damage of a fixed disk whose footer is not at the end of the file.
 func (d *diagnosis) lostFixed() []string {
 	switch {
 	case d.has("footer-misplaced"):
@@ -357,8 +357,8 @@ func (d *diagnosis) lostFixed() []string {
 	return nil
 }
 
-// lostFixed repairs a fixed disk whose footer is not at the end of the file, if it is
-// certain where the disk ends. Every step leaves a file in which the disk is found.
+// lostFixed repairs a fixed disk whose footer is not at the end of the file, if the end of the
+// disk is certain. After every step the disk can still be found.
 func (r *repairer) lostFixed() error {
 	l, err := findLostFixed(r.f, r.size)
 	if err != nil || l == nil {
@@ -391,7 +391,7 @@ func (r *repairer) lostFixed() error {
 	return r.cutAfterFooter(l.at + footerSize)
 }
 
-// cutAfterFooter cuts off zeros after the footer, which ends at end.
+// cutAfterFooter removes zeros after the footer, which ends at end.
 func (r *repairer) cutAfterFooter(end int64) error {
 	size := r.fileSize()
 	zeros, err := zerosFrom(r.ctx, r.f, end, size)

@@ -27,8 +27,9 @@ func withMBR(data []byte, end int64) []byte {
 	return b
 }
 
-// withGPT returns data with the parts of a GPT that say where the disk ends: the header and
-// the backup in the last sector of a disk of size bytes, if that is in the data.
+// withGPT returns data with the parts of a GPT that determine the end of the disk. These are
+// the header, and the backup in the last sector of a disk of size bytes, if that is in the
+// data.
 func withGPT(data []byte, size int64) []byte {
 	b := slices.Clone(data)
 	copy(b[sector:], "EFI PART")
@@ -39,8 +40,8 @@ func withGPT(data []byte, size int64) []byte {
 	return b
 }
 
-// checkNamed checks a file with that name and those contents, repairs it, and checks it
-// again. It returns what each check finds, and the file.
+// checkNamed checks a file with that name and contents, repairs it, and checks it again. It
+// returns the findings of each check, and the file.
 func checkNamed(t *testing.T, name string, b []byte) (before, after []string, repaired []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -70,8 +71,8 @@ func checkNamed(t *testing.T, name string, b []byte) (before, after []string, re
 
 var notVHD = []string{vhd.ErrNotVHD.Error()}
 
-// TestLostFooter examines files without a footer. A new one is written only if the name says
-// that it is a VHD, and the disk certainly ends where the data does.
+// TestLostFooter examines files without a footer. A new one is written only if the name is that
+// of a VHD and the end of the disk is certain.
 func TestLostFooter(t *testing.T) {
 	const size = 2 * mib
 	data := noise(size, 9)
@@ -115,7 +116,7 @@ func TestLostFooter(t *testing.T) {
 	}
 }
 
-// TestMisplacedFooter searches the places where a footer can be in a file that was enlarged.
+// TestMisplacedFooter covers the offsets of a footer in a file that was enlarged.
 func TestMisplacedFooter(t *testing.T) {
 	const size = 3 * mib
 	data := noise(size, 9)
@@ -166,7 +167,7 @@ func TestMisplacedFooter(t *testing.T) {
 	})
 }
 
-// TestNestedVHD has raw disks in which VHDs are stored as files. None is taken for one.
+// TestNestedVHD has raw disks that store VHDs as files. None of them is recognised as a VHD.
 func TestNestedVHD(t *testing.T) {
 	inner := [][]byte{
 		fixedImage(noise(256*kib, 1)), fixedImage(withGPT(noise(256*kib, 1), 256*kib)), fixedImage(noise(mib, 2)),
@@ -198,7 +199,7 @@ func TestNestedVHD(t *testing.T) {
 	}
 }
 
-// TestLostFooterNotes has the library's way out of each finding name only FILE and NEW.vhd.
+// TestLostFooterNotes: the commands in the notes of these findings name only FILE and NEW.vhd.
 func TestLostFooterNotes(t *testing.T) {
 	const size = 2 * mib
 	path := filepath.Join(t.TempDir(), "d.vhd")
@@ -210,7 +211,7 @@ func TestLostFooterNotes(t *testing.T) {
 	}
 }
 
-// namedRecorder is a recorder of a file that has a name.
+// namedRecorder is a recorder of a file with a name.
 type namedRecorder struct {
 	*recorder
 	name string
@@ -218,8 +219,8 @@ type namedRecorder struct {
 
 func (r namedRecorder) Name() string { return r.name }
 
-// TestCrashOfNewFooter cuts the repair of a lost footer at every point: the disk is found
-// in what is left, and another repair completes the first.
+// TestCrashOfNewFooter interrupts the repair of a lost footer at every point. The disk is found
+// in the remaining file, and another repair completes the first.
 func TestCrashOfNewFooter(t *testing.T) {
 	const size = 2 * mib
 	gpt := withGPT(noise(size, 9), size)

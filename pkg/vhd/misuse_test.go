@@ -16,8 +16,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
-// Nil options are the zero value, of every call that has options: it works, or returns
-// an error, and never panics.
+// Nil options are the zero value in every call with options. The call works or returns an
+// error, and never panics.
 func TestNilOptions(t *testing.T) {
 	ctx := t.Context()
 	_, fixed := parentDisk(1)
@@ -33,7 +33,7 @@ func TestNilOptions(t *testing.T) {
 	vpc := disk.Formats{&vhd.Format, &raw.Format}
 	for what, c := range map[string]struct {
 		call func(t *testing.T) error
-		want error // nil for none
+		want error // nil for no error
 	}{
 		"vhd.Open": {func(t *testing.T) error {
 			img, err := vhd.Open(stored(t), nil)
@@ -73,7 +73,7 @@ func TestNilOptions(t *testing.T) {
 			return nil
 		}, nil},
 		"Repair": {func(*testing.T) error {
-			_, err := vhd.Repair(ctx, newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil)
+			_, err := repaired(ctx, newMemFile(bytes.Clone(fixed)), int64(len(fixed)), nil)
 			return err
 		}, nil},
 		"disk.Open": {func(t *testing.T) error {
@@ -127,8 +127,8 @@ func closing(d disk.Disk, err error) error {
 	return d.Close()
 }
 
-// What is not a range of a disk is an error of Extents, of every type of disk; what is
-// beyond its end is nothing.
+// Extents returns an error for an invalid range of a disk of any type. Past the end of the disk
+// it yields nothing.
 func TestExtentsOfNoRange(t *testing.T) {
 	_, fixed := parentDisk(1)
 	c := craft{size: 16 * kib, blocks: []block{{0, 8, nil, pattern(4*kib, 1)}}}
@@ -197,7 +197,7 @@ func TestFullDevice(t *testing.T) {
 	}
 }
 
-// failingFile is a file that cannot be given a length.
+// failingFile is a file that cannot be truncated.
 type failingFile struct{ *memFile }
 
 var errNoTruncate = errors.New("no truncate")
@@ -244,7 +244,7 @@ type countedCloser struct {
 
 func (c *countedCloser) Close() error { c.n++; return nil }
 
-// Only what the caller gave to close is closed, and it once.
+// Only files that the caller passes for closing are closed, each once.
 func TestWhoCloses(t *testing.T) {
 	_, fixed := parentDisk(1)
 	size := int64(len(fixed))

@@ -15,19 +15,18 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// model is an image in a file beside the bytes that it must have.
+// model is an image in a file and its expected contents.
 type model struct {
 	path string
 	img  *vhd.Image
 	want []byte
-	unit int // block size, or something like it for fixed disks
+	unit int // block size, or a similar unit for fixed disks
 
-	fresh   bool // new, and not completed yet
+	fresh   bool // new and not complete
 	resized bool
 }
 
-// start makes a new image, or takes one that another program left with blocks
-// written in part.
+// startModel makes a new image, or uses one of another program with partial blocks.
 func startModel(t *rapid.T, path string, units []int, blocks int) *model {
 	m := &model{path: path, unit: rapid.SampledFrom(units).Draw(t, "block size")}
 	size := m.unit*rapid.IntRange(1, blocks).Draw(t, "blocks") - sector*rapid.IntRange(0, 7).Draw(t, "sectors less")
@@ -39,7 +38,7 @@ func startModel(t *rapid.T, path string, units []int, blocks int) *model {
 		for i := 0; i*m.unit < size; i += 2 {
 			b := block{entry: i, sector: at, bitmap: make([]byte, bitmapBytes(int64(m.unit))), data: pattern(m.unit, byte(i))}
 			for s := range m.unit / sector {
-				if (s/3+i)%2 == 0 { // three there, three not, ...
+				if (s/3+i)%2 == 0 { // three sectors written, three not, ...
 					b.bitmap[s/8] |= 0x80 >> (s % 8)
 					if at := i*m.unit + s*sector; at < size {
 						copy(m.want[at:], b.data[s*sector:(s+1)*sector])
@@ -75,7 +74,7 @@ func (m *model) open(t *rapid.T) {
 	}
 }
 
-// drawRange draws a part of the disk, often near the edge of a block.
+// drawRange draws a range of the disk, often near the edge of a block.
 func (m *model) drawRange(t *rapid.T) (off, n int) {
 	off = rapid.IntRange(0, len(m.want)).Draw(t, "off")
 	if rapid.Bool().Draw(t, "at an edge") {
@@ -145,7 +144,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			n := rapid.IntRange(0, 4*m.unit).Draw(t, "size") / sector * sector
 			switch err := m.img.Resize(context.Background(), int64(n), nil); {
 			case errors.Is(err, vhd.ErrUnsupported) && m.fresh && n < len(m.want):
-				return // nothing is cut off a new image
+				return // a new image keeps its size
 			case err != nil:
 				t.Fatal(err)
 			}
@@ -162,8 +161,8 @@ func (m *model) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// checkExtents shows that the extents of [off, off+n) are in order, without
-// gaps, merged, and true.
+// checkExtents checks that the extents of [off, off+n) are in order, without gaps, merged, and
+// true.
 func checkExtents(t tb, img disk.Disk, want []byte, off, n int) {
 	t.Helper()
 	at := int64(off)
@@ -198,7 +197,7 @@ func checkExtents(t tb, img disk.Disk, want []byte, off, n int) {
 	}
 }
 
-// finish closes the image and looks at what is in the file.
+// finish closes the image and checks the file.
 func (m *model) finish(t *rapid.T) {
 	sameBytes(t, "contents", readAll(t, m.img), m.want)
 	checkExtents(t, m.img, m.want, 0, len(m.want))
@@ -211,8 +210,8 @@ func (m *model) finish(t *rapid.T) {
 	}
 	sameBytes(t, "contents after closing", readAll(t, openBytes(t, b, nil)), m.want)
 	_, err = checkImage(bytes.NewReader(b), int64(len(b)), nil, func(f vhd.Finding) {
-		// What a table leaves that has moved may be as large as a small block, and
-		// a disk may have been cut to nothing.
+		// A table that has moved may leave a range as large as a small block. A disk may have
+		// been shrunk to size 0.
 		expected := f.ID == "leak" && m.resized || f.ID == "current-size" && len(m.want) == 0
 		if f.Severity != vhd.Warning && !expected {
 			t.Errorf("check: %v: %s: %v", f.Severity, f.ID, f)
@@ -226,7 +225,7 @@ func (m *model) finish(t *rapid.T) {
 	}
 }
 
-// Whatever is done to an image, it holds what a slice of bytes would hold.
+// Random operations keep an image equal to a slice of bytes.
 func TestModel(t *testing.T) {
 	for _, c := range []struct {
 		name   string

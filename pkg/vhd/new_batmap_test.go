@@ -12,8 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// newBatmap is what the batmap of the image in b, which follows its BAT, says: a bit for
-// each block.
+// newBatmap returns the batmap of the image in b, which follows its BAT: a bit for each block.
 func newBatmap(t tb, b []byte, blocks int64) []bool {
 	t.Helper()
 	at := int64(be.Uint64(b[512+16:])) + (blocks*4+511)/512*512
@@ -28,7 +27,7 @@ func newBatmap(t tb, b []byte, blocks int64) []bool {
 	}
 	start, n := int64(be.Uint64(b[at+8:])), int64(be.Uint32(b[at+16:]))*512
 	if start != at+512 || n < 512 || n < (blocks+7)/8 {
-		t.Errorf("map of %d bytes at %d, behind a header at %d", n, start, at)
+		t.Errorf("map of %d bytes at %d, after a header at %d", n, start, at)
 	}
 	bits := make([]bool, blocks)
 	for i := range bits {
@@ -37,8 +36,8 @@ func newBatmap(t tb, b []byte, blocks int64) []bool {
 	return bits
 }
 
-// A new image of XenServer has a batmap, which has the bits of the blocks that are
-// written whole, and WriteStream writes the same bytes.
+// A new image of XenServer has a batmap with the bits of the fully written blocks. WriteStream
+// writes the same bytes.
 func TestNewBatmap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		blocks := rapid.Int64Range(1, 20).Draw(t, "blocks")
@@ -80,8 +79,8 @@ func TestNewBatmap(t *testing.T) {
 	})
 }
 
-// In a differencing image a bit is set for a block of which all sectors are written,
-// and the locators follow the map.
+// In a differencing image the bit of a block is set if all its sectors are written. The
+// locators follow the map.
 func TestNewBatmapOfChild(t *testing.T) {
 	dir := t.TempDir()
 	base := filepath.Join(dir, "base.vhd")
@@ -110,8 +109,8 @@ func TestNewBatmapOfChild(t *testing.T) {
 	noErrors(t, b)
 }
 
-// An image without blocks of 2 MiB, which XenServer's tools do not know, has no
-// batmap, nor does a fixed one; the version says so.
+// XenServer's tools support only blocks of 2 MiB. An image with other blocks has no batmap, and
+// neither has a fixed one; the version says so.
 func TestNoNewBatmap(t *testing.T) {
 	for _, o := range []vhd.CreateOptions{{BlockSize: 512 * kib}, {Type: vhd.Fixed}} {
 		o.Size, o.Creator = 4*mib, vhd.CreatorXenServer
@@ -122,8 +121,8 @@ func TestNoNewBatmap(t *testing.T) {
 	}
 }
 
-// The creator decides whether there is a batmap: one that another program has not kept
-// right is not believed again.
+// The creator decides whether an image has a batmap. A batmap that another program has not
+// maintained is not trusted again.
 func TestSetCreatorDropsBatmap(t *testing.T) {
 	m := create(t, &vhd.CreateOptions{Size: 8 * mib, Exact: true, Creator: vhd.CreatorXenServer})
 	set := func(c vhd.Creator) vhd.Footer {
@@ -144,7 +143,7 @@ func TestSetCreatorDropsBatmap(t *testing.T) {
 	if f := set(vhd.CreatorXenServer); f.CreatorVersion != 0x00010001 || f.CreatorHostOS != [4]byte{} {
 		t.Errorf("tap, without a batmap: version %#x, host OS %q", f.CreatorVersion, f.CreatorHostOS)
 	}
-	// A map that another program left where it was.
+	// A stale map that another program left.
 	b := m.bytes()
 	copy(b[28:], "win ")
 	copy(b[2048:], "tdbatmap")

@@ -9,60 +9,55 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// OpenOptions say how to open an image. The zero value opens for reading, by
-// the format's own rules.
+// OpenOptions control opening an image. The zero value opens for reading, by the rules of the
+// format.
 type OpenOptions struct {
 	// Write opens for reading and writing.
 	Write bool
-	// SizeRule overrides which field is the disk's size (qemu's
-	// force_size_calc).
+	// SizeRule overrides which footer field is the size of the disk (qemu's force_size_calc).
 	SizeRule SizeRule
-	// IgnoreChecksums believes a footer and a header whose checksum is wrong,
-	// if nothing else about them is: images changed by hand.
+	// IgnoreChecksums accepts a footer and a header with a wrong checksum, if everything else
+	// in them is valid: for images edited by hand.
 	IgnoreChecksums bool
-	// NoLock opens the image even if another process uses it. Reading it then may
-	// give a mix of old and new.
+	// NoLock opens the image even if another process uses it. Reads may then return a mixture
+	// of old and new data.
 	NoLock bool
 	// Force opens the image of a suspended virtual machine for writing.
 	Force bool
-	// Salvage opens a damaged image as far as it can be read, and as many of its parents
-	// as can be opened. What cannot be read is zeros, and [Image.Lost] lists it. It is an
-	// error together with Write.
+	// Salvage opens a damaged image and its parents as far as they can be read. Unreadable
+	// sectors are zeros, and [Image.Lost] lists them. Salvage together with Write is an error.
 	Salvage bool
-	// Parents says where the parents of a differencing image in an [os.File] may be.
-	// They are opened for reading, all of them unless it says otherwise, and closed with
-	// the image.
+	// Parents describes the search for the parents of a differencing image in an [os.File]. By
+	// default all parents are opened, for reading; they are closed with the image.
 	Parents disk.ParentSearch
-	// Parent, if set, is the parent of a differencing image, opened by the caller. Its
-	// unique id must be the one that the image records; a disk that is not an *Image is
-	// a raw parent. It is closed with the image, but not if opening the image fails.
+	// Parent, if set, is the parent of a differencing image, opened by the caller. Its unique
+	// id must match the parent record; a disk that is not an *Image is a raw parent. It is
+	// closed with the image, but not if opening the image fails.
 	Parent disk.Disk
-	// OpenParent, if set, opens the parents instead of the search that Parents
-	// describes, so that a chain need not be in files. It is called with what the image
-	// records of its parent, and then for the disk that it returned, as long as that is
-	// a differencing *Image whose own parent is not open: the calls follow the chain
-	// from the image down. A disk that is not an *Image is a raw parent.
+	// OpenParent, if set, opens the parents, and replaces the search that Parents describes. A
+	// chain then need not be in files. OpenParent is called with the image's parent record. If
+	// it returns a differencing *Image without an open parent, it is called for that image
+	// next, and so on. A disk that is not an *Image is a raw parent.
 	//
-	// Disks that it returned are closed with the image, or when opening the image fails.
-	// The record is text from the image: its ID, which is checked, says which image is
-	// the parent, and its paths are not to be trusted. Parent and Parents.None go first.
+	// The returned disks are closed with the image, or when opening the image fails. The record
+	// is text from the image. Its ID identifies the parent, and is checked; its paths are not
+	// to be trusted. Parent and Parents.None take precedence.
 	OpenParent func(r ParentRecord) (disk.Disk, error)
-	// Closer, if set, is closed with the image: the file that the caller opened for
-	// the image alone. [Open] sets it.
+	// Closer, if set, is closed with the image, such as the file that the caller opened for the
+	// image alone. [Open] sets it.
 	Closer io.Closer
 
-	// tolerateBAT opens the image although its BAT has entries that cannot be
-	// right, to repair it.
+	// tolerateBAT opens the image although its BAT has impossible entries, to repair it.
 	tolerateBAT bool
 }
 
-// Open opens the named image; a nil o means the zero value. Errors are those of
-// the file system, ErrNotVHD, or wrap ErrCorrupt, ErrUnsupported or
-// ErrSavedState; a *ParentError says why the parent of a differencing image cannot
-// be had. The caller closes the image, which closes the file.
+// Open opens the named image; a nil o means the zero value. Errors are those of the file system
+// or ErrNotVHD, or wrap ErrCorrupt, ErrUnsupported or ErrSavedState. A *ParentError says why
+// the parent of a differencing image cannot be opened. The caller closes the image, which
+// closes the file.
 //
-// On Linux the file is locked while it is open, as qemu locks its images: it can
-// have several readers or one writer, or else ErrLocked is returned.
+// On Linux the file is locked while it is open, as qemu locks its images. It has several
+// readers or one writer; otherwise Open returns ErrLocked.
 func Open(name string, o *OpenOptions) (*Image, error) {
 	var own OpenOptions
 	if o != nil {
@@ -88,10 +83,9 @@ func Open(name string, o *OpenOptions) (*Image, error) {
 	return img, nil
 }
 
-// NewImage opens the image in the first size bytes of r, which must be a
-// [disk.File] if it is opened for writing; a nil o means the zero value. Closing the
-// image does not close r. NewImage does not lock r: a file that other processes may use
-// is locked before it is measured (see [disk.OpenFile]).
+// NewImage opens the image in the first size bytes of r. For writing, r must be a [disk.File].
+// A nil o means the zero value. Closing the image does not close r. NewImage does not lock r:
+// if other processes may use the file, lock it before reading its size (see [disk.OpenFile]).
 func NewImage(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	if o == nil {
 		o = &OpenOptions{}
@@ -210,8 +204,7 @@ func (img *Image) openDifferencing(size int64, o *OpenOptions) (err error) {
 	return err
 }
 
-// openDynamic reads the header and the BAT of a file of size bytes, in which
-// blocks end at limit.
+// openDynamic reads the header and the BAT of a file of size bytes. Blocks end at limit.
 func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) error {
 	h, found, err := readHeader(img.r, c, limit)
 	if err == nil {
@@ -252,15 +245,14 @@ func (img *Image) openDynamic(c *footerCopy, size, limit int64, o *OpenOptions) 
 	return err
 }
 
-// Close ends the use of the image. It makes an image that was written durable first, as
-// Sync does. It completes a new one; the file that [Create] started then appears under
-// its name, and if Sync was called before, the name is durable, too. Close closes the
-// parents, and the file if [Open] or Create opened it; otherwise the file is the caller's
-// to close.
+// Close ends the use of the image. It syncs an image that was written, and completes a new one.
+// The file that [Create] started then appears under its name; if Sync was called before, the
+// name is durable, too. Close closes the parents, and the file if [Open] or Create opened it;
+// otherwise the caller closes the file.
 //
-// After an error the file that Create started is gone, and an old image is as a crash
-// would have left it: it opens, with everything of the last Sync. If the image had
-// failed, Close writes nothing and returns the reason.
+// After an error the file that Create started is removed. An existing image is as after a
+// crash: it opens, with everything of the last Sync. If the image had failed, Close writes
+// nothing and returns the reason.
 func (img *Image) Close() error {
 	err := img.finish()
 	img.state.set(phaseClosed)
@@ -282,8 +274,8 @@ func (img *Image) Close() error {
 	return err
 }
 
-// Discard gives up a new image instead of closing it: no file is left behind.
-// It does nothing for an image that was opened, or closed.
+// Discard abandons a new image instead of closing it, and removes its file. It does nothing for
+// an image that was opened, or is closed.
 func (img *Image) Discard() {
 	if img.out != nil && img.state.phase() != phaseClosed {
 		img.state.set(phaseClosed)
@@ -292,7 +284,7 @@ func (img *Image) Discard() {
 	}
 }
 
-// finish completes a new image, and syncs an old one that was written.
+// finish completes a new image, and syncs an existing one that was written.
 func (img *Image) finish() error {
 	switch img.state.phase() {
 	case phaseReading:

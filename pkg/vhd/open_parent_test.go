@@ -15,8 +15,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// memoryChain makes a chain of images in memory: a base, and children each of the one
-// before. Level i has the unique id memoryID(i), and 4 KiB of pattern(i) at block i.
+// memoryChain makes a chain of images in memory: a base and its descendants. Level i has the
+// unique id memoryID(i), and 4 KiB of pattern(i) at block i.
 func memoryChain(t *testing.T, levels int) (files [][]byte, want []byte) {
 	t.Helper()
 	want = make([]byte, levels*4*kib)
@@ -40,7 +40,7 @@ func memoryChain(t *testing.T, levels int) (files [][]byte, want []byte) {
 
 func memoryID(i int) uuid.UUID { return uuid.UUID{0: 1, 15: byte(i), 14: byte(i >> 8)} }
 
-// fromMemory opens parents by their ids in files, and notes which it was asked for.
+// fromMemory opens parents by their ids in files, and records the ids it was asked for.
 func fromMemory(files [][]byte, asked *[]string) func(vhd.ParentRecord) (disk.Disk, error) {
 	return func(r vhd.ParentRecord) (disk.Disk, error) {
 		if asked != nil {
@@ -51,8 +51,8 @@ func fromMemory(files [][]byte, asked *[]string) func(vhd.ParentRecord) (disk.Di
 	}
 }
 
-// OpenParent is called for each level of a chain, from the image down, and the chain
-// reads as it would from files.
+// OpenParent is called for each level of a chain, from the image to the base. The chain reads
+// as it would from files.
 func TestOpenParent(t *testing.T) {
 	files, want := memoryChain(t, 4)
 	var asked []string
@@ -108,7 +108,7 @@ func TestOpenParent(t *testing.T) {
 		for parents, want := range map[int]error{vhd.MaxParents: nil, vhd.MaxParents + 1: vhd.ErrUnsupported} {
 			leaf := files[vhd.MaxParents]
 			open := fromMemory(files, nil)
-			if parents > vhd.MaxParents { // one more above them
+			if parents > vhd.MaxParents { // one more parent
 				record := vhd.ParentRecord{Name: "top"}
 				m := newMemFile(nil)
 				img, err := vhd.CreateIn(m, &vhd.CreateOptions{
@@ -126,13 +126,13 @@ func TestOpenParent(t *testing.T) {
 	})
 }
 
-// When a chain cannot be opened, all disks that OpenParent returned are closed, and the
-// error says which parent is missing and why.
+// If a chain cannot be opened, all disks that OpenParent returned are closed. The error names
+// the missing parent and the reason.
 func TestOpenParentFails(t *testing.T) {
 	files, _ := memoryChain(t, 3)
 	broken := errors.New("broken pipe")
 	for name, c := range map[string]struct {
-		second func() (disk.Disk, error) // the answer for the parent of the parent
+		second func() (disk.Disk, error) // the result for the parent of the parent
 		want   []error
 	}{
 		"an error":       {func() (disk.Disk, error) { return nil, broken }, []error{vhd.ErrParentNotFound, broken}},

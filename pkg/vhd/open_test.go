@@ -34,7 +34,7 @@ func TestFooterLocation(t *testing.T) {
 	fix := fixedImage(data)
 	dyn, contents := twoBlocks()
 	end := len(dyn) - 512
-	// Copies of a disk of another size, to tell which one was taken.
+	// Copies of a disk of another size show which one was used.
 	other := func(b []byte, at int, es ...edit) []byte {
 		b = slices.Clone(b)
 		copy(b[at:], footerBytes(dynamic, 4*kib, es...))
@@ -92,7 +92,7 @@ func TestFooterLocation(t *testing.T) {
 	}
 }
 
-// What follows the first footer is not read as part of the disk.
+// Bytes after the first footer are not read as part of the disk.
 func TestFixedDiskThatStartsWithAVHD(t *testing.T) {
 	inner, _ := twoBlocks()
 	img := openBytes(t, fixedImage(inner), nil)
@@ -109,7 +109,7 @@ func TestProbe(t *testing.T) {
 		name  string
 		file  []byte
 		is    bool
-		other bool // surely some other format
+		other bool // another format
 	}{
 		{"fixed", fix, true, false},
 		{"fixed, 511 bytes", fix[:len(fix)-1], true, false},
@@ -132,7 +132,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// Only the footers have a fixed place.
+// Only the footers have a fixed offset.
 func TestLayouts(t *testing.T) {
 	a, b, c := pattern(4*kib, 1), pattern(4*kib, 2), pattern(4*kib, 3)
 	contents := slices.Concat(a, b, c)
@@ -149,11 +149,11 @@ func TestLayouts(t *testing.T) {
 			headerAt: 1024, tableAt: 512,
 			blocks: []block{{0, 4, nil, a}, {1, 13, nil, b}, {2, 22, nil, c}},
 		}},
-		{"table behind the blocks", craft{
+		{"table after the blocks", craft{
 			tableAt: 3 * 4608 * 2,
 			blocks:  []block{{0, 3, nil, a}, {1, 12, nil, b}, {2, 21, nil, c}},
 		}},
-		{"header behind the blocks", craft{
+		{"header after the blocks", craft{
 			headerAt: 40 * 512, tableAt: 512,
 			blocks: []block{{0, 2, nil, a}, {1, 11, nil, b}, {2, 20, nil, c}},
 		}},
@@ -176,7 +176,7 @@ func TestLayouts(t *testing.T) {
 			file := l.craft.bytes()
 			sameBytes(t, "contents", readAll(t, openBytes(t, file, nil)), contents)
 			noErrors(t, file)
-			// Writing in place respects the layout too.
+			// Writing in place respects the layout, too.
 			m := newMemFile(file)
 			img := openMem(t, m)
 			write(t, img, b, 0)
@@ -186,18 +186,18 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-// New blocks never stand where something else does, whatever the layout.
+// New blocks never overlap other structures, whatever the layout.
 func TestAllocationRespectsLayout(t *testing.T) {
 	a, b := pattern(4*kib, 1), pattern(4*kib, 2)
 	for _, l := range []struct {
 		name   string
 		craft  craft
-		batmap bool // XenServer's, of which only its readers know
+		batmap bool // XenServer's, known only to its readers
 	}{
-		{"table behind the block", craft{tableAt: 40 * 512, blocks: []block{{0, 3, nil, a}}}, false},
+		{"table after the block", craft{tableAt: 40 * 512, blocks: []block{{0, 3, nil, a}}}, false},
 		{"space before the footer", craft{blocks: []block{{0, 4, nil, a}}, end: 100 * 512}, false},
-		{"gap behind the table", craft{blocks: []block{{0, 50, nil, a}}}, false},
-		{"batmap behind the table", craft{
+		{"gap after the table", craft{blocks: []block{{0, 50, nil, a}}}, false},
+		{"batmap after the table", craft{
 			footer: []edit{creator("tap\x00"), u32(32, 0x00010003)}, blocks: []block{{0, 50, nil, a}},
 		}, true},
 	} {
@@ -215,7 +215,7 @@ func TestAllocationRespectsLayout(t *testing.T) {
 			want := slices.Concat(a, make([]byte, 4*kib), b)
 			sameBytes(t, "contents", readAll(t, openBytes(t, after, nil)), want)
 			noErrors(t, after)
-			// Of what was there, only the entry and the old footer have changed.
+			// Of the old bytes, only the entry and the old footer have changed.
 			table := be.Uint64(file[512+16:])
 			copy(file[table+8:], after[table+8:table+12])
 			old := len(file) - 512
@@ -225,8 +225,8 @@ func TestAllocationRespectsLayout(t *testing.T) {
 	}
 }
 
-// A device keeps its length and has its footer in the last sector. Blocks
-// follow what is in use, and nothing that is in use is overwritten.
+// A device keeps its length and has its footer in the last sector. New blocks follow everything
+// in use, and overwrite nothing.
 func TestAllocationOnDevice(t *testing.T) {
 	a, b := pattern(4*kib, 1), pattern(4*kib, 2)
 	for _, l := range []struct {
@@ -236,7 +236,7 @@ func TestAllocationOnDevice(t *testing.T) {
 	}{
 		{"no blocks", craft{}, false},
 		{"a block", craft{blocks: []block{{0, 4, nil, a}}}, false},
-		{"a batmap behind the table", craft{tableAt: 6 * 512, footer: []edit{creator("tap\x00"), u32(32, 0x00010003)}}, true},
+		{"a batmap after the table", craft{tableAt: 6 * 512, footer: []edit{creator("tap\x00"), u32(32, 0x00010003)}}, true},
 	} {
 		t.Run(l.name, func(t *testing.T) {
 			l.craft.size, l.craft.end = 12*kib, 99*512
@@ -291,7 +291,7 @@ func TestSizeRules(t *testing.T) {
 		cur  = vhd.SizeFromCurrent
 	)
 	small, large := geometry(2, 4, 17), geometry(3, 4, 17) // 136 and 204 sectors
-	const room = 160 * sector                              // what file and table have room for
+	const space = 160 * sector                             // the space of the file and of the table
 	type result struct {
 		size int64 // sectors
 		by   vhd.SizeRule
@@ -300,7 +300,7 @@ func TestSizeRules(t *testing.T) {
 		name  string
 		edits []edit
 		rule  vhd.SizeRule
-		want  result // of a fixed and of a dynamic disk
+		want  result // for a fixed and for a dynamic disk
 	}
 	row := func(name string, es []edit, rule vhd.SizeRule, n int64, by vhd.SizeRule) test {
 		return test{name, es, rule, result{n, by}}
@@ -332,7 +332,7 @@ func TestSizeRules(t *testing.T) {
 	} {
 		name := fmt.Sprintf("%q", c.creator)
 		n, by := int64(160), cur
-		if c.creator == "vpc " { // the geometry is the specification's for 160 sectors
+		if c.creator == "vpc " { // the specification's geometry of 160 sectors
 			n, by = 136, geo
 		}
 		rounded, larger := int64(120), cur
@@ -352,19 +352,19 @@ func TestSizeRules(t *testing.T) {
 			row(name+", geometry of zeros", []edit{creator(c.creator), geometry(0, 0, 0)}, auto, 160, cur),
 			row(name+", geometry of zeros, by geometry", []edit{creator(c.creator), geometry(0, 0, 0)}, geo, 160, cur),
 			row(name+", geometry without heads", []edit{creator(c.creator), geometry(2, 0, 17)}, auto, 160, cur),
-			// qemu of 2012 rounded the geometry of a fixed disk up, but not its
-			// file, and gave dynamic ones a table to match: what is there is the limit.
-			row(name+", larger geometry than there is room, by geometry", []edit{creator(c.creator), large}, geo, 160, geo),
+			// qemu of 2012 rounded the geometry of a fixed disk up, but not its file, and gave
+			// dynamic ones a table to match. The size of the file or the table is the limit.
+			row(name+", larger geometry than there is space, by geometry", []edit{creator(c.creator), large}, geo, 160, geo),
 		)
 	}
 	tests = append(
 		tests,
-		row("qemu, larger geometry than there is room", []edit{creator("qemu"), large}, auto, 160, geo),
-		row("vpc, larger geometry than there is room", []edit{creator("vpc "), large}, auto, 160, geo),
-		row("win, larger geometry than there is room", []edit{large}, auto, 160, cur),
+		row("qemu, larger geometry than there is space", []edit{creator("qemu"), large}, auto, 160, geo),
+		row("vpc, larger geometry than there is space", []edit{creator("vpc "), large}, auto, 160, geo),
+		row("win, larger geometry than there is space", []edit{large}, auto, 160, cur),
 		row("original size is not asked", []edit{u64(40, 1), small}, auto, 160, cur),
-		row("current size smaller than the room", []edit{currentSize(room / 2), small}, auto, 80, cur),
-		row("current size is not whole sectors", []edit{currentSize(room/2 + 511), small}, auto, 80, cur),
+		row("current size smaller than the space", []edit{currentSize(space / 2), small}, auto, 80, cur),
+		row("current size is not whole sectors", []edit{currentSize(space/2 + 511), small}, auto, 80, cur),
 	)
 	check := func(t *testing.T, file []byte, rule vhd.SizeRule, want result) {
 		t.Helper()
@@ -379,25 +379,25 @@ func TestSizeRules(t *testing.T) {
 	}
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) {
-			check(t, fixedImage(make([]byte, room), c.edits...), c.rule, c.want)
-			check(t, craft{size: room, footer: c.edits}.bytes(), c.rule, c.want)
+			check(t, fixedImage(make([]byte, space), c.edits...), c.rule, c.want)
+			check(t, craft{size: space, footer: c.edits}.bytes(), c.rule, c.want)
 		})
 	}
-	// With a spare entry there is room for what the geometry says.
-	spare := craft{size: room, entries: 26, footer: []edit{creator("qemu"), large}}
+	// A spare entry gives space for the size of the geometry.
+	spare := craft{size: space, entries: 26, footer: []edit{creator("qemu"), large}}
 	check(t, spare.bytes(), auto, result{204, geo})
 	check(t, spare.bytes(), cur, result{160, cur})
 
-	// A current size beyond the room means that data is missing, and is let pass
-	// only where the geometry is asked for by name.
-	beyond := []edit{currentSize(2 * room), small}
+	// A current size beyond the space means that data is missing. It is accepted only if the
+	// caller asks for the geometry.
+	beyond := []edit{currentSize(2 * space), small}
 	for name, file := range map[string][]byte{
-		"fixed":   fixedImage(make([]byte, room), beyond...),
-		"dynamic": craft{size: room, footer: beyond}.bytes(),
+		"fixed":   fixedImage(make([]byte, space), beyond...),
+		"dynamic": craft{size: space, footer: beyond}.bytes(),
 	} {
 		for _, rule := range []vhd.SizeRule{auto, cur} {
 			if _, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)), &vhd.OpenOptions{SizeRule: rule}); !errors.Is(err, vhd.ErrCorrupt) {
-				t.Errorf("%s disk with a current size beyond its room, rule %v: %v, want ErrCorrupt", name, rule, err)
+				t.Errorf("%s disk with a current size beyond its space, rule %v: %v, want ErrCorrupt", name, rule, err)
 			}
 		}
 		img := openBytes(t, file, &vhd.OpenOptions{SizeRule: geo})
@@ -407,9 +407,8 @@ func TestSizeRules(t *testing.T) {
 	}
 }
 
-// A fixed image of qemu of 2012: the file has the size asked for, the geometry
-// is rounded up. A guest that writes to the last sector must not hit the
-// footer.
+// In a fixed image of qemu of 2012 the file has the requested size, and the geometry is rounded
+// up. A guest that writes to the last sector must not overwrite the footer.
 func TestFixedDiskIsCutToItsFile(t *testing.T) {
 	data := pattern(2048*sector, 3)
 	m := newMemFile(fixedImage(data, creator("qemu"), geometry(31, 4, 17))) // 2108 sectors
@@ -456,7 +455,7 @@ func TestMissingParentIsRefused(t *testing.T) {
 			t.Errorf("with %+v: %v, want ErrParentNotFound", o, err)
 		}
 	}
-	// Neither is a leading copy enough to be taken for dynamic.
+	// A leading copy is not enough to recognise a dynamic image either.
 	if _, err := vhd.NewImage(bytes.NewReader(file), int64(len(file)-512), nil); !errors.Is(err, vhd.ErrParentNotFound) {
 		t.Errorf("without trailing footer: %v, want ErrParentNotFound", err)
 	}
@@ -499,7 +498,7 @@ func TestIgnoreChecksums(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		file []byte
-		want []byte // nil: refused all the same
+		want []byte // nil: still refused
 	}{
 		{"fixed, checksum wrong", spoil(fix, len(data)+64, 4), data},
 		{"fixed, reserved byte changed", spoil(fix, len(data)+300, 1), data},
@@ -517,7 +516,7 @@ func TestIgnoreChecksums(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			size := int64(len(c.file))
 			if _, err := vhd.NewImage(bytes.NewReader(c.file), size, nil); err == nil {
-				t.Error("opened without being told to ignore checksums")
+				t.Error("opened without IgnoreChecksums")
 			}
 			img, err := vhd.NewImage(bytes.NewReader(c.file), size, &vhd.OpenOptions{IgnoreChecksums: true})
 			if c.want == nil {
@@ -532,7 +531,7 @@ func TestIgnoreChecksums(t *testing.T) {
 			sameBytes(t, "contents", readAll(t, img), c.want)
 		})
 	}
-	// A valid copy is better than one that has to be believed.
+	// A valid copy is preferred to a footer with a wrong checksum.
 	stale := spoil(dyn, end+64, 4)
 	be.PutUint64(stale[end+48:], 4*kib)
 	img := openBytes(t, stale, &vhd.OpenOptions{IgnoreChecksums: true})

@@ -13,18 +13,17 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// maxIndexed is the number of files in a directory that are read to find a parent by its
-// unique id.
+// maxIndexed is the most files in a directory that are read to find a parent by its unique id.
 const maxIndexed = 4096
 
-// idIndex has the images in the directories that the caller named, by their unique ids.
+// idIndex has the images in the directories that the caller named, by unique id.
 type idIndex struct {
-	images map[uuid.UUID][]string // paths in the order of their names
-	looked []TriedParent          // the directories, and what is to be said of them
+	images map[uuid.UUID][]string // paths, sorted by name
+	looked []TriedParent          // the directories, and what to report about each
 }
 
-// withID returns the images in the caller's directories, not below them, that have a
-// unique id, except those that are in the chain already. It also returns what to report
+// withID returns the images with a unique id in the caller's directories, without their
+// subdirectories. It omits images that are in the chain already. It also returns what to report
 // if there is none.
 func (c *parentSearch) withID(id uuid.UUID) (paths []string, looked []TriedParent) {
 	if len(c.o.Parents.Dirs) == 0 || id == uuid.Nil { // a raw disk has no id
@@ -43,8 +42,8 @@ func (c *parentSearch) withID(id uuid.UUID) (paths []string, looked []TriedParen
 	return slices.DeleteFunc(slices.Clone(c.index.images[id]), c.inChain), c.index.looked
 }
 
-// addToIndex reads the unique ids of the images in a directory. It returns how many files
-// it looked at.
+// addToIndex reads the unique ids of the images in a directory. It returns the number of files
+// that it examined.
 func (c *parentSearch) addToIndex(dir string) (int, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -80,8 +79,8 @@ func (c *parentSearch) addToIndex(dir string) (int, error) {
 	return n, nil
 }
 
-// idIn reads the unique id of the image in a file of a directory. It does not lock the
-// file, which may be none of the chain's.
+// idIn reads the unique id of the image in a file of a directory. It does not lock the file,
+// which may not belong to the chain.
 func (c *parentSearch) idIn(dir *os.Root, name string) (uuid.UUID, error) {
 	f, size, err := openRegular(dir, name, nil)
 	if err != nil {

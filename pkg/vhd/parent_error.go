@@ -10,46 +10,43 @@ import (
 	"github.com/google/uuid"
 )
 
-// MaxParents is how many parents an image can have, one behind the other.
+// MaxParents is the most parents in the chain of an image.
 const MaxParents = 256
 
-// What a *ParentError wraps.
+// The kinds of a *ParentError.
 var (
-	// ErrParentNotFound: no file that was looked at is the parent.
+	// ErrParentNotFound: none of the files that were tried is the parent.
 	ErrParentNotFound = errors.New("the parent was not found")
-	// ErrParentMismatch: the file where the parent should be has another unique id. It is
-	// another image, or the parent after another child was merged into it.
+	// ErrParentMismatch: the file at the parent's path has another unique id. It is another
+	// image, or the parent after another child was merged into it.
 	ErrParentMismatch = errors.New("the parent has a different unique id")
 	// ErrParentAmbiguous: several files in the directories of the search have the parent's
 	// unique id, and none has the name that the image records.
 	ErrParentAmbiguous = errors.New("several files may be the parent")
 	// ErrParentLoop: the image is among its own parents.
 	ErrParentLoop = errors.New("the image is among its own parents")
-	// ErrParentRefused: the parent's path leads to where an image is not trusted
-	// to lead.
-	ErrParentRefused = errors.New("not followed: the path leads out of the image's folder")
+	// ErrParentRefused: the parent's path leads out of the trusted directories.
+	ErrParentRefused = errors.New("not followed: the path leads out of the image's directory")
 )
 
-// errSameID is what [TriedParent] says of each of several files.
+// errSameID is the error of a [TriedParent] for each of several files with the parent's id.
 var errSameID = errors.New("it has this unique id")
 
-// ErrNoParent: the image was opened without its parent, and what it has from that
-// was to be read.
+// ErrNoParent: the image was opened without its parent, and a read needs the parent.
 var ErrNoParent = errors.New("the image was opened without its parent")
 
 // ParentError says why the parent of an image could not be opened.
 type ParentError struct {
 	// Opened are the paths of the parents that could be opened, nearest first. The missing
-	// one is the parent of the last of them; if there is none, it is that of the image
-	// itself.
+	// parent is that of the last of them, or without any that of the image itself.
 	Opened []string
 	ID     uuid.UUID // of the missing parent
 	Kind   error     // ErrParentNotFound, ErrParentMismatch, ErrParentAmbiguous or ErrParentLoop
 	Tried  []TriedParent
 }
 
-// Image is the path of the image whose parent is missing; "" if it is the image that was
-// to be opened.
+// Image returns the path of the image whose parent is missing; "" means the image that was to
+// be opened.
 func (e *ParentError) Image() string {
 	if len(e.Opened) == 0 {
 		return ""
@@ -57,7 +54,7 @@ func (e *ParentError) Image() string {
 	return e.Opened[len(e.Opened)-1]
 }
 
-// TriedParent is a path where the parent was looked for, and what came of it.
+// TriedParent is a path that the search for a parent has tried, and the result.
 type TriedParent struct {
 	Path string
 	Err  error
@@ -83,7 +80,7 @@ func (e *ParentError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns the kind, and why each path was not the one.
+// Unwrap returns the kind, and the errors of the paths that were tried.
 func (e *ParentError) Unwrap() []error {
 	errs := []error{e.Kind}
 	for _, t := range e.Tried {
@@ -92,7 +89,7 @@ func (e *ParentError) Unwrap() []error {
 	return errs
 }
 
-// printable is a path as it can be shown: the text comes from an image.
+// printable returns a path in a form that is safe to print: the text comes from an image.
 func printable(path string) string {
 	if strings.ContainsFunc(path, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(path)

@@ -6,22 +6,22 @@ import (
 	"github.com/google/uuid"
 )
 
-// idAfterCommit is the unique id that the parent with the given id gets when the image is
-// merged into it. It depends on both ids only. So an image knows its parent also if a commit
-// was interrupted after the parent got its new id and before the image recorded that, and no
-// other image takes that parent for its own.
+// idAfterCommit returns the unique id that the parent with the given id gets when the image is
+// merged into it. It depends only on both ids. A commit may be interrupted after the parent got
+// its new id and before the image recorded it. The image then still recognises its parent, and
+// other images do not.
 func (img *Image) idAfterCommit(parent uuid.UUID) uuid.UUID {
 	hash := uuid.NewSHA1(parent, img.footer.UniqueID[:])
 	return successorID(parent, [8]byte(hash[:8]))
 }
 
-// successorID is a unique id that starts with first and ends with a hash of that and of the
-// id before it. So the two footers of an image that is getting a new id are not mistaken for
+// successorID returns a unique id that starts with first and ends with a hash of first and the
+// id before. It distinguishes the two footers of an image whose change of id is interrupted from
 // those of different images.
 func successorID(before uuid.UUID, first [8]byte) uuid.UUID {
 	var id uuid.UUID
 	copy(id[:], first[:])
-	id[6] = id[6]&0x0f | 0x80 // version 8 of RFC 9562: made by a rule of its own
+	id[6] = id[6]&0x0f | 0x80 // version 8 of RFC 9562: custom
 	hash := uuid.NewSHA1(before, id[:8])
 	copy(id[8:], hash[:8])
 	id[8] = id[8]&0x3f | 0x80
@@ -31,18 +31,19 @@ func successorID(before uuid.UUID, first [8]byte) uuid.UUID {
 // isSuccessorID reports whether id is a successorID of before.
 func isSuccessorID(id, before uuid.UUID) bool { return id == successorID(before, [8]byte(id[:8])) }
 
-// isParentID reports whether the image's parent may have that unique id: the one that the
-// image records, or the one after an interrupted commit.
+// isParentID reports whether the image's parent may have that unique id: the recorded one, or
+// the one after an interrupted commit.
 func (img *Image) isParentID(id uuid.UUID) bool {
 	recorded := img.header.ParentID
 	return id == recorded || recorded != uuid.Nil && id == img.idAfterCommit(recorded)
 }
 
-// RenewParentID gives the parent a new unique id and records it in the image, so that other
-// images with that parent are refused from then on. Both must be open for writing. Each step
-// is durable before the next; after a crash between them the image still opens with that
-// parent, and RecordParentID completes the change. ErrUnsupported is returned if the parent
-// is not an *Image: raw disks have no id.
+// RenewParentID gives the parent a new unique id and records it in the image. From then on
+// other images with that parent are refused. Both must be open for writing.
+//
+// Each step is durable before the next. After a crash between them the image still opens with
+// that parent, and RecordParentID completes the change. The error wraps ErrUnsupported if the
+// parent is not an *Image: raw disks have no id.
 func (img *Image) RenewParentID() error {
 	parent, err := img.parentWithID()
 	if err != nil {
@@ -59,9 +60,9 @@ func (img *Image) RenewParentID() error {
 	return img.RecordParentID()
 }
 
-// RecordParentID records the unique id that the open parent has, durably, if an interrupted
-// [Image.RenewParentID] left another one in the image. Otherwise it writes nothing.
-// ErrUnsupported is returned if the parent is not an *Image.
+// RecordParentID records the unique id of the open parent, durably, if an interrupted
+// [Image.RenewParentID] left another one in the image. Otherwise it writes nothing. The error
+// wraps ErrUnsupported if the parent is not an *Image.
 func (img *Image) RecordParentID() error {
 	parent, err := img.parentWithID()
 	if err != nil {
@@ -88,7 +89,7 @@ func (img *Image) RecordParentID() error {
 	})
 }
 
-// parentWithID is the open parent, if it has a unique id.
+// parentWithID returns the open parent if it has a unique id.
 func (img *Image) parentWithID() (*Image, error) {
 	parent, ok := img.parent.(*Image)
 	if !ok {

@@ -9,15 +9,16 @@ import (
 	"strings"
 )
 
-// candidate is a path where a parent may be, or a text that cannot be one here.
+// candidate is a path where a parent may be, or a text that is not a path here.
 type candidate struct {
 	path    string
 	refused error
 }
 
-// candidates lists where the parent of an image in one of the folders dirs may be:
-// where the locators say, relative ones first, where the name says, and then by the
-// last parts of all of these in dirs, and in the folders that the caller named.
+// candidates returns the paths where the parent of an image may be. dirs are the directories of
+// the image. First come the paths of the locators, relative ones before absolute ones, and then
+// the name. Last come the file names of all of these, in dirs and in the directories that the
+// caller named.
 func (c *parentSearch) candidates(p *ParentRecord, dirs []string) []candidate {
 	var list []candidate
 	seen := map[string]bool{}
@@ -69,15 +70,15 @@ func (c *parentSearch) candidates(p *ParentRecord, dirs []string) []candidate {
 	return list
 }
 
-// Why a text is not a path here.
+// The reasons why a text is not a path here.
 var (
 	errNetworkPath = errors.New("not followed: a path to another machine")
-	errDrivePath   = errors.New("a path of Windows, of which only the file name was looked for")
-	errSpecialPath = errors.New("not followed: not a file of a disk")
+	errDrivePath   = errors.New("a Windows path: only its file name was searched")
+	errSpecialPath = errors.New("not followed: not a regular file")
 )
 
-// localPath reads a locator's text as a path of this system. Where it cannot be
-// one, the path returned is good for its last part only.
+// localPath converts a locator's text to a path of this system. With an error only the last
+// part of the returned path is usable.
 func localPath(text string) (string, error) {
 	if rest, ok := cutPrefixFold(text, "file:"); ok {
 		path, err := url.PathUnescape(rest)
@@ -91,7 +92,7 @@ func localPath(text string) (string, error) {
 		switch name, after, _ := strings.Cut(host, "/"); name {
 		case "", "localhost":
 			return filepath.FromSlash("/" + after), nil
-		case ".", "..": // XenServer's relative ones
+		case ".", "..": // XenServer's relative URLs
 			return filepath.FromSlash(host), nil
 		}
 		return host, errNetworkPath
@@ -106,7 +107,7 @@ func localPath(text string) (string, error) {
 	return filepath.FromSlash(path), nil
 }
 
-// cutPrefixFold is strings.CutPrefix for ASCII in either case.
+// cutPrefixFold is strings.CutPrefix, but ignores the case of ASCII letters.
 func cutPrefixFold(s, prefix string) (string, bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
@@ -114,7 +115,7 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 	return s[len(prefix):], true
 }
 
-// lastPart is the file name at the end of a path, or "".
+// lastPart returns the file name at the end of a path, or "".
 func lastPart(path string) string {
 	path = filepath.ToSlash(path)
 	name := path[strings.LastIndexByte(path, '/')+1:]

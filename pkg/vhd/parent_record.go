@@ -11,41 +11,41 @@ import (
 	"github.com/google/uuid"
 )
 
-// ParentRecord is what a differencing image records of its parent ("Differencing
+// ParentRecord has the fields of a differencing image that identify its parent ("Differencing
 // Hard Disks").
 type ParentRecord struct {
-	// ID is the parent's unique id. It is zero for a parent that is a raw disk,
-	// which XenServer has.
+	// ID is the parent's unique id. It is zero if the parent is a raw disk, as XenServer
+	// allows.
 	ID uuid.UUID
-	// Time is when the parent's file was last changed; 0 if that is not recorded.
+	// Time is the time of the last change of the parent's file; 0 if it is not recorded.
 	Time Timestamp
-	// Name is the parent's file name, with or without its folders.
+	// Name is the parent's file name, with or without its directories.
 	Name string
 	// Locators are paths to the parent, at most 8.
 	Locators []Locator
 }
 
-// Locator is a path to the parent as it is written in an image.
+// Locator is a path to the parent, as it is in the image.
 type Locator struct {
-	// Code says what the path is: "W2ru" relative, with backslashes; "W2ku"
-	// absolute, with backslashes; "MacX" a file URL; "Wi2r" and "Wi2k" are
-	// forms of the first two that are no longer written.
+	// Code is the form of the path: "W2ru" is relative with backslashes, "W2ku" is absolute
+	// with backslashes, and "MacX" is a file URL. "Wi2r" and "Wi2k" are obsolete forms of the
+	// first two.
 	Code string
-	// Path is the text. It is whatever its writer liked, and not to be trusted.
+	// Path is the text. An image may contain any text, so it is not to be trusted.
 	Path string
 }
 
-// nameUnits is how many UTF-16 units the header has room for.
+// nameUnits is the length of the name in the header, in UTF-16 units.
 const nameUnits = 256
 
-// placedText is the text of a locator, and where in the file it goes.
+// placedText is the text of a locator, and its offset in the file.
 type placedText struct {
 	text []byte
 	off  int64
 }
 
-// texts are the texts of the locators, one behind the other from at on, a multiple
-// of 512.
+// texts returns the texts of the locators, one after the other from offset at on, a multiple of
+// 512.
 func (p *ParentRecord) texts(at int64) []placedText {
 	var texts []placedText
 	for _, l := range p.Locators {
@@ -56,11 +56,11 @@ func (p *ParentRecord) texts(at int64) []placedText {
 	return texts
 }
 
-// end is the first byte behind what the text takes in the file.
+// end returns the offset after the space of the text.
 func (t *placedText) end() int64 { return t.off + roundUp(int64(len(t.text)), SectorSize) }
 
-// encodeInto sets the parent fields of a header, for texts that stand from at on. It
-// returns their end.
+// encodeInto sets the parent fields of a header whose texts start at offset at. It returns the
+// end of the texts.
 func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 	if len(p.Locators) > locatorCount {
 		return 0, fmt.Errorf("%d parent locators: an image has at most %d", len(p.Locators), locatorCount)
@@ -69,7 +69,7 @@ func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 	h.ParentName, h.Locators = [512]byte{}, [192]byte{}
 	name := utf16.Encode([]rune(p.Name))
 	if len(name) > nameUnits {
-		return 0, fmt.Errorf("parent name %q: a header has room for %d characters", p.Name, nameUnits)
+		return 0, fmt.Errorf("parent name %q: a header has space for %d characters", p.Name, nameUnits)
 	}
 	for i, u := range name {
 		binary.BigEndian.PutUint16(h.ParentName[2*i:], u)
@@ -89,14 +89,14 @@ func (p *ParentRecord) encodeInto(h *Header, at int64) (int64, error) {
 	return at, nil
 }
 
-// encode is the text as it stands in the file.
+// encode returns the text in the encoding of its code.
 func (l *Locator) encode() []byte {
 	var b []byte
 	if wide, _ := locatorCode(l.Code); !wide {
 		if l.Code == "MacX" {
 			return []byte(l.Path)
 		}
-		for _, r := range l.Path { // Latin-1, as it is read
+		for _, r := range l.Path { // Latin-1, as text decodes it
 			b = append(b, byte(r))
 		}
 		return b
@@ -119,11 +119,11 @@ func (img *Image) writeTexts(texts []placedText) error {
 	return nil
 }
 
-// ParentRecord is what a differencing image records of its parent. Locators that make
-// no sense are left out. It is zero for all other images.
+// ParentRecord returns the parent record of a differencing image, without invalid locators. It
+// is zero for all other images.
 func (img *Image) ParentRecord() ParentRecord { return img.parentRecord }
 
-// readParentRecord reads it from a file of size bytes.
+// readParentRecord reads the parent record from a file of size bytes.
 func readParentRecord(r io.ReaderAt, size int64, h *Header) (ParentRecord, error) {
 	p := ParentRecord{ID: h.ParentID, Time: h.ParentTimestamp, Name: h.parentName()}
 	used := h.locators()
@@ -144,7 +144,7 @@ func readParentRecord(r io.ReaderAt, size int64, h *Header) (ParentRecord, error
 	return p, nil
 }
 
-// parentName is the name in the header, up to the first NUL.
+// parentName returns the name in the header, up to the first NUL.
 func (h *Header) parentName() string {
 	var units []uint16
 	for b := h.ParentName[:]; len(b) > 0; b = b[2:] {

@@ -3,6 +3,7 @@ package vhd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,18 +18,18 @@ import (
 // parentSearch is the search for the parents of one image, the leaf.
 type parentSearch struct {
 	o     *OpenOptions
-	roots []string // the folders that parents may be in, absolute
+	roots []string // the directories that parents may be in, absolute
 	seen  []os.FileInfo
 	ids   map[uuid.UUID]bool
 
-	opened []string // paths of the parents that were opened, nearest first
-	index  *idIndex // of the caller's directories; nil until it is needed
+	opened []string // paths of the opened parents, nearest first
+	index  *idIndex // the caller's directories; nil until it is needed
 }
 
 // newParentSearch starts the search for the parents of an image in the file f.
 func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, error) {
 	c := &parentSearch{o: o, ids: map[uuid.UUID]bool{}}
-	for _, dir := range append(foldersOf(f.Name()), o.Parents.Dirs...) {
+	for _, dir := range append(directoriesOf(f.Name()), o.Parents.Dirs...) {
 		if err := c.trust(dir); err != nil {
 			return nil, err
 		}
@@ -41,11 +42,11 @@ func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, err
 	return c, nil
 }
 
-// openParents searches for all parents of a differencing image in a file, and opens them.
-// With an error it returns the image whose parent could not be opened; the parents before
-// that one stay open.
+// openParents searches for all parents of a differencing image in a file, and opens them. With
+// an error it returns the image whose parent could not be opened; the parents before that one
+// stay open.
 func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
-	f, ok := img.r.(*os.File)
+	f, ok := imageFile(img.r)
 	if !ok {
 		return img, &ParentError{ID: img.header.ParentID, Kind: ErrParentNotFound}
 	}
@@ -58,7 +59,7 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 		switch {
 		case depth == MaxParents:
 			err = errTooDeep
-		case level.parentErr != nil: // what it recorded of its parent is lost
+		case level.parentErr != nil: // the parent record is lost
 			err = level.parentErr
 		default:
 			err = c.openParent(level, name)
@@ -75,7 +76,7 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 	return nil, nil
 }
 
-// trust lets parents be in a folder, and below it.
+// trust allows parents in a directory and below it.
 func (c *parentSearch) trust(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -89,8 +90,8 @@ func (c *parentSearch) trust(dir string) error {
 	return nil
 }
 
-// resolved is a path without symbolic links, or the path itself if it leads
-// nowhere.
+// resolved returns a path without symbolic links, or the path itself if its target does not
+// exist.
 func resolved(path string) string {
 	if p, err := filepath.EvalSymlinks(path); err == nil {
 		return p
@@ -98,9 +99,9 @@ func resolved(path string) string {
 	return path
 }
 
-// foldersOf is the folder of a file, and if it is a symbolic link that of where it
-// leads.
-func foldersOf(name string) []string {
+// directoriesOf returns the directory of a file, and if the file is a symbolic link, also the
+// directory of its target.
+func directoriesOf(name string) []string {
 	dir, real := filepath.Dir(name), filepath.Dir(resolved(name))
 	if disk.SameFile(dir, real) {
 		return []string{dir}
@@ -108,7 +109,7 @@ func foldersOf(name string) []string {
 	return []string{dir, real}
 }
 
-// note keeps a level of the chain in mind, so that it is not opened again.
+// note records a level of the chain, so that it is not opened again.
 func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
 	c.seen = append(c.seen, st)
 	if id != uuid.Nil {
@@ -116,7 +117,7 @@ func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
 	}
 }
 
-// givenFile is the file that the caller names as the next parent, or "".
+// givenFile returns the file that the caller names as the next parent, or "".
 func (c *parentSearch) givenFile() string {
 	if depth := len(c.opened); depth < len(c.o.Parents.Files) {
 		return c.o.Parents.Files[depth]
@@ -124,8 +125,8 @@ func (c *parentSearch) givenFile() string {
 	return ""
 }
 
-// openParent finds and opens the parent of one level, which is in the file name. It is
-// called for the leaf first, and then for each parent that it opened.
+// openParent finds and opens the parent of one level, which is in the named file. It is called
+// for the leaf first, and then for each parent that it opened.
 func (c *parentSearch) openParent(level *Image, name string) error {
 	e := &ParentError{ID: level.header.ParentID, Kind: ErrParentNotFound, Opened: slices.Clone(c.opened)}
 	try := func(path string, f *os.File, size int64, err error) bool {
@@ -159,7 +160,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		}
 		return e
 	}
-	for _, p := range c.candidates(&level.parentRecord, foldersOf(name)) {
+	for _, p := range c.candidates(&level.parentRecord, directoriesOf(name)) {
 		f, size, err := (*os.File)(nil), int64(0), p.refused
 		if err == nil {
 			f, size, err = c.open(p.path)
@@ -191,7 +192,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 	return e
 }
 
-// withoutPath is an error without the path that the caller names anyway.
+// withoutPath removes the path from an error that is reported with its path.
 func withoutPath(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -200,8 +201,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// lock is the [disk.LockFunc] for files that may be a parent. It refuses those that are
-// in the chain already, which may be locked for writing.
+// lock is the [disk.LockFunc] for files that may be a parent. It refuses files that are in the
+// chain already, which may be locked for writing.
 func (c *parentSearch) lock(f *os.File, write bool) error {
 	st, err := f.Stat()
 	if err != nil {
@@ -218,8 +219,8 @@ func (c *parentSearch) lock(f *os.File, write bool) error {
 	return Lock(f, write)
 }
 
-// examine opens what may be the parent of a level: a locked file of size bytes, which
-// is closed with the disk.
+// examine opens a possible parent of a level: a locked file of size bytes, which is closed with
+// the disk.
 func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
 	want := level.header.ParentID
 	st, err := f.Stat()
@@ -239,7 +240,7 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 		err = errEncrypted
 	}
 	if err == nil && level.size > img.size && uint64(level.size) <= img.footer.CurrentSize {
-		// Who made the child took another field for the parent's size.
+		// The program that made the child may have used another field for the parent's size.
 		o.SizeRule = SizeFromCurrent
 		img, err = NewImage(f, size, o)
 	}
@@ -257,15 +258,15 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	return img, nil
 }
 
-// open opens and locks a regular file that an image says is its parent, and measures
-// it, if it is where an image is trusted to lead.
+// open opens, locks and measures a regular file that an image names as its parent. The file
+// must be in a trusted directory.
 func (c *parentSearch) open(path string) (*os.File, int64, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, 0, err
 	}
-	// A symbolic link with an absolute path is not followed below a folder, but where
-	// it leads may be in one, too.
+	// A symbolic link with an absolute path is not followed below a directory, but its target
+	// may be in a trusted directory, too.
 	real := resolved(abs)
 	for _, path := range []string{abs, real} {
 		for _, root := range c.roots {
@@ -294,8 +295,8 @@ func (c *parentSearch) open(path string) (*os.File, int64, error) {
 	return disk.OpenFile(abs, false, c.lock)
 }
 
-// openIn opens and locks a regular file below a folder, and measures it. Symbolic links
-// are followed only as far as they stay in the folder.
+// openIn opens, locks and measures a regular file below a directory. It follows symbolic links
+// only within the directory.
 func (c *parentSearch) openIn(root, rel string) (*os.File, int64, error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
@@ -324,4 +325,14 @@ func openRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64,
 		return nil, 0, err
 	}
 	return f, size, nil
+}
+
+// imageFile returns the file that an image is in, for the search for its parents. A reader that
+// overlays a file with changes has a method Below() io.ReaderAt, which returns the file.
+func imageFile(r io.ReaderAt) (*os.File, bool) {
+	if x, ok := r.(interface{ Below() io.ReaderAt }); ok {
+		r = x.Below()
+	}
+	f, ok := r.(*os.File)
+	return f, ok
 }

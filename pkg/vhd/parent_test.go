@@ -13,7 +13,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// What XenServer has encrypted cannot be read as it is, by a child neither.
+// An image that XenServer has encrypted cannot be read, also not through a child.
 func TestEncryptedParent(t *testing.T) {
 	dir := t.TempDir()
 	parent := xenImage(craft{size: 16 * kib, footer: []edit{text(68, parentID)}, blocks: []block{{0, 4, nil, pattern(4*kib, 1)}}})
@@ -21,7 +21,7 @@ func TestEncryptedParent(t *testing.T) {
 	name := filepath.Join(dir, "child.vhd")
 	for _, encrypted := range []bool{false, true} {
 		if encrypted {
-			parent[2048+29] = 1 // in the batmap's header
+			parent[2048+29] = 1 // in the header of the batmap
 		}
 		tree(t, dir, map[string][]byte{"child.vhd": child, "p.vhd": parent})
 		given := openBytes(t, parent, &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
@@ -43,8 +43,8 @@ func TestEncryptedParent(t *testing.T) {
 	}
 }
 
-// The parent is as large as its geometry or as its current size says, whichever the
-// child needs: the two may be of programs that disagree.
+// The size of the parent is that of its geometry or its current size, whichever the child
+// needs: different programs may have made the two.
 func TestParentSizedForChild(t *testing.T) {
 	// Virtual PC's geometry of 160 sectors (80 KiB) spans 136 (68 KiB).
 	spec, other := geometry(2, 4, 17), geometry(1, 4, 17)
@@ -53,7 +53,7 @@ func TestParentSizedForChild(t *testing.T) {
 		child    int64
 		current  int // of the parent
 		geometry edit
-		want     int // the parent's size, as the child sees it
+		want     int // the parent's size in the child
 	}{
 		{"geometry smaller than the child, current size as large", 80 * kib, 80 * kib, spec, 80 * kib},
 		{"geometry smaller than the child, current size larger", 72 * kib, 80 * kib, spec, 80 * kib},
@@ -81,7 +81,7 @@ func TestParentSizedForChild(t *testing.T) {
 	}
 }
 
-// A path out of an image cannot play with a terminal when an error shows it.
+// A path from an image cannot control a terminal when an error prints it.
 func TestErrorsQuotePaths(t *testing.T) {
 	const name = "p\x1b[2J\n.vhd"
 	dir := t.TempDir()
@@ -91,15 +91,15 @@ func TestErrorsQuotePaths(t *testing.T) {
 		t.Helper()
 		_, err := vhd.Open(child, nil)
 		if !errors.Is(err, vhd.ErrParentNotFound) || strings.ContainsAny(err.Error(), "\x1b\n") || !strings.Contains(err.Error(), text+strconv.Quote(filepath.Join(dir, name))) {
-			t.Errorf("%q; want the path quoted, behind %q", err, text)
+			t.Errorf("%q; want the path quoted, after %q", err, text)
 		}
 	}
 	tree(t, dir, files)
 	wants("tried ")
 	if runtime.GOOS == "windows" {
-		return // has no files of such names
+		return // it has no files with such names
 	}
-	// And the name of a parent whose own parent is missing.
+	// The same for the name of a parent whose own parent is missing.
 	files["child.vhd"] = childOf("id of this child", "", path{code: "W2ru", text: wide(name)})
 	own := childOf(parentID, "gone.vhd")
 	for _, b := range [][]byte{files["child.vhd"][:512], files["child.vhd"][len(files["child.vhd"])-512:]} {
@@ -111,8 +111,8 @@ func TestErrorsQuotePaths(t *testing.T) {
 	wants(", the parent of ")
 }
 
-// Paths are written in images as Unicode: others are refused where the child needs
-// them, and left out where it does not.
+// Paths are stored in images as Unicode. Other paths are refused if the child needs them, and
+// otherwise omitted.
 func TestParentNameNotUTF8(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("file names are Unicode here")
@@ -138,14 +138,14 @@ func TestParentNameNotUTF8(t *testing.T) {
 			}
 			for _, l := range p.Locators {
 				if strings.Contains(l.Path, "folder") || strings.Contains(l.Path, "%FF") {
-					t.Errorf("style %d: the path %q leads through a folder whose name is not UTF-8", i, l.Path)
+					t.Errorf("style %d: the path %q leads through a directory whose name is not UTF-8", i, l.Path)
 				}
 			}
 		}
 	}
 }
 
-// A disk that is given as the parent has no more parents than one that is found.
+// A parent that the caller opens has the same limit of parents as one that is found.
 func TestGivenParentTooDeep(t *testing.T) {
 	var top disk.Disk = openBytes(t, fixedImage(pattern(16*kib, 1), text(68, levelID(0))), nil)
 	for i := 1; i <= vhd.MaxParents; i++ {

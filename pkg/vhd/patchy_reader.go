@@ -6,17 +6,17 @@ import (
 	"io"
 )
 
-// maxBadSectors is how many unreadable sectors a patchyReader replaces.
+// maxBadSectors is the most unreadable sectors that a patchyReader replaces.
 const maxBadSectors = 1 << 16
 
-// patchyReader reads a file, and zeros in place of the sectors that cannot be read. It is
-// for one goroutine.
+// patchyReader reads a file, and returns zeros for unreadable sectors. It is not safe for
+// concurrent use.
 type patchyReader struct {
 	r   io.ReaderAt
-	bad map[int64]bool // sectors of the file that could not be read
+	bad map[int64]bool // numbers of the unreadable sectors
 }
 
-// ReadAt implements [io.ReaderAt]. The end of the file is an error as ever.
+// ReadAt implements [io.ReaderAt]. It returns the usual error at the end of the file.
 func (p *patchyReader) ReadAt(b []byte, off int64) (int, error) {
 	n, err := p.r.ReadAt(b, off)
 	if n == len(b) || err == nil || isEnd(err) {
@@ -43,7 +43,7 @@ func (p *patchyReader) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// Holds returns the file: the zeros are no holes.
+// Holds returns the file: the replaced sectors are no holes.
 func (p *patchyReader) Holds() io.ReaderAt { return p.r }
 
 func isEnd(err error) bool {

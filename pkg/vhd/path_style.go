@@ -15,12 +15,12 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// PathStyle is how an image spells the paths to its parent. [ParentRecord.Style] detects
+// PathStyle is the style of the paths to the parent in an image. [ParentRecord.Style] detects
 // it.
 type PathStyle struct {
-	Forms    []PathForm // of the locators, in their order
+	Forms    []PathForm // forms of the locators, in their order
 	Slashes  bool       // Windows paths have slashes, as VirtualBox writes them on Linux
-	FullName bool       // the name is the absolute path, not only the file name
+	FullName bool       // the name is the absolute path instead of the file name
 	NoTime   bool       // the parent's time is not recorded
 }
 
@@ -31,20 +31,19 @@ type PathForm struct {
 	Bare     bool   // a relative path without ".\" or "./" before it
 }
 
-// The styles of new images. They are not to be changed.
+// The styles of new images. Do not change these variables.
 var (
-	// PathsAll has a relative and an absolute path, and a URL.
+	// PathsAll has a relative path, an absolute path and a URL.
 	PathsAll = PathStyle{Forms: []PathForm{{Code: "W2ru", Relative: true}, {Code: "W2ku"}, {Code: "MacX"}}}
-	// PathsWindows has a relative and an absolute path, the latter also as the
-	// name, and no time, as Windows 10 writes them.
+	// PathsWindows is the style of Windows 10: a relative and an absolute path, the absolute
+	// path as the name, and no time.
 	PathsWindows = PathStyle{Forms: []PathForm{{Code: "W2ru", Relative: true}, {Code: "W2ku"}}, FullName: true, NoTime: true}
-	// PathsXen has the relative path in all three, as XenServer's vhd-util
-	// writes them.
+	// PathsXen is the style of XenServer's vhd-util: the relative path in all three forms.
 	PathsXen = PathStyle{Forms: []PathForm{{Code: "W2ru", Relative: true}, {Code: "W2ku", Relative: true}, {Code: "MacX", Relative: true}}}
 )
 
-// Style detects how the record spells its paths, so that another parent can be recorded
-// in the same way.
+// Style detects the style of the record's paths, so that another parent can be recorded in the
+// same style.
 func (p *ParentRecord) Style() PathStyle {
 	s := PathStyle{NoTime: p.Time == 0, FullName: strings.ContainsAny(p.Name, `/\`)}
 	slashes, backslashes := false, false
@@ -58,7 +57,7 @@ func (p *ParentRecord) Style() PathStyle {
 	return s
 }
 
-// form is the form of the locator's path.
+// form returns the form of the locator's path.
 func (l *Locator) form() PathForm {
 	f := PathForm{Code: l.Code}
 	path := strings.ReplaceAll(l.Path, `\`, "/")
@@ -77,10 +76,9 @@ func (l *Locator) form() PathForm {
 	return f
 }
 
-// ParentRecordOf is what an image in the file child is to record of its parent: the
-// disk in the file name, which exists, while child need not. A disk that is not
-// an [Image] is a raw parent. Paths that no VHD can hold are left out, unless they are
-// relative: those are an error.
+// ParentRecordOf returns the parent record for an image in the file child. Its parent is the
+// disk in the file name, which must exist; child need not. A disk that is not an [Image] is a
+// raw parent. An absolute path that a VHD cannot hold is omitted, a relative one is an error.
 func ParentRecordOf(child, name string, parent disk.Disk, s PathStyle) (ParentRecord, error) {
 	var p ParentRecord
 	if img, ok := parent.(*Image); ok {
@@ -104,7 +102,7 @@ func ParentRecordOf(child, name string, parent disk.Disk, s PathStyle) (ParentRe
 		return p, err
 	}
 	relative, err := filepath.Rel(filepath.Dir(childAbs), abs)
-	near := err == nil // or else it is on another drive
+	near := err == nil // otherwise it is on another drive
 	p.Name = filepath.Base(abs)
 	usable := utf8.ValidString(abs) && (runtime.GOOS == "windows" || !strings.Contains(abs, `\`))
 	if s.FullName && usable {
@@ -130,7 +128,7 @@ func ParentRecordOf(child, name string, parent disk.Disk, s PathStyle) (ParentRe
 	return p, nil
 }
 
-// checkRelative checks that a path can be written in a VHD.
+// checkRelative returns an error for a path that a VHD cannot hold.
 func checkRelative(path string) error {
 	switch {
 	case runtime.GOOS != "windows" && strings.Contains(path, `\`):
@@ -141,7 +139,7 @@ func checkRelative(path string) error {
 	return nil
 }
 
-// relative is a relative path as a locator of the form has it.
+// relative returns a relative path in a locator form.
 func (s *PathStyle) relative(f PathForm, path string) string {
 	dot := "./"
 	if f.Bare {
@@ -153,7 +151,7 @@ func (s *PathStyle) relative(f PathForm, path string) string {
 	return s.windowsPath(dot + path)
 }
 
-// windowsPath is a path with the separators of the style.
+// windowsPath returns a path with the separators of the style.
 func (s *PathStyle) windowsPath(path string) string {
 	path = filepath.ToSlash(path)
 	if s.Slashes {
@@ -162,7 +160,7 @@ func (s *PathStyle) windowsPath(path string) string {
 	return strings.ReplaceAll(path, "/", `\`)
 }
 
-// escape writes a path as a part of a URL.
+// escape escapes a path for a URL.
 func escape(path string) string {
 	u := url.URL{Path: path}
 	return strings.TrimPrefix(u.EscapedPath(), "./")

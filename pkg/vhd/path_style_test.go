@@ -12,7 +12,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// styles are records as products write them, with the style that is theirs.
+// styles are records as products write them, with their style.
 var styles = map[string]struct {
 	record vhd.ParentRecord
 	want   vhd.PathStyle
@@ -79,8 +79,8 @@ func TestParentRecordStyle(t *testing.T) {
 	}
 }
 
-// Another parent is recorded as the old one was: with the same locators, in the same
-// order and form, and a time only where there was one.
+// Another parent is recorded in the old style: with the same locators, in the same order and
+// form, and a time only if there was one.
 func TestParentRecordKeepsStyle(t *testing.T) {
 	dir := t.TempDir()
 	parent := filepath.Join(dir, "sub", "new base.vhd")
@@ -129,8 +129,8 @@ func TestParentRecordKeepsStyle(t *testing.T) {
 	}
 }
 
-// The deprecated codes have 8-bit characters: they are written as they are read, and a
-// path with others is refused.
+// The deprecated codes have 8-bit characters. Such text is read and written in the same
+// encoding, and a path with other characters is refused.
 func TestEightBitLocators(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the paths below are of other systems")

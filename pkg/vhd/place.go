@@ -6,9 +6,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Place implements [disk.Placer]. Of a dynamic disk it goes to the end of the
-// block, and gives no place in a block of which not all sectors are in the file:
-// their bits would have to follow.
+// Place implements [disk.Placer]. In a dynamic disk the range ends at the end of the block. In
+// a block that is not fully written it returns no offset, because a writer would have to update
+// the bitmap.
 func (img *Image) Place(off, n int64) (f *os.File, fileOff, n0 int64) {
 	f, ok := img.f.(*os.File)
 	if !ok || img.writable(off, n) != nil {

@@ -11,79 +11,78 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// CreateOptions say what image to make. With the zero value of everything but
-// Size it is what qemu-img create makes. A nil *CreateOptions means the zero value.
+// CreateOptions describe a new image. With only Size set, the image is the one that qemu-img
+// create makes. A nil *CreateOptions means the zero value.
 type CreateOptions struct {
-	// Type is Fixed or Dynamic; the zero value means Dynamic. It is not looked at
-	// if there is a Parent: then the image is a differencing one.
+	// Type is Fixed or Dynamic; zero means Dynamic. It is ignored with a Parent: then the image
+	// is a differencing one.
 	Type DiskType
-	// Size is the virtual size in bytes. It is rounded up to a whole sector,
-	// and then, unless Exact, to the next size that a geometry has. An image with
-	// a Parent is as large as that if Size is 0, and may be larger, but not smaller.
+	// Size is the virtual size in bytes. It is rounded up to a whole sector, and without Exact
+	// to the next size that a geometry has. With a Parent, 0 means the parent's size, and a
+	// smaller size than that is an error.
 	Size int64
 	// Exact keeps the size (qemu's force_size).
 	Exact bool
-	// MinSize is the least virtual size in bytes: a smaller Size is raised to it. It is
-	// not used if there is a Parent.
+	// MinSize is the least virtual size in bytes: a smaller Size is raised to it. It is ignored
+	// with a Parent.
 	MinSize int64
-	// Align, if not 0, rounds the size up to a multiple of so many bytes, itself
-	// a multiple of 512. It goes with Exact.
+	// Align, if not 0, rounds the size up to a multiple of Align bytes, itself a multiple of
+	// 512. It requires Exact.
 	Align int64
-	// Growing says that the size is not known yet: the new image will be given
-	// its size by Resize, after parts of it were written. A dynamic image keeps
-	// space for the BAT of a disk of 128 GiB (with blocks of 2 MiB) before its
-	// first block; for a larger disk the first blocks move to the end of the file.
+	// Growing says that the size is not known yet: Resize sets it after parts of the disk are
+	// written. A dynamic image then reserves space for the BAT of a disk of 128 GiB (with
+	// blocks of 2 MiB) before its first block. For a larger disk the first blocks move to the
+	// end of the file.
 	Growing bool
-	// BlockSize of a dynamic disk in bytes, a power of two from MinBlockSize to
-	// MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and
-	// 2 MiB.
+	// BlockSize is the size of the blocks of a dynamic disk in bytes, a power of two from
+	// MinBlockSize to MaxBlockSize; 0 means DefaultBlockSize. Windows reads only 512 KiB and 2
+	// MiB.
 	BlockSize int64
-	// DataAlign is what the offset of each block's data in the file is a multiple of:
-	// 4096, or 512 for a packed file, in which blocks follow each other without gaps
-	// as VirtualBox needs them. 0 means 4096.
+	// DataAlign is the alignment of each block's data in the file, in bytes: 4096, or 512 for a
+	// packed file. In a packed file blocks follow each other without gaps, as VirtualBox
+	// requires. 0 means 4096.
 	DataAlign int64
-	// FileAlign is what the file's length is a multiple of: 512, or 4096 as Windows
-	// has it. 0 means 512. It is not used for a fixed disk.
+	// FileAlign is the alignment of the file's length, in bytes: 512, or 4096 as in images of
+	// Windows. 0 means 512. It is ignored for a fixed disk.
 	FileAlign int64
-	// Creator is the program to name; zero means CreatorQEMU, or
-	// CreatorQEMUExact if Exact.
+	// Creator is the creator application; zero means CreatorQEMU, or with Exact
+	// CreatorQEMUExact.
 	Creator Creator
-	// UniqueID of the image; zero means a random one, or with DeriveID a derived one.
+	// UniqueID is the id of the image; zero means a random one, or with DeriveID a derived one.
 	UniqueID uuid.UUID
-	// DeriveID computes the unique id from the footer and the header. The same options give
-	// the same id, whatever the disk contains.
+	// DeriveID computes the unique id from the footer and the header. The same options give the
+	// same id, whatever the disk contains.
 	DeriveID bool
-	// Time of creation; zero means now.
+	// Time is the time of creation; zero means now.
 	Time time.Time
-	// Parent makes a differencing image: one that has what this disk has, until
-	// something else is written. An *Image that is its parent must be open for
-	// reading, and any other disk is a raw parent. It is closed with the new image, but
-	// not if creating the image fails.
-	// If they are not said, block size, geometry and creator are the parent's.
+	// Parent makes a differencing image, which has the contents of this disk until it is
+	// written. An *Image must be open for reading, and any other disk is a raw parent. The
+	// parent is closed with the new image, but not if creating the image fails. BlockSize,
+	// geometry and Creator default to the parent's.
 	Parent disk.Disk
-	// ParentRecord is what the image records of its parent: see [ParentRecordOf].
+	// ParentRecord is the record of the parent: see [ParentRecordOf].
 	ParentRecord ParentRecord
 }
 
-// Validate checks the options without making anything.
+// Validate checks the options. It makes nothing.
 func (o *CreateOptions) Validate() error {
 	_, _, err := o.metadata()
 	return err
 }
 
-// Metadata returns the footer and the header that the image will have. The header is
-// zero for a fixed disk. They differ from call to call without Time, and without either of
-// UniqueID and DeriveID.
+// Metadata returns the footer and the header of the new image. The header is zero for a fixed
+// disk. They differ from call to call if Time is not set, or if neither UniqueID nor DeriveID
+// is.
 func (o *CreateOptions) Metadata() (Footer, Header, error) { return o.metadata() }
 
-// VirtualSize is the size in bytes that the image will have.
+// VirtualSize returns the virtual size of the new image in bytes.
 func (o *CreateOptions) VirtualSize() (int64, error) {
 	f, _, err := o.metadata()
 	return int64(f.CurrentSize), err
 }
 
-// FileLength is the length in bytes of the image's file when so many blocks of
-// the disk have their place; the number means nothing for a fixed disk.
+// FileLength returns the length in bytes of the image's file with that many allocated blocks. A
+// fixed disk has no blocks, and ignores the number.
 func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 	f, h, err := o.metadata()
 	if err != nil || f.Type == Fixed {
@@ -99,14 +98,14 @@ func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 	return lay.footerOffset(end) + footerSize, nil
 }
 
-// BlockLayout is the number of blocks that the disk will have, and their size in
-// bytes; both are 0 for a fixed disk.
+// BlockLayout returns the number of blocks of the disk, and their size in bytes; both are 0 for
+// a fixed disk.
 func (o *CreateOptions) BlockLayout() (n, size int64, err error) {
 	_, h, err := o.metadata()
 	return int64(h.MaxTableEntries), int64(h.BlockSize), err
 }
 
-// metadata plans the footer and, for a dynamic disk, the header.
+// metadata returns the footer and, for a dynamic disk, the header.
 func (o *CreateOptions) metadata() (Footer, Header, error) {
 	if o == nil {
 		o = &CreateOptions{}
@@ -129,16 +128,16 @@ func (o *CreateOptions) metadata() (Footer, Header, error) {
 	return f, h, nil
 }
 
-// derivedIDs is the namespace of the unique ids that derivedID computes.
+// derivedIDs is the namespace of the unique ids of derivedID.
 var derivedIDs = uuid.UUID{0x8d, 0x41, 0x6e, 0x0b, 0x5c, 0x92, 0x4f, 0x37, 0x9a, 0x60, 0x1e, 0x7b, 0xd3, 0x28, 0xc4, 0xf5}
 
-// derivedID computes a unique id (version 5) from the footer and the header, which have none.
+// derivedID returns a unique id (version 5) computed from a footer and a header without one.
 func derivedID(f *Footer, h *Header) uuid.UUID {
 	footer, header := f.Encode(), h.Encode()
 	return uuid.NewSHA1(derivedIDs, append(footer[:], header[:]...))
 }
 
-// metadataWithoutID is metadata before the unique id is chosen.
+// metadataWithoutID is metadata without the unique id.
 func (o *CreateOptions) metadataWithoutID() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	if o.Parent != nil {
@@ -184,15 +183,15 @@ func (o *CreateOptions) metadataWithoutID() (Footer, Header, error) {
 	switch o.Type {
 	case Fixed:
 		if o.DataAlign != 0 {
-			return fail(errors.New("a fixed disk has no blocks, and so no alignment of their data"))
+			return fail(errors.New("a fixed disk has no blocks, so their data has no alignment"))
 		}
 		if o.BlockSize != 0 {
-			return fail(errors.New("a fixed disk has no blocks, and so no block size"))
+			return fail(errors.New("a fixed disk has no blocks, so it has no block size"))
 		}
 		return f, Header{}, nil
 	case 0, Dynamic:
 	default:
-		return fail(fmt.Errorf("making a disk of %v: %w", o.Type, ErrUnsupported))
+		return fail(fmt.Errorf("creating a disk of type %v: %w", o.Type, ErrUnsupported))
 	}
 	f.Type, f.DataOffset = Dynamic, footerSize
 	h, err := newHeader(int64(current), o.BlockSize)
@@ -202,14 +201,14 @@ func (o *CreateOptions) metadataWithoutID() (Footer, Header, error) {
 	return f, h, err
 }
 
-// hasBatmap reports whether a new image has XenServer's batmap, without which
-// XenServer's resize does nothing. Its tools know blocks of 2 MiB only.
+// hasBatmap reports whether a new image has XenServer's batmap. Without a batmap XenServer's
+// resize does nothing. Its tools support only blocks of 2 MiB.
 func hasBatmap(f *Footer, h *Header) bool {
 	return f.Creator == CreatorXenServer && f.Type != Fixed && h.BlockSize == DefaultBlockSize
 }
 
-// newHeader is the header of a disk of so many bytes, in blocks of blockSize, or
-// of the default size if that is 0.
+// newHeader returns the header of a disk of size bytes, in blocks of blockSize, or of the
+// default size if that is 0.
 func newHeader(size, blockSize int64) (Header, error) {
 	if blockSize == 0 {
 		blockSize = DefaultBlockSize
@@ -223,7 +222,7 @@ func newHeader(size, blockSize int64) (Header, error) {
 	}, nil
 }
 
-// parentRecord is what to record of the parent, with its id.
+// parentRecord returns the record of the parent, with its id.
 func (o *CreateOptions) parentRecord() ParentRecord {
 	p := o.ParentRecord
 	p.ID = uuid.Nil
@@ -233,7 +232,7 @@ func (o *CreateOptions) parentRecord() ParentRecord {
 	return p
 }
 
-// differencingMetadata plans the footer and the header of an image with a parent.
+// differencingMetadata returns the footer and the header of an image with a parent.
 func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	fail := func(err error) (Footer, Header, error) { return Footer{}, Header{}, err }
 	own := *o
@@ -251,20 +250,20 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	if parent != nil && own.BlockSize == 0 {
 		own.BlockSize = parent.lay.blockSize
 	}
-	// The size must come out as it is: not rounded to a geometry again.
+	// The size stays as it is: it is not rounded to a geometry again.
 	own.Size, own.Exact = size, true
 	f, h, err := own.metadataWithoutID()
 	if err != nil {
 		return fail(err)
 	}
 	if parent != nil && own.Creator == parent.footer.Creator && size == parent.size {
-		// As the parent is sized, so is the image.
+		// The image has the parent's size fields.
 		f.Geometry, f.CurrentSize, f.OriginalSize = parent.footer.Geometry, parent.footer.CurrentSize, parent.footer.CurrentSize
 		if h, err = newHeader(int64(f.CurrentSize), own.BlockSize); err != nil {
 			return fail(err)
 		}
 	} else if SizeAuto.resolve(&f) == SizeFromGeometry && f.Geometry.Product()*SectorSize != size {
-		f.Geometry = MaxGeometry // a creator that is believed by its geometry
+		f.Geometry = MaxGeometry // readers use the geometry for this creator
 	}
 	f.Type = Differencing
 	p := o.parentRecord()
@@ -273,8 +272,7 @@ func (o *CreateOptions) differencingMetadata() (Footer, Header, error) {
 	return f, h, err
 }
 
-// alignedSize is the size asked for, aligned; it may still need rounding up to
-// a geometry.
+// alignedSize returns the requested size, aligned. Rounding up to a geometry may follow.
 func (o *CreateOptions) alignedSize() (int64, error) {
 	size := max(o.Size, o.MinSize)
 	if o.Size < 0 {
@@ -296,11 +294,11 @@ func (o *CreateOptions) alignedSize() (int64, error) {
 	return size, checkSize(size, o.Type)
 }
 
-// maxFixedSize is the largest fixed disk: the footer's 64 bits hold it, and offsets in
-// its file are no problem.
+// maxFixedSize is the size in bytes of the largest fixed disk. The footer's 64 bits hold it,
+// and offsets in its file do not overflow.
 const maxFixedSize = 1 << 62
 
-// checkSize checks that a VHD of the type can be so large.
+// checkSize returns an error if a VHD of the type cannot have that size.
 func checkSize(size int64, t DiskType) error {
 	switch {
 	case size < 0:
@@ -313,10 +311,9 @@ func checkSize(size int64, t DiskType) error {
 	return nil
 }
 
-// exactGeometry is the geometry to write beside an exact size so that no
-// reader cuts the disk: the specification's where it spans the size, or where
-// even old qemu takes the current size for this creator, and else the largest,
-// with which every reader does.
+// exactGeometry returns the geometry for an exact size with which no reader truncates the disk.
+// It is the specification's if that spans the size, or if even old qemu uses the current size
+// for this creator. Otherwise it is the largest, for which every reader uses the current size.
 func exactGeometry(sectors int64, c Creator) Geometry {
 	g := GeometryOf(sectors)
 	if c != CreatorQEMUExact && (c.trustedByOldQEMU() || g.Product() == sectors) {
@@ -325,7 +322,7 @@ func exactGeometry(sectors int64, c Creator) Geometry {
 	return MaxGeometry
 }
 
-// layout is the layout of the image with this footer and header.
+// layout returns the layout of the image with this footer and header.
 func (o *CreateOptions) layout(f *Footer, h *Header) layout {
 	lay := layoutOf(f, h, 0)
 	if o != nil {

@@ -7,10 +7,10 @@ import (
 	"io"
 )
 
-// ReadAt implements [io.ReaderAt] for the disk's contents. Blocks without a
-// place in the file, and sectors whose bit is clear in the block's bitmap, are
-// the parent's in a differencing image, and read as zeros in a dynamic one ("Block
-// Bitmap"; VirtualBox and libvhdi do the same, qemu ignores the bitmap).
+// ReadAt implements [io.ReaderAt] for the contents of the disk. A sector is missing if its
+// block is unallocated, or if its bit in the block's bitmap is clear ("Block Bitmap"). Missing
+// sectors read from the parent in a differencing image, and as zeros in a dynamic one.
+// VirtualBox and libvhdi do the same, while qemu ignores the bitmap.
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at negative offset %d", off)
@@ -52,7 +52,7 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	return n, atEnd
 }
 
-// readBlock reads the bytes of one block that start in bytes into it.
+// readBlock reads len(p) bytes of one block, from its byte in on.
 func (img *Image) readBlock(p []byte, block, in int64) error {
 	e := img.bat.load(block)
 	if e == unused {
@@ -91,8 +91,8 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 	return nil
 }
 
-// readableBitmap returns the bitmap of an allocated block, nil if all its sectors are in
-// the file. lost says that the block reads as zeros, in an image that is salvaged.
+// readableBitmap returns the bitmap of an allocated block, nil if all its sectors are in the
+// file. lost says that the block reads as zeros, in a salvaged image.
 func (img *Image) readableBitmap(block int64, e uint32) (bm *sectorBitmap, lost bool, err error) {
 	if img.salvage != nil {
 		bm, lost = img.salvagedBitmap(block, e)
@@ -102,9 +102,9 @@ func (img *Image) readableBitmap(block int64, e uint32) (bm *sectorBitmap, lost 
 	return bm, false, err
 }
 
-// readStored reads bytes of an allocated block. The file of a new image ends behind
-// what was written last, and what would follow is zero; so it is in an image that is
-// salvaged.
+// readStored reads bytes of an allocated block. The file of a new image ends after the last
+// write, and the rest of the block is zero. In a salvaged image bytes past the end of the file
+// are zero, too.
 func (img *Image) readStored(p []byte, off int64) error {
 	if img.salvage != nil {
 		n := max(0, min(int64(len(p)), img.salvage.end-off))
@@ -120,7 +120,7 @@ func (img *Image) readStored(p []byte, off int64) error {
 		case phaseCreating:
 			clear(p[n:])
 			return nil
-		case phaseWriting: // it may have been completed since
+		case phaseWriting: // another goroutine may have completed it since
 			return readFull(img.r, p, off)
 		}
 	}

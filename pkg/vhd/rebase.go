@@ -10,16 +10,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// SetParent makes another disk the parent of a differencing image, which takes it
-// over and closes the former one. Only what the image records of its parent
-// changes: what it inherits is the new parent's from then on. The new parent must
-// not be larger than the image. Each step is durable before the next, and after a
-// crash the image has the one parent or the other. Nothing else may use the image
-// meanwhile. After an error the new parent is still the caller's, unless that was
-// one of closing the former parent.
+// SetParent makes another disk the parent of a differencing image. The image owns the new
+// parent, and closes the former one. Only the parent record changes: unallocated sectors read
+// from the new parent from then on. The new parent must not be larger than the image.
 //
-// With a nil parent only the record changes; the image keeps the parent that it
-// has open, if any.
+// Each step is durable before the next, and after a crash the image has the old or the new
+// parent. Nothing else may use the image meanwhile. After an error the caller still owns the
+// new parent, unless the error is from closing the former one.
+//
+// With a nil parent only the record changes; the image keeps its open parent, if any.
 func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err := img.state.inPlace("changing the parent of"); err != nil {
 		return err
@@ -28,7 +27,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 		return ErrTwoIDs
 	}
 	if !img.differencing() {
-		return fmt.Errorf("another parent for a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+		return fmt.Errorf("changing the parent of a %v disk: %w", img.footer.Type, ErrUnsupported)
 	}
 	if parent != nil && parent.Size() > img.size {
 		return fmt.Errorf("parent of %d bytes: %w: larger than the image, which has %d", parent.Size(), ErrUnsupported, img.size)
@@ -48,19 +47,19 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	if err != nil {
 		return err
 	}
-	// XenServer's tools refuse locators behind a block, and VirtualBox's compact loses
-	// blocks behind them. Without space for that they go to the end of the file, unless it
-	// is packed.
-	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoRoom)) {
+	// Metadata before the blocks is best: XenServer's tools refuse locators after a block, and
+	// VirtualBox's compact loses blocks after them. Without space there the locators go to the
+	// end of the file, except in a packed file.
+	if err := img.makeSpaceInFront(end + headerSize); err != nil && (img.lay.packed() || !errors.Is(err, errNoSpace)) {
 		return err
 	}
-	x, taken, err := img.findSpace(end + headerSize)
+	x, extended, err := img.findSpace(end + headerSize)
 	if err != nil {
 		return err
 	}
 	if err := img.writeLocators(&p, &h, x.start); err != nil {
-		if taken {
-			err = img.giveBack(x, err)
+		if extended {
+			err = img.undoExtension(x, err)
 		}
 		return err
 	}
@@ -68,7 +67,7 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 		if err := img.retireSyncedFooter(); err != nil {
 			return err
 		}
-		// Until the header leads there, the texts must count as in use.
+		// Until the header points to the texts, they must count as used.
 		img.lay.locators = append(img.lay.locators, region{"parent locators", x.start, x.start + end})
 		return img.replaceHeader(h, img.footer, x.start+end)
 	})
@@ -83,15 +82,14 @@ func (img *Image) SetParent(parent disk.Disk, p ParentRecord) error {
 	return err
 }
 
-// refillFront moves a block to where the locators were, before the first block, if there
-// is room for one. Other unused space is not its to free: if there is any, it does
-// nothing.
+// refillFront moves a block into the space of the former locators, before the first block, if
+// it fits. If the file has other unused space, which is not its to reclaim, it does nothing.
 func (img *Image) refillFront(ctx context.Context) error {
 	first, _, blocks := img.blockSpan()
 	if blocks == 0 {
 		return nil
 	}
-	room := false
+	fits := false
 	for _, g := range img.gaps() {
 		if g[1]-g[0] < img.lay.stored() {
 			continue
@@ -99,16 +97,16 @@ func (img *Image) refillFront(ctx context.Context) error {
 		if g[0] >= first*SectorSize {
 			return nil
 		}
-		room = true
+		fits = true
 	}
-	if !room {
+	if !fits {
 		return nil
 	}
 	return img.reclaim(ctx, nil)
 }
 
-// writeLocators writes the texts of a parent record from at on, durably, and the
-// fields that lead to them into the header h.
+// writeLocators writes the texts of a parent record from offset at on, durably, and sets the
+// fields of the header h that point to them.
 func (img *Image) writeLocators(p *ParentRecord, h *Header, at int64) error {
 	if _, err := p.encodeInto(h, at); err != nil {
 		return err
@@ -119,10 +117,10 @@ func (img *Image) writeLocators(p *ParentRecord, h *Header, at int64) error {
 	return img.flush()
 }
 
-// Detach makes a dynamic image of a differencing one: everything it inherits is
-// copied into it, and it has no parent afterwards. It is as safe against crashes as
-// SetParent. When ctx is done before that, it ends early, and the image still has
-// its parent. progress counts the bytes of the disk that were looked at.
+// Detach converts a differencing image to a dynamic one: it copies everything the image
+// inherits into the image, and then removes the parent. It is as safe against crashes as
+// SetParent. If ctx ends before the parent is removed, Detach ends early, and the image keeps
+// its parent. progress counts the bytes of the disk that were examined.
 func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 	if err := img.state.inPlace("detaching"); err != nil {
 		return err
@@ -131,7 +129,7 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 		return ErrTwoIDs
 	}
 	if !img.differencing() {
-		return fmt.Errorf("detaching a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+		return fmt.Errorf("detaching a %v disk: %w", img.footer.Type, ErrUnsupported)
 	}
 	if err := img.takeInherited(ctx, progress); err != nil {
 		return err
@@ -164,9 +162,8 @@ func (img *Image) Detach(ctx context.Context, progress disk.Progress) error {
 	return img.closeParents()
 }
 
-// takeInherited writes what the parent has into the image. In blocks that have a
-// place all sectors are written then: readers disagree on what a dynamic image
-// has under a clear bit.
+// takeInherited copies the parent's contents into the image. It writes all sectors of allocated
+// blocks, because readers disagree on the contents of a dynamic image under a clear bit.
 func (img *Image) takeInherited(ctx context.Context, progress disk.Progress) error {
 	buf := make([]byte, 1<<20)
 	for e, err := range img.Extents(0, img.size) {
@@ -206,8 +203,7 @@ func (img *Image) takeInherited(ctx context.Context, progress disk.Progress) err
 	return nil
 }
 
-// fillBlock makes zeros of the sectors of an allocated block that are not in the
-// file, for good.
+// fillBlock writes zeros to the sectors of an allocated block that are not in the file.
 func (img *Image) fillBlock(block int64, e uint32) error {
 	bm, err := img.bitmap(block, e)
 	if err != nil || bm == nil {
@@ -231,9 +227,9 @@ func (img *Image) fillBlock(block int64, e uint32) error {
 	return nil
 }
 
-// replaceHeader replaces the header, and the footers with it, so that a reader
-// finds both as they were or both as they become: the new header is written to
-// unused space at spare, the footers lead there, and then it moves back.
+// replaceHeader replaces the header, and the footers with it, so that a reader finds either
+// both old or both new. It writes the new header to unused space at spare, points the footers
+// to it, and then moves it back.
 func (img *Image) replaceHeader(h Header, f Footer, spare int64) error {
 	home := img.footer.DataOffset
 	was, is := img.header.Encode(), h.Encode()
@@ -261,7 +257,7 @@ func (img *Image) replaceHeader(h Header, f Footer, spare int64) error {
 	return img.cutFile()
 }
 
-// relayout computes anew where metadata is.
+// relayout recomputes the layout of the metadata.
 func (img *Image) relayout() {
 	lay := layoutOf(&img.footer, &img.header, img.lay.limit)
 	lay.batmap = img.lay.batmap

@@ -11,11 +11,11 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// batProposal is what BAT entries in a row are likely to have been.
+// batProposal is a likely value of consecutive BAT entries.
 type batProposal struct {
-	first   int64 // block
+	first   int64 // the block of the first entry
 	entries []uint32
-	certain bool // nothing else is possible, unless two things went wrong
+	certain bool // no other value is possible, unless two faults coincide
 }
 
 // String names the entries.
@@ -26,11 +26,11 @@ func (x *batProposal) String() string {
 	return fmt.Sprintf("BAT entry %d", x.first)
 }
 
-// note says what the proposal rests on.
+// note describes the evidence for the proposal.
 func (x *batProposal) note() string {
-	s := fmt.Sprintf("%v can be rebuilt: %d unreferenced blocks are at the usual distance between their neighbours", x, len(x.entries))
+	s := fmt.Sprintf("%v can be rebuilt: %d unreferenced blocks are between their neighbours at the usual distance", x, len(x.entries))
 	if len(x.entries) == 1 {
-		s = fmt.Sprintf("%v can be rebuilt: one unreferenced block is where its block is expected", x)
+		s = fmt.Sprintf("%v can be rebuilt: one unreferenced block is at the expected offset", x)
 	}
 	if !x.certain {
 		s += ", but nothing proves their order: --salvage reads them, and a repair leaves them alone"
@@ -48,33 +48,33 @@ func (s batSectors) has(entry int64) bool {
 	return len(s.bad) > 0 && s.bad[(s.batOff+entry*4)/SectorSize]
 }
 
-// badEntries are the sectors of the BAT that the reader could not read.
+// badEntries returns the sectors of the BAT that the reader could not read.
 func (p *patchyReader) badEntries(l *layout) batSectors { return batSectors{p.bad, l.batOff} }
 
-// entryRun is n BAT entries in a row.
+// entryRun is n consecutive BAT entries.
 type entryRun struct {
 	first, n int64
-	maybe    bool // they may be right, in a file that was cut
+	maybe    bool // the entries may be right, in a file that was cut
 }
 
 const entriesPerSector = SectorSize / 4
 
 // rebuildBAT finds entries that cannot be right, and unreferenced blocks in the file. It
-// proposes an entry where the order of the file says which block is whose: where between
-// two blocks of the file, and between their entries, there are as many of both. A
-// proposal is certain if the blocks around it have the order of the disk, or if only one
-// entry is wrong and only one block is unreferenced.
+// proposes entries where the order of the file determines the block. That requires as many
+// unreferenced blocks between two blocks of the file as wrong entries between their two
+// entries. A proposal is certain if the blocks around it are in the order of the disk. It is
+// also certain if only one entry is wrong and only one block is unreferenced.
 //
-// whole says that the file has a trailing footer, so that nothing was cut off. An entry
-// that points past the end of a file that was cut may be right. Such a file may have got
-// a footer since: only entries far beyond the end are certainly wrong. A sector of the
-// table most of whose entries are wrong is garbage, and so are all of them.
+// whole says that the file has a trailing footer, so that nothing was cut off. In a file that
+// was cut, an entry that points past its end may be right. Such a file may have received a
+// footer since: only entries far past the end are certainly wrong. If most entries in a sector
+// of the table are wrong, the sector is garbage, and all its entries are wrong.
 //
-// A header may have more entries than the disk has blocks. A block that one of those
-// leads to is not proposed.
+// A header may have more entries than the disk has blocks. A block that one of these entries
+// points to is not proposed.
 //
-// Of img only file, footer, layout and BAT are used. It takes time and memory in
-// proportion to what the table holds and to the file.
+// Only the file, footer, layout and BAT of img are used. Time and memory are proportional to
+// the entries that the table holds and to the size of the file.
 func rebuildBAT(ctx context.Context, img *Image, entries int64, whole bool, bad batSectors) ([]batProposal, error) {
 	r, l, t := img.r, &img.lay, img.bat
 	p := l.placement()
@@ -104,7 +104,7 @@ func rebuildBAT(ctx context.Context, img *Image, entries int64, whole bool, bad 
 	return best, nil
 }
 
-// excessSectors returns the sectors that entries from the given one on lead to.
+// excessSectors returns the sectors that the entries [blocks, entries) point to.
 func excessSectors(ctx context.Context, r io.ReaderAt, batOff, blocks, entries int64) ([]int64, error) {
 	var all []int64
 	_, err := scanExcess(ctx, r, batOff, blocks, entries, func(_, _ int64, b []byte, zeros bool) error {
@@ -127,8 +127,8 @@ func proposed(all []batProposal) int64 {
 	return n
 }
 
-// alignments are those that the data of unreferenced blocks may have: that of the
-// others.
+// alignments returns the possible alignments of the data of unreferenced blocks: those of the
+// other blocks.
 func alignments(l *layout, claimed []uint64) []int64 {
 	aligned := 0
 	for _, x := range claimed {
@@ -137,7 +137,7 @@ func alignments(l *layout, claimed []uint64) []int64 {
 		}
 	}
 	switch {
-	case len(claimed) < 2: // it may be so by chance
+	case len(claimed) < 2: // a single block may be aligned by chance
 		return []int64{SectorSize, dataAlign}
 	case aligned == len(claimed):
 		return []int64{dataAlign}
@@ -145,9 +145,10 @@ func alignments(l *layout, claimed []uint64) []int64 {
 	return []int64{SectorSize}
 }
 
-// suspects lists the entries that cannot be right, or in a whole file may not be.
+// suspects returns the entries that cannot be right. If the file is not whole, it also returns
+// entries that may be wrong.
 func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
-	var all, wild, used []entryRun // of the table, and of the sector that is looked at
+	var all, impossible, used []entryRun // all of the table; impossible and used of the current sector
 	var nWild, nUsed int64
 	sector := int64(-1)
 	add := func(runs []entryRun, x entryRun) []entryRun {
@@ -158,16 +159,16 @@ func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 		return append(runs, x)
 	}
 	flush := func() {
-		runs := wild
+		runs := impossible
 		if nWild >= 3 && nWild*2 > nUsed {
 			runs = used
 		}
 		for _, x := range runs {
 			all = add(all, x)
 		}
-		wild, used, nWild, nUsed = wild[:0], used[:0], 0, 0
+		impossible, used, nWild, nUsed = impossible[:0], used[:0], 0, 0
 	}
-	longest := p.regionsEnd + t.count()*(p.stored+dataAlign) + maxPadding // that the file can have been
+	longest := p.regionsEnd + t.count()*(p.stored+dataAlign) + maxPadding // maximum length of the file
 	for i, e := range t.usedOnce() {
 		n := t.alike(i)
 		if i/entriesPerSector != sector {
@@ -178,18 +179,18 @@ func (t bat) suspects(p *placement, whole bool, bad batSectors) []entryRun {
 		nUsed += n
 		switch {
 		case bad.has(i) || p.over(e) != nil || p.end(e) > max(p.limit, longest):
-			wild = add(wild, entryRun{i, n, false})
+			impossible = add(impossible, entryRun{i, n, false})
 			nWild += n
 		case whole && p.end(e) > p.limit:
-			wild = add(wild, entryRun{i, n, true})
+			impossible = add(impossible, entryRun{i, n, true})
 		}
 	}
 	flush()
 	return all
 }
 
-// claimed returns the blocks in the file that entries lead to, but for suspects, in the
-// order of the file: the sector in the upper half, the block in the lower.
+// claimed returns the blocks that entries other than suspects point to, in the order of the
+// file. The upper half of each value is the sector, the lower half the block.
 func (t bat) claimed(p *placement, suspects []entryRun) []uint64 {
 	var all []uint64
 	for i, e := range t.usedOnce() {
@@ -207,7 +208,7 @@ func (t bat) claimed(p *placement, suspects []entryRun) []uint64 {
 	return all
 }
 
-// slotSearch looks for blocks that nothing refers to.
+// slotSearch searches for unreferenced blocks. A slot is the sector of such a block.
 type slotSearch struct {
 	ctx context.Context
 	r   io.ReaderAt
@@ -215,23 +216,22 @@ type slotSearch struct {
 	p   *placement
 	img *Image
 
-	excess []int64 // sectors that entries behind the disk's end lead to, in order
-	// copies finds out whether a block is a copy of another one. It is nil until it is
-	// needed.
+	excess []int64 // sectors that entries past the end of the disk point to, sorted
+	// copies detects whether a block is a copy of another one. It is nil until it is needed.
 	copies *orphanSearch
 }
 
-// orderWindow is how many blocks on each side of a gap are compared, and how many must
-// have the order of the disk to prove that the file has it.
+// orderWindow is the number of blocks on each side of a gap whose order is compared. The same
+// number must be in the order of the disk to prove the order of the file.
 const orderWindow = 8
 
-// propose matches the blocks in the gaps of the file with the suspects. n is the number
-// of entries.
+// propose matches the blocks in the gaps of the file with the suspects. n is the number of
+// entries.
 func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]batProposal, error) {
 	regions := s.lay.metadata()
 	slices.SortFunc(regions, func(a, b region) int { return int(min(max(a.start-b.start, -1), 1)) })
 	var all []batProposal
-	var slots, lone []uint32 // since the last claimed block; and the first one
+	var slots, lone []uint32 // slots since the last claimed block; and the first one
 	total, clean, allClean, apart := int64(0), true, true, true
 	gap := func(start, end int64, last bool) error {
 		found, ok, err := s.slots(start, end)
@@ -277,13 +277,14 @@ func (s *slotSearch) propose(claimed []uint64, suspects []entryRun, n int64) ([]
 		}
 		slots, clean = slots[:0:0], true
 	}
-	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 { // in a file of another order
+	// The file has another order.
+	if total == 1 && allClean && len(all) == 0 && len(suspects) == 1 && suspects[0].n == 1 {
 		all = []batProposal{{suspects[0].first, lone, false}}
 	}
-	return settled(all, suspects, total, apart, allClean), nil
+	return withoutContradictions(all, suspects, total, apart, allClean), nil
 }
 
-// withoutCopies returns the slots that are no copies of other blocks. An interrupted repair
+// withoutCopies returns the slots that are not copies of other blocks. An interrupted repair
 // leaves one such copy after the last block.
 func (s *slotSearch) withoutCopies(slots []uint32) ([]uint32, error) {
 	if s.copies == nil {
@@ -308,7 +309,7 @@ func (s *slotSearch) withoutCopies(slots []uint32) ([]uint32, error) {
 	return own, nil
 }
 
-// matched proposes the slots for the suspects between two entries, if there are as many.
+// matched proposes the slots for the suspects between two entries, if the numbers are equal.
 func matched(suspects []entryRun, before, after int64, slots []uint32, certain bool) []batProposal {
 	var all []batProposal
 	var have int64
@@ -332,7 +333,7 @@ func matched(suspects []entryRun, before, after int64, slots []uint32, certain b
 	return all
 }
 
-// inOrder reports whether the blocks around the gap before number i have the order of the
+// inOrder reports whether the blocks around the gap before number i are in the order of the
 // disk, and are enough to prove it.
 func inOrder(claimed []uint64, i int) bool {
 	around := claimed[max(0, i-orderWindow):min(len(claimed), i+orderWindow)]
@@ -344,10 +345,10 @@ func inOrder(claimed []uint64, i int) bool {
 	return len(around) >= orderWindow
 }
 
-// settled returns the proposals without those that contradict each other. apart says
-// that no blocks overlap, and clean that nothing else is unreferenced: then a single wrong
-// entry and a single unreferenced block belong together.
-func settled(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
+// withoutContradictions returns the proposals without those that contradict each other. apart
+// says that no blocks overlap. clean says that nothing else is unreferenced: then a single
+// wrong entry and a single unreferenced block belong together.
+func withoutContradictions(all []batProposal, suspects []entryRun, slots int64, apart, clean bool) []batProposal {
 	slices.SortFunc(all, func(a, b batProposal) int { return int(min(max(a.first-b.first, -1), 1)) })
 	for i := 1; i < len(all); i++ {
 		if all[i-1].first+int64(len(all[i-1].entries)) > all[i].first {
@@ -361,8 +362,8 @@ func settled(all []batProposal, suspects []entryRun, slots int64, apart, clean b
 	return all
 }
 
-// slots returns the sectors of the unreferenced blocks in [start, end) of the file, one
-// after the other. ok is false if something else is there, too.
+// slots returns the sectors of the unreferenced blocks in [start, end) of the file, one after
+// the other. ok is false if the range also holds other data.
 func (s *slotSearch) slots(start, end int64) (found []uint32, ok bool, err error) {
 	ok = true
 	for end-start >= s.p.stored {
@@ -383,15 +384,15 @@ func (s *slotSearch) slots(start, end int64) (found []uint32, ok bool, err error
 	return found, ok, nil
 }
 
-// free reports whether no entry behind the disk's end leads to the block at a sector.
+// free reports whether no entry past the end of the disk points to the block at a sector.
 func (s *slotSearch) free(sector int64) bool {
 	n := s.p.stored / SectorSize
 	i, _ := slices.BinarySearch(s.excess, sector-n+1)
 	return i == len(s.excess) || s.excess[i] >= sector+n
 }
 
-// slotFrom returns the offset of the first block in [start, end) of the file, which
-// starts after no more than padding and a footer that stayed there; or -1.
+// slotFrom returns the offset of the first block in [start, end) of the file, or -1. Only
+// padding and a footer that has moved may precede it.
 func (s *slotSearch) slotFrom(start, end int64) (int64, error) {
 	for at := s.lay.nextBlockOffset(start); at+s.p.stored <= end && at < start+2*dataAlign; at += s.lay.align {
 		if ok, err := s.lay.looksLikeBitmap(s.r, at); err != nil || ok {

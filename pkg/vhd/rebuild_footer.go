@@ -8,38 +8,36 @@ import (
 	"github.com/google/uuid"
 )
 
-// ErrFootersLost: the dynamic disk header is there, and both copies of the footer are
-// gone. Salvage reads such an image, and Repair may rebuild the footer. It wraps
-// ErrCorrupt.
+// ErrFootersLost: the file has a dynamic disk header, but both copies of the footer are lost.
+// Salvage reads such an image, and Repair may rebuild the footer. It wraps ErrCorrupt.
 var ErrFootersLost = fmt.Errorf("%w: both copies of the footer are lost", ErrCorrupt)
 
-// rebuiltFooter is a footer made of the dynamic disk header, and of what is left of the
-// damaged copies. Without an id of its own, the unique id is zero.
+// rebuiltFooter is a footer made from the dynamic disk header and the remains of the damaged
+// copies. If no id remains, the unique id is zero.
 type rebuiltFooter struct {
 	footerCopy
 	header    Header
-	sizeKnown bool // else the disk may be up to a block smaller
+	sizeKnown bool // otherwise the disk may be up to a block smaller
 	idKnown   bool
-	certain   bool // the header's checksum is right, and all BAT entries are possible
+	certain   bool // the header's checksum is correct, and all BAT entries are possible
 }
 
-// footersLost is the finding of a file that has a dynamic disk header, and no footer that
-// ends where the trailing one should.
+// footersLost is the finding for a file that has a dynamic disk header but no trailing footer.
 func footersLost(off int64) finding {
 	f := missingFooter(off)
-	f.Got = "none, and no copy of it, although there is a dynamic disk header"
+	f.Got = "no footer and no copy of it, but a dynamic disk header"
 	return f
 }
 
 // lostCopy is the finding that the copy of the footer is lost, too.
 func lostCopy() finding {
 	return finding{Finding: Finding{
-		ID: "leading-footer", Severity: Error, Offset: 0, Field: "copy of the footer at the start of the file", Got: "none that is valid", Want: "a footer",
+		ID: "leading-footer", Severity: Error, Offset: 0, Field: "copy of the footer at the start of the file", Got: "no valid footer", Want: "a footer",
 	}}
 }
 
-// rebuildFooter makes a footer of what is left in a file of size bytes. It returns nil if
-// there is no header that leads to a BAT.
+// rebuildFooter makes a footer from the remains in a file of size bytes. It returns nil if no
+// header points to a BAT.
 func rebuildFooter(ctx context.Context, r io.ReaderAt, size int64, fs *footers) (*rebuiltFooter, error) {
 	at, h, err := headerWithoutFooter(ctx, r, size)
 	if err != nil || at < 0 {
@@ -68,8 +66,9 @@ func rebuildFooter(ctx context.Context, r io.ReaderAt, size int64, fs *footers) 
 	return x, nil
 }
 
-// headerWithoutFooter finds the dynamic disk header of a file without a footer: at byte
-// 512, or else where it must be in the first MiB. It returns -1 if there is none.
+// headerWithoutFooter returns the dynamic disk header of a file without a footer, and its
+// offset. The header is at offset 512, or is the only possible one in the first MiB. Without a
+// header the offset is -1.
 func headerWithoutFooter(ctx context.Context, r io.ReaderAt, size int64) (int64, Header, error) {
 	// The type only decides about warnings.
 	any := footerCopy{Footer: Footer{Type: Differencing, DataOffset: footerSize, CurrentSize: maxFixedSize}}
@@ -100,8 +99,8 @@ func (h *Header) hasParent() bool {
 	return h.ParentID != uuid.Nil || h.ParentName != [512]byte{} || h.Locators != [192]byte{}
 }
 
-// useCopies takes over the fields of damaged copies of the footer that agree with the
-// header. The size of the disk must need as many BAT entries as there are.
+// useCopies adopts the fields of damaged copies of the footer that agree with the header. The
+// size of the disk must need as many BAT entries as the table has.
 func (x *rebuiltFooter) useCopies(fs *footers) {
 	var sizes []uint64
 	var ids []uuid.UUID
@@ -132,8 +131,8 @@ func (x *rebuiltFooter) useCopies(fs *footers) {
 	}
 }
 
-// describedBy reports whether what a damaged footer says agrees with the header: its
-// size, and at least two of cookie, version, data offset and type.
+// describedBy reports whether a damaged footer agrees with the header: in its size, and in at
+// least two of cookie, version, data offset and type.
 func (x *rebuiltFooter) describedBy(f *Footer) bool {
 	agree := 0
 	for _, same := range []bool{f.marked(), f.Version == x.Version, f.DataOffset == x.DataOffset, f.Type == x.Type} {

@@ -6,14 +6,15 @@ import (
 	"io"
 )
 
-// sampledBitmaps is how many sector bitmaps are looked at to recognise a block size.
+// sampledBitmaps is the number of sector bitmaps that are examined to recognise a block size.
 const sampledBitmaps = 64
 
-// rebuildHeader makes the header of an image whose BAT is where qemu, VirtualBox and
-// Windows place it, at byte 1536, right after the header. Blocks end at limit. It tries the block sizes that products use, 2 MiB first,
-// and returns nil if none of them makes sense. The header is certain if exactly one block
-// size leaves no unreferenced space in the file, and the image has no parent: the record
-// of that is lost.
+// rebuildHeader makes the header of an image whose BAT is at offset 1536, right after the
+// header, as qemu, VirtualBox and Windows place it. Blocks end at limit. It tries the block
+// sizes that products use, 2 MiB first, and returns nil if none of them fits.
+//
+// The header is certain if exactly one block size leaves no unreferenced space in the file, and
+// the image has no parent. With a parent, its record is lost.
 func rebuildHeader(ctx context.Context, r io.ReaderAt, f *Footer, limit int64) (*foundHeader, error) {
 	if f.CurrentSize == 0 || f.CurrentSize > MaxSectors*SectorSize {
 		return nil, nil
@@ -52,9 +53,9 @@ func rebuildHeader(ctx context.Context, r io.ReaderAt, f *Footer, limit int64) (
 	return best, nil
 }
 
-// leadsToBlocks reports whether a header that was made up leads to a BAT and to blocks.
-// packed says that nothing speaks against it: there are blocks, each entry is possible,
-// and all of the file is in use.
+// leadsToBlocks reports whether a proposed header leads to a BAT and to blocks. packed says
+// that nothing contradicts it: the image has blocks, each entry is possible, and the whole file
+// is in use.
 func (h *Header) leadsToBlocks(ctx context.Context, r io.ReaderAt, f *Footer, limit int64) (fits, packed bool, err error) {
 	if len(h.validateTable(footerSize, limit)) > 0 {
 		return false, false, nil
@@ -114,8 +115,8 @@ func (h *Header) leadsToBlocks(ctx context.Context, r io.ReaderAt, f *Footer, li
 	return true, limit-end <= dataAlign+footerSize, nil
 }
 
-// follows reports whether products place a block at start if what is before it ends at
-// end, with or without a footer that stayed there.
+// follows reports whether products place a block at start after a structure that ends at end. A
+// footer that has moved may be between the two.
 func (l *layout) follows(start, end int64) bool {
 	own := *l
 	for _, own.align = range []int64{SectorSize, dataAlign} {
@@ -126,14 +127,14 @@ func (l *layout) follows(start, end int64) bool {
 	return false
 }
 
-// maxPadding is the most that products leave unused before a block.
+// maxPadding is the most unused space, in bytes, that products leave before a block.
 const maxPadding = 64 << 10
 
-// mostFit reports whether more than half of the used entries of a table may lead to
-// blocks. It gives up early, so that it reads little of what is no table.
+// mostFit reports whether more than half of the used entries of a table may point to blocks. It
+// gives up early, and so reads little of data that is not a table.
 func mostFit(ctx context.Context, r io.ReaderAt, off, n int64, p *placement) (bool, error) {
 	buf := make([]byte, min(n*4, 64<<10))
-	used, wild := int64(0), int64(0)
+	used, impossible := int64(0), int64(0)
 	for end := off + n*4; off < end; {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -149,17 +150,17 @@ func mostFit(ctx context.Context, r io.ReaderAt, off, n int64, p *placement) (bo
 				continue
 			}
 			if used++; !p.fits(e) {
-				if wild++; wild > 64+used/2 {
+				if impossible++; impossible > 64+used/2 {
 					return false, nil
 				}
 			}
 		}
 	}
-	return wild*2 <= used, nil
+	return impossible*2 <= used, nil
 }
 
-// goesOn reports whether what follows a table in its last sector may lead to blocks, too.
-// Then the table is larger.
+// goesOn reports whether the rest of a table's last sector may point to blocks, too. Then the
+// table is larger.
 func goesOn(r io.ReaderAt, off, n int64, p *placement) (bool, error) {
 	rest := make([]byte, batBytes(n)-n*4)
 	if err := readFull(r, rest, off+n*4); err != nil {
@@ -173,12 +174,12 @@ func goesOn(r io.ReaderAt, off, n int64, p *placement) (bool, error) {
 	return false, nil
 }
 
-// maxBitmapRuns is how many runs of equal bits a sector bitmap may have to be recognised.
-// Data has far more.
+// maxBitmapRuns is the most runs of equal bits in a sector bitmap that is recognised. Data has
+// far more.
 const maxBitmapRuns = 128
 
-// looksLikeBitmap reports whether at off there is what may be the sector bitmap of a
-// block: some bits are set, in long runs.
+// looksLikeBitmap reports whether the file may have the sector bitmap of a block at off: some
+// bits are set, in long runs.
 func (l *layout) looksLikeBitmap(r io.ReaderAt, off int64) (bool, error) {
 	if off < 0 || off+l.bitmapSize > l.limit {
 		return false, nil

@@ -12,15 +12,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// reclaimBatch is how many bytes of blocks are moved between two flushes. With large
-// blocks it is at least 16 of them.
+// reclaimBatch is the number of bytes of blocks that are moved between two flushes. A batch has
+// at least 16 blocks, so with large blocks it is larger.
 const reclaimBatch = 32 << 20
 
-// reclaim returns unused space to the file system: blocks from the end of the file
-// move into gaps before them, as does the BAT, and then the file is cut. A block's
-// old place stays as it is until its entry points to the new one durably; so a crash
-// leaves the image as it was, or leaks. When ctx is done it stops between two blocks.
-// On a full disk (a gap may be a hole) it returns what it can, without an error.
+// reclaim returns unused space to the file system. It moves blocks from the end of the file
+// into gaps before them, then the BAT, and then truncates the file. The old copy of a block
+// stays until its entry durably points to the new one. So a crash leaves an image that is
+// intact, perhaps with leaks. When ctx ends, reclaim stops between two blocks. On a full disk
+// (filling a gap that is a hole needs space) it returns less, without an error.
 func (img *Image) reclaim(ctx context.Context, progress disk.Progress) error {
 	if img.trailer.onDevice() {
 		return nil
@@ -78,11 +78,11 @@ func (img *Image) moveBlocksDown(ctx context.Context, progress disk.Progress) er
 	return nil
 }
 
-// moveBatch is how many blocks are moved between two flushes.
+// moveBatch returns the number of blocks that are moved between two flushes.
 func (img *Image) moveBatch() int { return max(16, int(reclaimBatch/img.lay.stored())) }
 
-// switchBlocks makes the copies of blocks, which are at these entries' offsets, the
-// blocks, durably.
+// switchBlocks points the entries of blocks to their copies, durably. entries has the new
+// entries.
 func (img *Image) switchBlocks(blocks []int64, entries []uint32) error {
 	if err := img.flush(); err != nil || len(blocks) == 0 {
 		return err
@@ -101,8 +101,8 @@ func (img *Image) switchBlocks(blocks []int64, entries []uint32) error {
 	})
 }
 
-// bytesToMove estimates how many bytes moveBlocksDown will move: those of blocks
-// behind what all of them take.
+// bytesToMove estimates the bytes that moveBlocksDown will move: those of blocks past the end
+// that the blocks would have without gaps.
 func (img *Image) bytesToMove(blocks []placedBlock) int64 {
 	end := int64(len(blocks)) * img.lay.stored()
 	for _, r := range img.lay.metadata() {
@@ -117,9 +117,9 @@ func (img *Image) bytesToMove(blocks []placedBlock) int64 {
 	return n
 }
 
-// closeGapBeforeBAT moves the BAT down into a gap that blocks have left in front
-// of it; where it would be over itself there, by way of the end of the file. If
-// there is no space for that, the gap stays.
+// closeGapBeforeBAT moves the BAT down into a gap that blocks have left before it. If the BAT
+// would overlap itself, it moves by way of the end of the file. Without space for that the gap
+// stays.
 func (img *Image) closeGapBeforeBAT() error {
 	for _, g := range img.gaps() {
 		if g[1] != img.lay.batOff || g[1]-g[0] < img.lay.stored() {
@@ -138,8 +138,8 @@ func (img *Image) closeGapBeforeBAT() error {
 	return nil
 }
 
-// moveBATUp writes the table to the end of the file, and makes it the BAT. After an
-// error the image has its BAT as before, or has failed.
+// moveBATUp writes the table to the end of the file, and makes it the BAT. After an error the
+// image has its former BAT, or has failed.
 func (img *Image) moveBATUp(table bat) error {
 	x, err := img.extend(roundUp(img.freeFrom(), dataAlign), img.tableBytes(table.len()))
 	if err != nil {
@@ -147,7 +147,7 @@ func (img *Image) moveBATUp(table bat) error {
 	}
 	m, err := img.copyBAT(table, x.start)
 	if err != nil {
-		return img.giveBack(x, err)
+		return img.undoExtension(x, err)
 	}
 	return img.state.change(func() error {
 		if err := img.switchBAT(table, x.start, m); err != nil {
@@ -157,13 +157,12 @@ func (img *Image) moveBATUp(table bat) error {
 	})
 }
 
-// gaps returns the spaces [start, end) of the file that nothing uses, in order.
+// gaps returns the unused ranges [start, end) of the file, in order.
 func (img *Image) gaps() [][2]int64 {
 	var gaps [][2]int64
 	end := int64(0)
 	used := func(start, stop int64) {
-		// An entry that is wrong may lead anywhere, and a torn end is not in whole
-		// sectors.
+		// A wrong entry may point anywhere, and the file may end inside a sector.
 		start = min(start, img.alloc.end, img.alloc.length/SectorSize*SectorSize)
 		if start > end {
 			gaps = append(gaps, [2]int64{end, start})
@@ -177,9 +176,9 @@ func (img *Image) gaps() [][2]int64 {
 	return gaps
 }
 
-// freeSpace yields where blocks fit into the gaps, from the start of the file on:
-// aligned, unless the gap is too tight for that. In a packed file they come right before
-// the block that follows the gap.
+// freeSpace yields the offsets in gaps at which blocks fit, from the start of the file on.
+// Blocks are aligned, unless the gap is too small for that. In a packed file they end where the
+// block after the gap starts.
 type freeSpace struct {
 	gaps [][2]int64
 	lay  *layout
@@ -187,7 +186,7 @@ type freeSpace struct {
 
 func (img *Image) freeSpace() freeSpace { return freeSpace{img.gaps(), &img.lay} }
 
-// next returns the offset for the next block; ok is false if there is none.
+// next returns the offset for the next block; ok is false if no gap is left.
 func (s *freeSpace) next() (at int64, ok bool) {
 	for ; len(s.gaps) > 0; s.gaps = s.gaps[1:] {
 		g := &s.gaps[0]
@@ -207,7 +206,7 @@ func (s *freeSpace) next() (at int64, ok bool) {
 	return 0, false
 }
 
-// moveBATDown moves the BAT into the first gap before it that it fits.
+// moveBATDown moves the BAT into the first gap before it in which it fits.
 func (img *Image) moveBATDown() error {
 	n := img.tableBytes(img.bat.len())
 	for _, g := range img.gaps() {
@@ -225,18 +224,17 @@ func (img *Image) moveBATDown() error {
 	return nil
 }
 
-// tableBytes is what a BAT of so many blocks takes in the file, with XenServer's
+// tableBytes returns the size in the file of a BAT for that many blocks, with XenServer's
 // batmap, which must follow it.
 func (img *Image) tableBytes(blocks int64) int64 {
 	n := batBytes(blocks)
 	if img.batmap != nil {
-		n += img.batmap.room(blocks)
+		n += img.batmap.space(blocks)
 	}
 	return n
 }
 
-// copyBAT writes a table to space that nothing uses, durably. XenServer's batmap
-// moves with it.
+// copyBAT writes a table to unused space, durably. XenServer's batmap moves with it.
 func (img *Image) copyBAT(table bat, at int64) (*batmap, error) {
 	if err := table.writeTo(img.f, at, 0); err != nil {
 		return nil, err
@@ -251,8 +249,7 @@ func (img *Image) copyBAT(table bat, at int64) (*batmap, error) {
 	return m, img.flush()
 }
 
-// switchBAT makes the table at that offset the BAT, with one write of the header's
-// first sector.
+// switchBAT makes the table at offset at the BAT, with one write of the header's first sector.
 func (img *Image) switchBAT(table bat, at int64, m *batmap) error {
 	header := img.header
 	header.TableOffset = uint64(at)
@@ -267,8 +264,7 @@ func (img *Image) switchBAT(table bat, at int64, m *batmap) error {
 	return nil
 }
 
-// copyBlock copies a block as it is stored to a place that nothing uses. Holes
-// stay holes.
+// copyBlock copies a stored block to unused space. Holes stay holes.
 func (img *Image) copyBlock(to, from int64) error {
 	stored := img.lay.stored()
 	if err := filesystem.Zero(img.f, to, stored); err != nil {
@@ -298,8 +294,8 @@ func (img *Image) copyBlock(to, from int64) error {
 	return nil
 }
 
-// cutFile ends the file behind everything in use. On a full disk, where the footer
-// finds no space there, the file keeps its end.
+// cutFile truncates the file after everything in use. If the disk is too full to write the
+// footer there, the file keeps its end.
 func (img *Image) cutFile() error {
 	a := &img.alloc
 	end := img.endOfUse()
@@ -308,10 +304,10 @@ func (img *Image) cutFile() error {
 		return nil
 	}
 	at := img.lay.footerOffset(end)
-	if at+footerSize > a.footerAt { // the footers would overlap, for less than a sector's gain
+	if at+footerSize > a.footerAt { // the footers would overlap, to gain less than a sector
 		return nil
 	}
-	// A packed file of whole pages has its next block where blocks were before.
+	// In a packed file with an aligned length the next block goes where blocks were before.
 	if err := filesystem.Zero(img.f, end, at-end); err != nil {
 		return err
 	}
@@ -332,9 +328,9 @@ func (img *Image) cutFile() error {
 	return img.flush()
 }
 
-// Empty deallocates all blocks of an image: a dynamic disk reads as zeros then, and a
-// differencing one as its parent. After a crash any of the blocks may still be
-// there. Nothing else may use the image meanwhile.
+// Empty deallocates all blocks of an image. A dynamic disk then reads as zeros, and a
+// differencing one as its parent. After a crash any of the blocks may remain. Nothing else may
+// use the image meanwhile.
 func (img *Image) Empty(ctx context.Context, progress disk.Progress) error {
 	if err := img.state.inPlace("emptying"); err != nil {
 		return err
@@ -343,7 +339,7 @@ func (img *Image) Empty(ctx context.Context, progress disk.Progress) error {
 		return ErrTwoIDs
 	}
 	if !img.dynamic() {
-		return fmt.Errorf("emptying a disk that is %v: %w", img.footer.Type, ErrUnsupported)
+		return fmt.Errorf("emptying a %v disk: %w", img.footer.Type, ErrUnsupported)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -8,80 +8,111 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// ErrBeyondRepair: what is left of the image does not say enough.
-var ErrBeyondRepair = errors.New("the image cannot be repaired: neither footer, nor a header that leads to one, is left")
+// ErrBeyondRepair: the remains of the image are not enough for a repair.
+var ErrBeyondRepair = errors.New("the image cannot be repaired: it has no footer, and no header from which to rebuild one")
 
-// ErrOrphans: space that nothing refers to holds data, which may be blocks whose
-// entries were lost. It is not returned to the file system.
-var ErrOrphans = errors.New("space that no BAT entry refers to holds data, which may be lost blocks: it stays in the file")
+// ErrReconnect: a block cannot be connected with data at an offset.
+var ErrReconnect = errors.New("the block cannot be reconnected")
 
-// RepairOptions say what to repair. In a VHD, All repairs footers, header and BAT,
-// and Deep sets the bits of sectors that hold data under a clear bit.
+// RepairOptions control a repair. In a VHD, All repairs footers, header and BAT, and Deep sets
+// the bits of sectors that hold data under a clear bit.
 type RepairOptions = disk.RepairOptions
 
-// Repaired is one thing that Repair has done.
+// Repaired is one step that Repair has done.
 type Repaired = disk.Repaired
 
-// Repair repairs the image in f, a file of size bytes, as far as that loses no
-// byte of the disk, and returns what it has done, in order, also with an error. A
-// nil o means the zero value. What it cannot repair it leaves alone; a [Checker]
-// reports what is left.
+// Unrepaired describes the findings of one kind that Repair has left.
+type Unrepaired = disk.Unrepaired
+
+// RepairReport lists what Repair has done and what it has left.
+type RepairReport = disk.RepairReport
+
+// Repair repairs the image in f, a file of size bytes, without losing a byte of the disk. It
+// returns the steps that it has done, also with an error, and the reasons for the remaining
+// errors and leaks. A nil o means the zero value.
 //
-// The image is checked before anything is written. Every step is durable before the
-// next and leaves an image that is no worse: footers are repaired before the header,
-// and a block's copy is complete before its entry points there. A cancelled ctx, or
-// an error of the file, ends the repair between two steps. Repairing again does
-// nothing.
+// The image is checked before anything is written. Every step is durable before the next, and
+// leaves an image that is no worse. Footers are repaired before the header, and the copy of a
+// block is complete before its entry points to it. A step that is not safe does not prevent the
+// others. A cancelled ctx, or an error of the file, ends the repair between two steps; the
+// report has no Left then.
 //
-// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrTwoImages, ErrOrphans, ErrSavedState, ErrTooLarge,
-// ctx.Err(), or of the file.
-func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) ([]Repaired, error) {
+// A second repair does nothing, with one exception. If BAT entries have changed, the same call
+// returns no space to the file system; the next one may.
+//
+// Errors are ErrNotVHD, ErrBeyondRepair, ErrShifted, ErrTwoIDs, ErrTwoImages, ErrSavedState,
+// ErrTooLarge, ErrReconnect, ctx.Err(), or those of the file.
+func Repair(ctx context.Context, f disk.File, size int64, o *RepairOptions) (RepairReport, error) {
 	if o == nil {
 		o = &RepairOptions{}
 	}
 	r := &repairer{ctx: ctx, f: f, size: size, o: *o}
-	typ, _, err := r.check()
-	if err != nil {
-		return nil, err
-	}
-	fs, err := locateFooters(f, size)
-	if err != nil {
-		return nil, err
-	}
-	if fs.twoIDs() {
-		return nil, ErrTwoIDs
-	}
-	if o.All {
-		if err := r.metadata(); err != nil {
-			return r.done, err
+	err := r.repair()
+	report := RepairReport{Done: r.done}
+	if reason, next, refused := refusedRepair(err); refused || err == nil {
+		left, lerr := r.unrepaired(reason, next)
+		report.Left = left
+		if err == nil {
+			err = lerr
 		}
 	}
-	if typ != Fixed {
-		err = r.blocks()
+	return report, err
+}
+
+func (r *repairer) repair() error {
+	found, err := r.check()
+	if err != nil {
+		return err
 	}
-	return r.done, err
+	if found.kinds["bytes-missing"]+found.kinds["bytes-added"] > 0 {
+		return ErrShifted
+	}
+	if found.kinds["two-images"] > 0 {
+		return ErrTwoImages
+	}
+	fs, err := locateFooters(r.f, r.size)
+	if err != nil {
+		return err
+	}
+	if fs.twoIDs() {
+		return ErrTwoIDs
+	}
+	if r.o.All {
+		if err := r.metadata(); err != nil {
+			return err
+		}
+	}
+	if found.typ != Fixed {
+		return r.blocks()
+	}
+	if len(r.o.Reconnect) > 0 {
+		return fmt.Errorf("%w: a fixed disk has no blocks", ErrReconnect)
+	}
+	return nil
 }
 
 type repairer struct {
 	ctx  context.Context
 	f    disk.File
-	size int64 // of the file
+	size int64 // size of the file
 	o    RepairOptions
 	done []Repaired
+	left map[string]Unrepaired // reasons for remaining findings, by ID
 
-	overlapped []overlap // before the repair
-	torn       []tornBlock
-	pages      bool // Windows made the image: the length of the file is a multiple of 4096
+	overlapped     []overlap // before the repair
+	changedEntries bool      // BAT entries have changed
+	torn           []tornBlock
+	pages          bool // Windows made the image: the length of the file is a multiple of 4096
 
-	worked, work int64 // bytes examined and moved, and to examine and move
+	worked, work int64 // bytes examined and moved, and their total
 }
 
-// did notes a repair that is durable.
+// did records a durable step.
 func (r *repairer) did(id string, off, n int64, format string, args ...any) {
 	r.done = append(r.done, Repaired{ID: id, Offset: off, Length: n, Text: fmt.Sprintf(format, args...)})
 }
 
-// progress reports n bytes of the work as done.
+// progress reports that n more bytes of the work are done.
 func (r *repairer) progress(n int64) {
 	r.worked += n
 	if r.o.Progress != nil {
@@ -89,7 +120,7 @@ func (r *repairer) progress(n int64) {
 	}
 }
 
-// write writes and flushes: one step.
+// write writes b and flushes: one step.
 func (r *repairer) write(b []byte, off int64) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
@@ -104,24 +135,32 @@ func (r *repairer) write(b []byte, off int64) error {
 	return nil
 }
 
-// check checks the file as it is now.
-func (r *repairer) check() (DiskType, Counts, error) {
-	c := NewChecker(r.f, r.fileSize(), nil)
-	for f, err := range c.Findings(r.ctx) {
-		if err == nil && f.ID == "two-images" {
-			err = ErrTwoImages
-		}
-		if err == nil && (f.ID == "bytes-missing" || f.ID == "bytes-added") {
-			err = ErrShifted
-		}
-		if err != nil {
-			return 0, Counts{}, err
-		}
-	}
-	return c.Type(), c.Counts(), nil
+// checked is the result of a check.
+type checked struct {
+	typ    DiskType
+	counts Counts
+	kinds  map[string]int64 // faults by ID
+	order  []finding        // the first finding of each kind
 }
 
-// fileSize is the length of the file now.
+// check checks the file in its current state.
+func (r *repairer) check() (checked, error) {
+	c := NewChecker(r.f, r.fileSize(), nil)
+	found := checked{kinds: map[string]int64{}}
+	for f, err := range c.Findings(r.ctx) {
+		if err != nil {
+			return checked{}, err
+		}
+		if found.kinds[f.ID] == 0 {
+			found.order = append(found.order, finding{Finding: f})
+		}
+		found.kinds[f.ID] += f.Faults()
+	}
+	found.typ, found.counts = c.Type(), c.Counts()
+	return found, nil
+}
+
+// fileSize returns the current length of the file.
 func (r *repairer) fileSize() int64 {
 	if size, err := disk.FileSize(r.f); err == nil && !disk.IsDevice(r.f) {
 		return size
@@ -131,25 +170,42 @@ func (r *repairer) fileSize() int64 {
 
 // blocks repairs the BAT, and returns leaked space to the file system.
 func (r *repairer) blocks() error {
+	if len(r.o.Reconnect) > 0 {
+		img, err := r.open()
+		if err != nil {
+			if errors.Is(err, ErrSavedState) {
+				return err
+			}
+			return fmt.Errorf("%w: %w", ErrReconnect, err)
+		}
+		if err := r.reconnect(img); err != nil {
+			return err
+		}
+		r.o.Reconnect = nil
+	}
 	if r.o.All {
 		if _, err := r.rebuildEntries(); err != nil {
 			return err
 		}
 	}
-	img, err := NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
+	img, err := r.open()
+	if errors.Is(err, ErrSavedState) {
+		return err
+	}
 	if err != nil {
-		if errors.Is(err, ErrSavedState) {
-			return err
+		return nil // Open refuses the image for another reason: repairing the BAT does not help
+	}
+	var steps []func(*Image) error
+	if r.o.All {
+		r.overlapped = img.overlapping()
+		steps = append(steps, r.excess, r.separate, r.rebuildSeparated)
+		if r.o.DiscardLost {
+			steps = append(steps, r.discardLost)
 		}
-		return nil // what Open refuses even so is beyond this
-	}
-	if !r.o.All {
-		return r.leaks(img)
-	}
-	r.overlapped = img.overlapping()
-	steps := []func(*Image) error{r.separate, r.rebuildSeparated, r.excess, r.batmap}
-	if r.o.Deep && !img.differencing() {
-		steps = append(steps, r.setBits)
+		steps = append(steps, r.excess, r.batmap) // wrong entries may have prevented the first one
+		if r.o.Deep && !img.differencing() {
+			steps = append(steps, r.setBits)
+		}
 	}
 	for _, step := range append(steps, r.leaks) {
 		if err := r.ctx.Err(); err != nil {
@@ -162,4 +218,9 @@ func (r *repairer) blocks() error {
 		}
 	}
 	return nil
+}
+
+// open opens the image as far as possible, to repair its BAT.
+func (r *repairer) open() (*Image, error) {
+	return NewImage(r.f, r.size, &OpenOptions{Write: true, Force: r.o.Force, Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 }

@@ -1,7 +1,7 @@
 package vhd
 
-// fixedFooter mends the only footer of a fixed disk, which nothing but itself
-// can tell.
+// fixedFooter repairs the footer of a fixed disk. The disk has no copy of it, so only a few
+// fields can be derived.
 func (r *repairer) fixedFooter(c *footerCopy, fs *footers) error {
 	footer := c.Footer
 	footer.DataOffset = noOffset
@@ -10,14 +10,14 @@ func (r *repairer) fixedFooter(c *footerCopy, fs *footers) error {
 	var id, text string
 	switch {
 	case c.short:
-		id, text = "file-length", "the footer of 511 bytes got its last byte"
+		id, text = "file-length", "the last byte of the 511-byte footer was added"
 	case rest != 0:
-		// What is torn off is not the disk's, but whose it is nobody knows.
+		// The missing bytes are not the disk's, and their contents are unknown.
 		return nil
 	case footer != fs.trailing.Footer:
-		id, text = "fixed-data-offset", "the footer got all ones for its data offset"
+		id, text = "fixed-data-offset", "the footer's data offset was set to all ones"
 	case c.Checksum != c.checksumWanted():
-		id, text = "footer-checksum", "the footer got its right checksum"
+		id, text = "footer-checksum", "the footer's checksum was corrected"
 	default:
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// metadata mends the footers and the header.
+// metadata repairs the footers and the header.
 func (r *repairer) metadata() error {
 	fs, err := locateFooters(r.f, r.size)
 	if err != nil {
@@ -18,7 +18,7 @@ func (r *repairer) metadata() error {
 		if err := r.lostFixed(); err != nil || len(r.done) == 0 {
 			return err
 		}
-		return r.metadata() // the footer is at the end now
+		return r.metadata() // the trailing footer is valid now
 	}
 	var rebuilt *rebuiltFooter
 	if err != nil {
@@ -31,15 +31,18 @@ func (r *repairer) metadata() error {
 		return ErrSavedState
 	}
 	if refusal(c.validate(), true) != nil {
-		return nil // a field that only its owner knows
+		return nil // a repair cannot know the value of the field
 	}
 	footer := c.Footer
 	if footer.Type == Fixed {
 		return r.fixedFooter(c, &fs)
 	}
 	end, stored, moved, err := r.header(&footer, c)
-	if err != nil || end < 0 {
+	if err != nil {
 		return err
+	}
+	if end < 0 {
+		return r.leadingFooter(&fs)
 	}
 	n := len(r.done)
 	err = r.footers(&footer, &fs, end, stored, moved)
@@ -49,10 +52,10 @@ func (r *repairer) metadata() error {
 	return err
 }
 
-// header finds the dynamic disk header, mends it, and has the footer point to
-// it. It returns the end of all that the header and the BAT lay claim to in the
-// file, or -1 if there is no header to believe, and what a block takes. moved is the finding of a footer
-// that led elsewhere, or nil.
+// header finds and repairs the dynamic disk header, and points the footer to it. It returns the
+// end of the range that the header and the BAT refer to, or -1 without a valid header. stored
+// is the size of a block in the file. moved is the finding of a footer that pointed elsewhere,
+// or nil.
 func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, moved *finding, err error) {
 	h, found, err := readHeader(r.f, c, r.size)
 	if err != nil {
@@ -96,7 +99,7 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 		if err := r.write(b[:SectorSize], int64(footer.DataOffset)); err != nil {
 			return -1, 0, nil, err
 		}
-		r.did("header-checksum", int64(footer.DataOffset), SectorSize, "the header got its right checksum")
+		r.did("header-checksum", int64(footer.DataOffset), SectorSize, "the header's checksum was corrected")
 	}
 	inUse := lay.regions
 	if footer.Type == Differencing {
@@ -114,11 +117,12 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	for _, x := range inUse {
 		end = max(end, x.end)
 	}
+	p := lay.placement()
 	for i, e := range t.usedOnce() {
-		// A block that begins in the file may have lost its tail. One that begins
-		// behind it tells nothing.
+		// The end of a block that starts in the file may be cut off. A block that starts past
+		// the end, or overlaps metadata, is no evidence.
 		start := int64(e) * SectorSize
-		if start+lay.bitmapSize > r.size {
+		if start+lay.bitmapSize > r.size || p.over(e) != nil {
 			continue
 		}
 		end = max(end, start+lay.stored())
@@ -131,20 +135,20 @@ func (r *repairer) header(footer *Footer, c *footerCopy) (end, stored int64, mov
 	return end, lay.stored(), moved, nil
 }
 
-// maxTorn is how many torn blocks are named. In a file that is only cut there is one; a
-// wild BAT may have any number.
+// maxTorn is the most torn blocks that are named. A file that was only cut has one; a damaged
+// BAT may have any number.
 const maxTorn = 1000
 
-// tornBlock is a block that begins in the file, which ends n bytes before it does.
+// tornBlock is a block that starts in the file, which ends n bytes before the block does.
 type tornBlock struct {
 	block, n int64
 	lost     disk.Range
 }
 
-// footers writes the footer to where it belongs and is not: first at the start,
-// and then at the end, behind what is in use and behind what may be a block of stored
-// bytes that nothing refers to. moved is the finding of a footer that
-// led elsewhere than to the header, or nil.
+// footers writes the missing copies of the footer: first the leading one, and then the trailing
+// one. The trailing one goes after everything in use, and after a possible unreferenced block
+// of stored bytes. moved is the finding of a footer that pointed elsewhere than to the header,
+// or nil.
 func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved *finding) error {
 	b := footer.Encode()
 	leadingWritten := !fs.leading.valid() || !fs.leading.same(footer)
@@ -162,13 +166,13 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 		case fs.leading.Footer == *footer && !fs.trailing.valid():
 			id = "footer-checksum"
 		}
-		r.did(id, 0, footerSize, "the copy of the footer at the start was written anew")
+		r.did(id, 0, footerSize, "the copy of the footer at the start was rewritten")
 	}
 	at, id := fs.trailing.off, "trailing-footer"
 	rest := r.size % SectorSize
 	switch {
 	case rest != 0 && !(fs.trailing.short && fs.trailing.valid()):
-		// What is torn stays, in front of the footer.
+		// The partial sector stays, before the footer.
 		at = max(roundUp(r.size, SectorSize), end)
 		if fs.trailing.valid() {
 			id = "file-length"
@@ -180,7 +184,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 	case fs.trailing.valid():
 		id = "file-length"
 	case end > r.size-footerSize, !fs.trailing.marked() && r.size-end >= stored && !disk.IsDevice(r.f):
-		// The last sector is, or may be, that of a block.
+		// The last sector belongs to a block, or may.
 		at = max(roundUp(r.size, SectorSize), end)
 	default:
 		at = lastSector(r.size)
@@ -198,7 +202,7 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 	if !leadingWritten {
 		r.foundHeader(footer, moved)
 	}
-	r.did(id, at, footerSize, "the footer at the end was written anew, at offset %d", at)
+	r.did(id, at, footerSize, "the trailing footer was rewritten at offset %d", at)
 	if !fs.trailing.valid() {
 		for _, x := range r.torn {
 			r.did("bat-beyond-end", size, x.n, "the last %d bytes of block %d are not in the file and are zeros now: %s of the disk", x.n, x.block, rangeText(x.lost))
@@ -208,11 +212,11 @@ func (r *repairer) footers(footer *Footer, fs *footers, end, stored int64, moved
 	return nil
 }
 
-// foundHeader notes, as soon as a footer leads to it, that the header was found; moved
-// is the finding of a footer that led elsewhere, or nil.
+// foundHeader records that the header was found, once a footer points to it. moved is the
+// finding of a footer that pointed elsewhere, or nil.
 func (r *repairer) foundHeader(footer *Footer, moved *finding) {
 	if moved != nil {
 		r.did(moved.ID, int64(footer.DataOffset), headerSize,
-			"the header was found at offset %d, where the footer did not look for it", footer.DataOffset)
+			"the header was found at offset %d, where the footer did not point", footer.DataOffset)
 	}
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// orphanSearch looks for data that BAT entries may have referred to before they were
-// lost.
+// orphanSearch searches for data that BAT entries may have pointed to before they were lost.
 type orphanSearch struct {
 	*Image
 	ctx   context.Context
@@ -22,25 +21,24 @@ type orphanSearch struct {
 	byData map[firstSector][]int64
 	seed   maphash.Seed
 
-	slots int64 // room for blocks in the spaces before the one that is searched
-	// fromEnd has the blocks by their offset, the last one first. It is nil until it is
-	// needed.
+	slots int64 // number of blocks that fit into the spaces before the current one
+	// fromEnd has the blocks by their offset, the last one first. It is nil until it is needed.
 	fromEnd []int64
 }
 
-// firstSector is the first sector of a block's data that is not zero.
+// firstSector identifies a block by the first sector of its data that is not zero.
 type firstSector struct {
 	sector int64
 	hash   uint64
 }
 
-// maxAlike is how many blocks that begin alike a copy is compared with. It bounds what
-// is read of a file that has many of them.
+// maxAlike is the most blocks with the same first sector that a copy is compared with. It
+// bounds the reads of a file with many of them.
 const maxAlike = 4
 
-// orphans reports whether there is data in spaces that nothing refers to, other than
-// copies, whole or begun, of blocks: those are what moving blocks leaves when it is
-// interrupted. over are the overlaps before the repair.
+// orphans reports whether unreferenced space holds data, other than complete or partial copies
+// of blocks. An interrupted move of blocks leaves such copies. over are the overlaps before the
+// repair.
 func (img *Image) orphans(ctx context.Context, over []overlap) (bool, error) {
 	x := &orphanSearch{Image: img, ctx: ctx, holes: filesystem.NewHoleMap(img.r), over: over, seed: maphash.MakeSeed()}
 	for start, end := range img.spaces {
@@ -51,7 +49,7 @@ func (img *Image) orphans(ctx context.Context, over []overlap) (bool, error) {
 	return false, nil
 }
 
-// in reports whether there is data in [start, end) of the file that is no copy.
+// in reports whether [start, end) of the file holds data that is not a copy.
 func (x *orphanSearch) in(start, end int64) (bool, error) {
 	stored := x.lay.stored()
 	first, each := x.lay.nextBlockOffset(start), x.lay.blockSize+roundUp(x.lay.bitmapSize, x.lay.align)
@@ -61,7 +59,7 @@ func (x *orphanSearch) in(start, end int64) (bool, error) {
 		if err != nil || at < 0 {
 			return false, err
 		}
-		// Copies have the alignment of new blocks, one behind the other.
+		// Copies have the alignment of new blocks, one after the other.
 		place := x.lay.nextBlockOffset(off)
 		if at >= place {
 			place += (at - place) / each * each
@@ -78,10 +76,10 @@ func (x *orphanSearch) in(start, end int64) (bool, error) {
 	return false, nil
 }
 
-// copyOfAny reports whether a copy of a block is at byte place of the file. Of blocks
-// that overlap others the first is copied first, and the last blocks of the file are
-// moved into the first spaces, of which place is number slot: of those any part of the
-// copy may be missing. Others are found by how they begin.
+// copyOfAny reports whether the file has a copy of a block at offset place. place is slot
+// number slot in the spaces. A repair copies blocks that overlap others, the first one first,
+// and moves the last blocks of the file into the first spaces. Copies of these blocks may miss
+// any part. Copies of other blocks are recognised by their first sector.
 func (x *orphanSearch) copyOfAny(place, slot int64) (bool, error) {
 	if x.byData == nil {
 		if err := x.index(); err != nil {
@@ -104,7 +102,7 @@ func (x *orphanSearch) copyOfAny(place, slot int64) (bool, error) {
 	return false, nil
 }
 
-// likely returns the blocks that a repair may have begun to copy to space number slot.
+// likely returns the blocks of which a repair may have a partial copy in slot number slot.
 func (x *orphanSearch) likely(slot int64) []int64 {
 	if x.fromEnd == nil {
 		var blocks []placedBlock
@@ -148,8 +146,8 @@ func (x *orphanSearch) index() error {
 	return nil
 }
 
-// firstSector is the key of the block at byte place of the file; ok is false if all
-// its data is zero.
+// firstSector returns the key of the block at offset place; ok is false if all its data is
+// zero.
 func (x *orphanSearch) firstSector(place int64) (key firstSector, ok bool, err error) {
 	data := place + x.lay.bitmapSize
 	at, err := x.dataFrom(data, place+x.lay.stored())
@@ -163,8 +161,8 @@ func (x *orphanSearch) firstSector(place int64) (key firstSector, ok bool, err e
 	return firstSector{(at - data) / SectorSize, maphash.Bytes(x.seed, b[:])}, true, nil
 }
 
-// dataFrom returns the offset of the first sector in [off, end) of the file that is
-// neither zero nor a footer of this image that others have followed, or -1.
+// dataFrom returns the offset of the first data in [off, end) of the file, or -1. A sector is
+// data if it is neither zero nor a stale footer of this image.
 func (x *orphanSearch) dataFrom(off, end int64) (int64, error) {
 	found := int64(-1)
 	footer := x.footer.Encode()
@@ -190,9 +188,9 @@ func subset(a, b []byte) bool {
 	return true
 }
 
-// copyOf reports whether each sector of the block at byte place of the file is zero,
-// or the same as that of the block given. In a packed file the trailing footer was where
-// the copy begins.
+// copyOf reports whether the file may have a copy of the block at offset place: each sector is
+// zero, or equal to that of the block. In a packed file the trailing footer was at the start of
+// the copy.
 func (x *orphanSearch) copyOf(place, block int64) (bool, error) {
 	from := int64(x.bat.load(block)) * SectorSize
 	same := true

@@ -10,15 +10,13 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// proposeFooter makes a footer for a file without any, and the findings that say so.
+// proposeFooter returns a footer for a file without any, and findings about it.
 func (c *Checker) proposeFooter(fs *footers) (*footerCopy, []finding, error) {
 	f := footersLost(fs.trailing.off)
-	f.kept = true
 	f.Note = "the dynamic disk header is damaged, too"
 	x, err := rebuildFooter(c.ctx, c.r, c.size, fs)
 	if err != nil || x == nil {
 		copied := lostCopy()
-		copied.kept = true
 		return nil, []finding{f, copied}, err
 	}
 	f.Note = x.note()
@@ -26,18 +24,18 @@ func (c *Checker) proposeFooter(fs *footers) (*footerCopy, []finding, error) {
 		f.Remedy = "rebuild it from the dynamic disk header"
 	}
 	copied := lostCopy()
-	copied.Remedy, copied.kept = f.Remedy, true
+	copied.Remedy = f.Remedy
 	return &x.footerCopy, []finding{f, copied}, nil
 }
 
-// note says what the footer is made of, and what is not certain about it.
+// note describes the sources of the footer, and its uncertain fields.
 func (x *rebuiltFooter) note() string {
 	s := fmt.Sprintf("a footer for a %v disk of %d bytes can be rebuilt", x.Type, x.CurrentSize)
 	if !x.sizeKnown {
 		s += fmt.Sprintf("; the disk may have up to %d bytes less", x.header.BlockSize-SectorSize)
 	}
 	if !x.idKnown {
-		s += "; its unique id is lost, so images that have it as their parent do not find it by its id"
+		s += "; its unique id is lost, so its children cannot identify it by its id"
 	}
 	if !x.certain {
 		s += "; the header or the BAT has errors, so --salvage reads it, and a repair leaves it alone"
@@ -45,7 +43,7 @@ func (x *rebuiltFooter) note() string {
 	return s
 }
 
-// explain says in what a repair has done that the footer was rebuilt.
+// explain adds to the text of a repair that the footer was rebuilt.
 func (x *rebuiltFooter) explain(done *Repaired) {
 	done.Text += fmt.Sprintf(": it was rebuilt from the dynamic disk header, for a disk of %d bytes", x.CurrentSize)
 	if !x.idKnown {
@@ -58,8 +56,8 @@ func (x *rebuiltFooter) explain(done *Repaired) {
 	}
 }
 
-// rebuiltFooter returns a footer for a file without any, or an error that wraps
-// ErrBeyondRepair and lost, if it is not certain.
+// rebuiltFooter returns a footer for a file without any. If the footer is uncertain, the error
+// wraps ErrBeyondRepair and lost.
 func (r *repairer) rebuiltFooter(fs *footers, lost error) (*rebuiltFooter, error) {
 	var x *rebuiltFooter
 	var err error
@@ -80,8 +78,8 @@ func (r *repairer) rebuiltFooter(fs *footers, lost error) (*rebuiltFooter, error
 	return x, nil
 }
 
-// proposeHeader notes, in the finding for which no header can be read, what a header can
-// be rebuilt from.
+// proposeHeader adds the sources of a rebuilt header to the finding that prevents reading the
+// header.
 func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit int64) error {
 	if refusal(found, true) == nil {
 		return nil
@@ -97,7 +95,6 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 		if found[i].Severity != Error || found[i].checksum {
 			continue
 		}
-		found[i].kept = true
 		if x == nil {
 			return nil
 		}
@@ -107,6 +104,10 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 			found[i].Note += ", but the record of the parent is lost: --salvage reads what the image itself has, and a repair leaves it alone"
 		case x.certain && lostHeaderAt(f, h):
 			found[i].Remedy = "rebuild it from the footer and the BAT"
+		case x.certain && f.valid():
+			found[i].Note += ", but a program wrote this one, because its checksum is right: --salvage reads the image, and a repair leaves it alone"
+		case x.certain:
+			found[i].Note += ", but the footer is damaged, too: --salvage reads the image, and a repair leaves it alone"
 		default:
 			found[i].Note += ", but nothing proves it: --salvage reads the image, and a repair leaves it alone"
 		}
@@ -115,14 +116,14 @@ func (c *Checker) proposeHeader(f *footerCopy, found []finding, h *Header, limit
 	return nil
 }
 
-// lostHeaderAt reports whether a repair may write another header over what is at the place of
-// the header: no program has written that so, and the footer is right.
+// lostHeaderAt reports whether a repair may overwrite the contents at the header's offset: no
+// program wrote them as a header, and the footer is valid.
 func lostHeaderAt(f *footerCopy, h *Header) bool {
 	return f.valid() && (h.Cookie != headerCookie || h.Checksum != h.checksumWanted())
 }
 
-// rebuildHeader writes a header that is certain, and returns where it is; or -1 if there
-// is none. What makes it count is written last.
+// rebuildHeader writes a header that is certain, and returns its offset, or -1 if there is
+// none. It writes the bytes that make the header valid last.
 func (r *repairer) rebuildHeader(c *footerCopy, h *Header, found []finding) (int64, error) {
 	limit := r.size
 	if !c.leading {
@@ -150,13 +151,17 @@ func (r *repairer) rebuildHeader(c *footerCopy, h *Header, found []finding) (int
 	return x.at, nil
 }
 
-// proposeEntries notes in a finding about BAT entries which of them can be rebuilt.
-func proposeEntries(f *finding, proposed []batProposal, blockSize int64) {
-	if len(f.Disk) == 0 || f.ID != "bat-beyond-end" && f.ID != "bat-over-metadata" {
+// minRebuilt is the least number of BAT entries that are rebuilt. The offset of a single block
+// proves little: if one entry is wrong and another was lost, the block may belong to either.
+const minRebuilt = 2
+
+// proposeEntries adds to a finding about BAT entries which of them can be rebuilt.
+func proposeEntries(f *finding, all []batProposal, blockSize int64) {
+	if proposed(all) < minRebuilt || len(f.Disk) == 0 || f.ID != "bat-beyond-end" && f.ID != "bat-over-metadata" {
 		return
 	}
 	first := f.Disk[0].Off / blockSize
-	for _, x := range proposed {
+	for _, x := range all {
 		if x.first < first+f.Faults() && first < x.first+int64(len(x.entries)) {
 			f.Note = x.note()
 			if x.certain {
@@ -167,11 +172,11 @@ func proposeEntries(f *finding, proposed []batProposal, blockSize int64) {
 	}
 }
 
-// errRebuilt: BAT entries were rebuilt, and the image must be opened again.
-var errRebuilt = errors.New("BAT entries were rebuilt")
+// errRebuilt says that BAT entries were rebuilt or discarded, and that the image must be opened
+// again.
+var errRebuilt = errors.New("BAT entries have changed")
 
-// rebuildSeparated rebuilds the entries whose blocks could not be told while others
-// overlapped.
+// rebuildSeparated rebuilds the entries whose blocks were unknown while others overlapped.
 func (r *repairer) rebuildSeparated(*Image) error {
 	if len(r.overlapped) == 0 {
 		return nil
@@ -183,20 +188,19 @@ func (r *repairer) rebuildSeparated(*Image) error {
 	return err
 }
 
-// rebuildEntries writes the BAT entries that are certain, a sector of the table at a
-// time.
+// rebuildEntries writes the BAT entries that are certain, one sector of the table at a time.
 func (r *repairer) rebuildEntries() (changed bool, err error) {
 	size := r.fileSize()
 	img, err := NewImage(r.f, size, &OpenOptions{Parents: disk.ParentSearch{None: true}, tolerateBAT: true})
 	if err != nil || !img.dynamic() || img.footer.SavedState != 0 && !r.o.Force {
-		return false, nil // what Open refuses even so is beyond this
+		return false, nil // Open refuses the image for another reason: rebuilding does not help
 	}
-	proposed, err := rebuildBAT(r.ctx, img, int64(img.header.MaxTableEntries), img.trailer.present(), batSectors{})
-	if err != nil {
+	all, err := rebuildBAT(r.ctx, img, int64(img.header.MaxTableEntries), img.trailer.present(), batSectors{})
+	if err != nil || proposed(all) < minRebuilt {
 		return false, err
 	}
 	p := img.lay.placement()
-	for _, x := range proposed {
+	for _, x := range all {
 		if !x.certain {
 			continue
 		}
@@ -217,10 +221,14 @@ func (r *repairer) rebuildEntries() (changed bool, err error) {
 			if err := r.write(b, at); err != nil {
 				return changed, err
 			}
-			changed = true
+			changed, r.changedEntries = true, true
 			i += n
 		}
-		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v rebuilt from the order of the blocks in the file", &x)
+		blocks := img.lay.diskRange(x.first, 0, img.size)
+		blocks.N = min((x.first+int64(len(x.entries)))*img.lay.blockSize, img.size) - blocks.Off
+		r.did(id, img.lay.batOff+x.first*4, int64(len(x.entries))*4, "%v %s rebuilt from the order of the blocks in the file: %s of the disk",
+			&x, map[bool]string{true: "was", false: "were"}[len(x.entries) == 1], rangeText(blocks))
+		r.done[len(r.done)-1].Doubtful = []disk.Range{blocks}
 	}
 	return changed, nil
 }

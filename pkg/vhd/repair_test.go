@@ -15,32 +15,32 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// A damage is an image with something wrong, and what repair must make of it.
+// A damage is a damaged image and the expected result of a repair.
 type damage struct {
 	name     string
 	file     []byte
-	contents []byte // of the disk, as far as the file still has them
+	contents []byte // contents of the disk, as far as the file has them
 	o        vhd.RepairOptions
-	before   []string // what check finds
-	left     []string // what it finds after the repair
+	before   []string // findings of a check
+	left     []string // findings after the repair
 	err      error
 	same     bool // nothing may be written
-	growth   int  // how much longer the file may be at most
-	header   int  // where the header is found; 0: where it usually is
+	growth   int  // most bytes by which the file may grow
+	header   int  // offset of the header; 0: the usual one
 }
 
-// noise is n bytes that nothing can be told from, different for every seed.
+// noise is n random bytes, different for every seed.
 func noise(n int, seed byte) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
 	return b
 }
 
-// A sample is the image that the damages are done to.
+// A sample is the image that the damages are applied to.
 type sample struct {
 	craft
 	contents []byte
-	stored   int // what a block takes
+	stored   int // size of a stored block
 }
 
 func sampleOf(blockSize int64) *sample {
@@ -54,10 +54,10 @@ func sampleOf(blockSize int64) *sample {
 	return s
 }
 
-// place is the sector of the file at which the block number k starts.
+// place is the sector of the file at which block k starts.
 func (s *sample) place(k int) int64 { return 4 + int64(k)*int64(s.stored)/sector }
 
-// disk is what the disk holds, of blocks that are written whole.
+// disk is the contents of the disk, if its blocks are fully written.
 func (s *sample) disk() []byte {
 	b := make([]byte, s.entries*int(s.blockSize))
 	for _, x := range s.blocks {
@@ -74,8 +74,8 @@ func (s *sample) with(change func(s *sample)) *sample {
 	return &c
 }
 
-// guest reads the disk of a dynamic image by the specification alone, whatever
-// else is wrong with it. What the file does not have reads as zeros.
+// guest reads the disk of a dynamic image by the specification alone, whatever other damage the
+// image has. Bytes past the end of the file read as zeros.
 func guest(file []byte, headerAt int, size int64) []byte {
 	part := func(at, n int64) []byte {
 		b := make([]byte, n)
@@ -105,13 +105,13 @@ func guest(file []byte, headerAt int, size int64) []byte {
 	return out[:size]
 }
 
-// holding is what the disk of the damaged or mended image holds.
+// holding is the disk of the damaged or repaired image.
 func (d *damage) holding(file []byte) []byte {
 	if d.header < 0 {
 		return file[:len(d.contents)]
 	}
 	b := guest(file, max(d.header, 512), int64(len(d.contents)))
-	if d.name == overBAT { // the bits of block 3 are the BAT
+	if d.name == overBAT { // the BAT is the bitmap of block 3
 		n := int(be.Uint32(file[512+32:]))
 		clear(b[3*n : 4*n])
 	}
@@ -120,7 +120,7 @@ func (d *damage) holding(file []byte) []byte {
 
 const overBAT = "block over the BAT"
 
-// summary lists the rules that a check of the image finds broken.
+// summary lists the findings of a check of the image.
 func summary(t tb, b []byte, deep bool) []string {
 	t.Helper()
 	ids := []string{}
@@ -151,8 +151,7 @@ func dynamicDamages(blockSize int64) []damage {
 	force := vhd.RepairOptions{All: true, Force: true}
 	discard := vhd.RepairOptions{All: true, DiscardOrphans: true}
 
-	// The last block in the file is that of entry 9, of which the disk has all
-	// but three sectors.
+	// The last block in the file is that of entry 9. The disk has all but three of its sectors.
 	cut := 5 * sector
 	shorter := slices.Clone(s.contents)
 	clear(shorter[9*blockSize+blockSize-int64(cut):])
@@ -162,7 +161,7 @@ func dynamicDamages(blockSize int64) []damage {
 	wrongType := s.with(func(s *sample) { s.footer = []edit{u32(60, 9)} }).bytes()
 
 	lost := s.with(func(s *sample) { s.footer = []edit{u64(16, 1<<20)} }).bytes()
-	moved := s.with(func(s *sample) { // the header stands behind the table
+	moved := s.with(func(s *sample) { // the header follows the table
 		s.headerAt, s.tableAt = 1024, 512
 	})
 	movedLost := moved.with(func(s *sample) { s.footer = []edit{u64(16, 4096)} }).bytes()
@@ -175,7 +174,7 @@ func dynamicDamages(blockSize int64) []damage {
 	over := func(i int, sector uint32) *sample {
 		return s.with(func(s *sample) { s.bat = map[int]uint32{i: sector} })
 	}
-	// A block that starts inside of another one: its bitmap is that one's data.
+	// A block that starts inside another one: its bitmap is data of the other.
 	partial := over(2, uint32(s.place(0))+4)
 	partialDisk := guest(partial.bytes(), 512, s.size)
 
@@ -189,14 +188,16 @@ func dynamicDamages(blockSize int64) []damage {
 	})
 	beyond := over(3, uint32(s.place(40)))
 	twoBeyond := s.with(func(s *sample) { s.bat = map[int]uint32{0: uint32(s.place(40)), 3: uint32(s.place(41))} })
-	reaching := over(3, uint32(s.place(4))-4) // into the footer
+	reaching := over(3, uint32(s.place(4))-4) // overlaps the footer
 
 	excess := s.with(func(s *sample) {
 		s.entries = 20
 		s.bat = map[int]uint32{12: uint32(s.place(1)), 19: 7}
 	})
-	roundedUp := append(slices.Clone(s.contents), s.blocks[3].data[blockSize-3*sector:]...) // to whole blocks
-	leaked := s.with(func(s *sample) { s.bat = map[int]uint32{0: unused} })                 // block 0 is the second in the file
+	// Up to whole blocks.
+	roundedUp := append(slices.Clone(s.contents), s.blocks[3].data[blockSize-3*sector:]...)
+	// Block 0 is the second in the file.
+	leaked := s.with(func(s *sample) { s.bat = map[int]uint32{0: unused} })
 	leakedDisk := slices.Clone(s.contents)
 	clear(leakedDisk[:blockSize])
 	gap := s.with(func(s *sample) { s.blocks = slices.Delete(s.blocks, 1, 2) })
@@ -204,10 +205,11 @@ func dynamicDamages(blockSize int64) []damage {
 	gapFirstDisk := gapFirst.disk()
 	gapLast := s.with(func(s *sample) { s.blocks = s.blocks[:3]; s.end = int64(end) })
 
-	// Half of the disk, with two of its blocks, is behind the size that both footers say.
+	// Half of the disk, with two of its blocks, is past the size in both footers.
 	tooSmall := s.with(func(s *sample) { s.footer = []edit{currentSize(uint64(5 * blockSize))} })
 	tooSmallDisk := s.contents[:5*blockSize]
-	leakedLast := s.with(func(s *sample) { s.bat = map[int]uint32{9: unused} }) // the last block in the file
+	// The last block in the file.
+	leakedLast := s.with(func(s *sample) { s.bat = map[int]uint32{9: unused} })
 	leakedLastDisk := slices.Clone(s.contents)
 	clear(leakedLastDisk[9*blockSize:])
 
@@ -223,7 +225,7 @@ func dynamicDamages(blockSize int64) []damage {
 	suspended := s.with(func(s *sample) { s.footer = []edit{u8(84, 1)} })
 	suspendedLeak := leaked.with(func(s *sample) { s.footer = []edit{u8(84, 1)} })
 
-	// Entry 0, whose block is in the file, has become a second one of entry 5.
+	// Entry 0, whose block is in the file, has the value of entry 5.
 	orphan := over(0, uint32(s.place(2))).bytes()
 	orphanDisk := slices.Clone(s.contents)
 	copy(orphanDisk[:blockSize], s.contents[5*blockSize:6*blockSize])
@@ -278,7 +280,7 @@ func dynamicDamages(blockSize int64) []damage {
 			"header with a wrong checksum, and a wrong BAT", patch(equal.bytes(), 512+36, 1), equalDisk, saved,
 			ids("bat-overlap", "header-checksum"), nil, nil, false, 2*s.stored + 2*odd, 0,
 		},
-		{"data offset behind the end", lost, s.contents, all, ids("data-offset"), nil, nil, false, 0, 0},
+		{"data offset past the end", lost, s.contents, all, ids("data-offset"), nil, nil, false, 0, 0},
 		{"data offset into a block", movedLost, s.contents, all, ids("header-cookie"), nil, nil, false, 0, 1024},
 		{"header lost", spoil(good, 512, 1024), s.contents, all, ids("header-cookie"), nil, nil, false, 0, 512},
 		{"both footers and the header lost", spoil(spoil(spoil(good, 512, 1024), 0, 512), end, 512), nil, all, []string{vhd.ErrNotVHD.Error()}, []string{vhd.ErrNotVHD.Error()}, vhd.ErrNotVHD, true, 0, 0},
@@ -296,52 +298,52 @@ func dynamicDamages(blockSize int64) []damage {
 			vhd.RepairOptions{All: true, Saved: true, Deep: true},
 			ids("bat-over-metadata"), ids("bat-over-metadata"), nil, true, 0, 0,
 		},
-		{"block behind the end", beyond.bytes(), s.contents, all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
-		{"block behind the end, no trailing footer", beyond.bytes()[:end], s.contents, all, ids("bat-beyond-end", "trailing-footer"), ids("bat-beyond-end"), nil, false, 512, 0},
+		{"block past the end", beyond.bytes(), s.contents, all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
+		{"block past the end, no trailing footer", beyond.bytes()[:end], s.contents, all, ids("bat-beyond-end", "trailing-footer"), ids("bat-beyond-end"), nil, false, 512, 0},
 		{
-			"block behind the end, deep", beyond.bytes(), s.contents,
+			"block past the end, deep", beyond.bytes(), s.contents,
 			vhd.RepairOptions{All: true, Saved: true, Deep: true},
 			ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0,
 		},
 		{"block over the footer", reaching.bytes(), guest(reaching.bytes(), 512, s.size), all, ids("bat-beyond-end"), ids("bat-beyond-end"), nil, true, 0, 0},
-		{"entries behind the end of the disk", excess.bytes(), s.contents, all, ids("bat-excess", "max-table-entries"), ids("max-table-entries"), nil, false, 0, 0},
-		{"current size too small", tooSmall.bytes(), tooSmallDisk, all, ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0},
+		{"entries past the end of the disk", excess.bytes(), s.contents, all, ids("bat-excess", "max-table-entries"), ids("max-table-entries"), nil, false, 0, 0},
+		{"current size too small", tooSmall.bytes(), tooSmallDisk, all, ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), errOrphans, true, 0, 0},
 		{
 			"current size too small, given up", tooSmall.bytes(), tooSmallDisk,
 			vhd.RepairOptions{DiscardOrphans: true},
 			ids("bat-excess", "leak", "max-table-entries"), ids("bat-excess", "leak", "max-table-entries"), nil, true, 0, 0,
 		},
-		{"footer lost behind a block that nothing refers to", leakedLast.bytes()[:end], leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
-		{"footer spoilt behind a block that nothing refers to", spoil(leakedLast.bytes(), end, 512), leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), vhd.ErrOrphans, false, 512, 0},
-		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
+		{"footer lost after an unreferenced block", leakedLast.bytes()[:end], leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), errOrphans, false, 512, 0},
+		{"footer spoilt after an unreferenced block", spoil(leakedLast.bytes(), end, 512), leakedLastDisk, all, ids("leak", "trailing-footer"), ids("leak"), errOrphans, false, 512, 0},
+		{"leak with data", leaked.bytes(), leakedDisk, all, ids("leak"), ids("leak"), errOrphans, true, 0, 0},
 		{"leak with data, saved", leaked.bytes(), leakedDisk, saved, ids("leak"), nil, nil, false, 0, 0},
 		{"leak with data, given up", leaked.bytes(), leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
-		{"leak with data, by force", leaked.bytes(), leakedDisk, force, ids("leak"), ids("leak"), vhd.ErrOrphans, true, 0, 0},
+		{"leak with data, by force", leaked.bytes(), leakedDisk, force, ids("leak"), ids("leak"), errOrphans, true, 0, 0},
 		{"leak without data", gap.bytes(), leakedDisk, all, ids("leak"), nil, nil, false, 0, 0},
 		{"leak before all blocks", gapFirst.bytes(), gapFirstDisk, all, ids("leak"), nil, nil, false, 0, 0},
-		{"leak behind all blocks", gapLast.bytes(), gapLast.disk(), all, ids("leak"), nil, nil, false, 0, 0},
+		{"leak after all blocks", gapLast.bytes(), gapLast.disk(), all, ids("leak"), nil, nil, false, 0, 0},
 		{
-			"leak behind all blocks, and a torn tail without a footer", append(gapLast.bytes()[:end:end], torn[:100]...), gapLast.disk(),
+			"leak after all blocks, and a torn tail without a footer", append(gapLast.bytes()[:end:end], torn[:100]...), gapLast.disk(),
 			vhd.RepairOptions{},
 			ids("file-length", "leak", "trailing-footer"), nil, nil, false, 0, 0,
 		},
 		{"leak, leading copy lost", spoil(leaked.bytes(), 0, 512), leakedDisk, discard, ids("leading-footer", "leak"), nil, nil, false, 0, 0},
 		{"leak, trailing footer lost", leaked.bytes()[:end], leakedDisk, discard, ids("leak", "trailing-footer"), nil, nil, false, 512, 0},
-		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), nil, true, 0, 0},
+		{"leak with the footer of another image", nested, leakedDisk, all, ids("leak"), ids("leak"), errOrphans, true, 0, 0},
 		{"leak with the footer of another image, given up", nested, leakedDisk, discard, ids("leak"), nil, nil, false, 0, 0},
-		{"leak, and a block behind the end", over(0, uint32(s.place(40))).bytes(), s.contents, saved, ids("bat-beyond-end", "leak"), nil, nil, false, 0, 512},
-		{"leak, and a block over the BAT", over(0, 3).bytes(), s.contents, all, ids("bat-over-metadata", "leak"), nil, nil, false, 0, 512},
-		{"leak, and two blocks behind the end", twoBeyond.bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
+		{"leak, and a block past the end", over(0, uint32(s.place(40))).bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
+		{"leak, and a block over the BAT", over(0, 3).bytes(), nil, all, ids("bat-over-metadata", "leak"), ids("bat-over-metadata", "leak"), errOrphans, true, 0, 0},
+		{"leak, and two blocks past the end", twoBeyond.bytes(), leakedDisk, saved, ids("bat-beyond-end", "leak"), ids("bat-beyond-end", "leak"), nil, true, 0, 0},
 		{"data under clear bits", hidden.bytes(), s.contents, deep, ids("bitmap-data"), nil, nil, false, 0, 0},
 		{"data under clear bits, not asked for", hidden.bytes(), hiddenDisk, all, nil, nil, nil, true, 0, 0},
 		{"suspended", patch(suspended.bytes(), 64, 0), s.contents, all, ids("leading-footer", "saved-state"), ids("leading-footer", "saved-state"), vhd.ErrSavedState, true, 0, 0},
 		{"suspended, by force", patch(suspended.bytes(), 64, 0), s.contents, force, ids("leading-footer", "saved-state"), ids("saved-state"), nil, false, 0, 0},
 		{"suspended, and a leak", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{}, ids("leak", "saved-state"), ids("leak", "saved-state"), vhd.ErrSavedState, true, 0, 0},
 		{"suspended, and a leak, by force", suspendedLeak.bytes(), leakedDisk, vhd.RepairOptions{Force: true, DiscardOrphans: true}, ids("leak", "saved-state"), ids("saved-state"), nil, false, 0, 0},
-		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("leak"), vhd.ErrOrphans, false, s.stored + odd, 0},
-		{"equal entries, and an orphan that is saved", orphan, orphanDisk, saved, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
-		{"equal entries, and an orphan, given up", orphan, orphanDisk, discard, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
-		{"equal entries, and an orphan of zeros", orphanZero, orphanDisk, all, ids("bat-overlap", "leak"), nil, nil, false, 0, 0},
+		{"equal entries, and an orphan", orphan, orphanDisk, all, ids("bat-overlap", "leak"), ids("leak"), errOrphans, false, s.stored + odd, 0},
+		{"equal entries, and an orphan that is saved", orphan, orphanDisk, saved, ids("bat-overlap", "leak"), ids("leak"), nil, false, s.stored + odd, 0},
+		{"equal entries, and an orphan, given up", orphan, orphanDisk, discard, ids("bat-overlap", "leak"), ids("leak"), nil, false, s.stored + odd, 0},
+		{"equal entries, and an orphan of zeros", orphanZero, orphanDisk, all, ids("bat-overlap", "leak"), ids("leak"), nil, false, s.stored + odd, 0},
 		{
 			"all at once", patch(spoil(hidden.with(func(s *sample) {
 				s.bat = map[int]uint32{2: uint32(s.place(1))}
@@ -352,13 +354,13 @@ func dynamicDamages(blockSize int64) []damage {
 				copy(b[2*blockSize:3*blockSize], s.contents[:blockSize])
 				clear(b[blockSize : 2*blockSize])
 				return b
-			}(), deep, ids("bat-overlap", "bitmap-data", "leak", "max-table-entries", "trailing-footer"), ids("max-table-entries"), nil, false, s.stored + odd, 0,
+			}(), deep, ids("bat-overlap", "bitmap-data", "leak", "max-table-entries", "trailing-footer"), ids("leak", "max-table-entries"), nil, false, s.stored + odd, 0,
 		},
 	}
 }
 
-// The images whose metadata stands behind everything else: a footer that is
-// written anew must not be written over it.
+// trailingMetadata are images whose metadata follows everything else. A rewritten footer must
+// not overwrite it.
 func trailingMetadata() []damage {
 	all := vhd.RepairOptions{All: true}
 	s := craft{size: 10 * 4 * kib}
@@ -374,9 +376,9 @@ func trailingMetadata() []damage {
 	be.PutUint64(header[8:], 2560)
 	be.PutUint32(header[16:], 2)
 	be.PutUint32(header[20:], 0x00010002)
-	be.PutUint32(header[24:], allOnes&0xffffffff) // of the first sector, which 10 blocks need
+	be.PutUint32(header[24:], allOnes&0xffffffff) // of the first sector: the table of 10 blocks
 	noFooter := append(append(slices.Clone(xen[:2048]), header...), make([]byte, 1024)...)
-	// A map with a last sector that says something would be seen to change.
+	// A change of this nonzero last sector of the map is visible.
 	noFooter = append(noFooter[:len(noFooter)-1], 1)
 	return []damage{
 		{"batmap at the end", append(slices.Clone(noFooter), footer...), empty, all, nil, nil, nil, true, 0, 0},
@@ -384,8 +386,7 @@ func trailingMetadata() []damage {
 	}
 }
 
-// differencingWithLocator is an image without blocks, with the parent's path
-// behind the BAT.
+// differencingWithLocator is an image without blocks, with the parent's path after the BAT.
 func differencingWithLocator() []byte {
 	c := craft{size: 10 * 4 * kib, footer: []edit{u32(60, differencing)}}
 	path := []byte(".\x00\\\x00p\x00a\x00r\x00e\x00n\x00t\x00.\x00v\x00h\x00d\x00")
@@ -447,7 +448,7 @@ func forDamages(t *testing.T, f func(t *testing.T, d *damage)) {
 	}
 }
 
-// writes is how many changes, flushes aside, there were.
+// writes is the number of changes without flushes.
 func (r *recorder) writes() int {
 	n := 0
 	for _, c := range r.log {
@@ -458,15 +459,26 @@ func (r *recorder) writes() int {
 	return n
 }
 
-// repair repairs the image and returns the file, and what was done.
+// repair repairs the image and returns the file, and the steps.
 func repair(t tb, file []byte, o vhd.RepairOptions, want error) (*recorder, []vhd.Repaired) {
 	t.Helper()
 	r := record(file)
-	done, err := vhd.Repair(context.Background(), r, r.size(), &o)
+	done, err := repaired(context.Background(), r, r.size(), &o)
 	if !errors.Is(err, want) {
 		t.Fatalf("Repair: %v, want %v", err, want)
 	}
 	return r, done
+}
+
+// leaksNext reports whether a repair has changed BAT entries, so that the next one may return
+// space to the file system.
+func leaksNext(done []vhd.Repaired) bool {
+	return slices.ContainsFunc(done, func(x vhd.Repaired) bool { return strings.HasPrefix(x.ID, "bat-") })
+}
+
+// onlyLeaks reports whether a repair only returned space.
+func onlyLeaks(done []vhd.Repaired) bool {
+	return !slices.ContainsFunc(done, func(x vhd.Repaired) bool { return x.ID != "leak" })
 }
 
 func TestRepair(t *testing.T) {
@@ -486,7 +498,8 @@ func TestRepair(t *testing.T) {
 			t.Error("nothing was said to be done")
 		}
 		for _, x := range done {
-			answers := slices.Contains(d.before, x.ID) || x.ID == "file-length" // a footer of 511 bytes is not found wrong
+			// A footer of 511 bytes is no finding.
+			answers := slices.Contains(d.before, x.ID) || x.ID == "file-length"
 			if !answers || x.Text == "" || x.Length <= 0 || x.Offset < 0 {
 				t.Errorf("repaired %+v; check has found %q", x, d.before)
 			}
@@ -500,6 +513,13 @@ func TestRepair(t *testing.T) {
 		if !slices.ContainsFunc(d.left, func(id string) bool { return id != "max-table-entries" }) {
 			sameBytes(t, "what Open reads", readAll(t, openBytes(t, file, nil)), d.contents)
 		}
+		if leaksNext(done) { // the next repair returns space
+			var then *recorder
+			if then, done = repair(t, file, d.o, d.err); !onlyLeaks(done) {
+				t.Errorf("the second repair: %q, want that it returns space at most", done)
+			}
+			file = then.bytes()
+		}
 		again, done := repair(t, file, d.o, d.err)
 		if again.writes() > 0 || len(done) > 0 {
 			t.Errorf("the second repair changes the file %d times; done: %q", again.writes(), done)
@@ -508,8 +528,8 @@ func TestRepair(t *testing.T) {
 	})
 }
 
-// A damaged image that could be read can be read, whatever is repaired of it, and
-// holds the same.
+// A damaged image that could be read can be read after any repair of it, and has the same
+// contents.
 func TestRepairKeepsReadable(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		img, err := vhd.NewImage(bytes.NewReader(d.file), int64(len(d.file)), nil)
@@ -520,7 +540,7 @@ func TestRepairKeepsReadable(t *testing.T) {
 		for i := range 32 {
 			o := vhd.RepairOptions{All: i&1 != 0, Saved: i&2 != 0, Force: i&4 != 0, Deep: i&8 != 0, DiscardOrphans: i&16 != 0}
 			if o.Deep && strings.HasPrefix(d.name, "data under clear bits") {
-				continue // then more is read
+				continue // then more can be read
 			}
 			m := newMemFile(d.file)
 			_ = repairFile(m, &o)
@@ -529,14 +549,14 @@ func TestRepairKeepsReadable(t *testing.T) {
 	})
 }
 
-// Without All nothing is given back but leaks, and nothing else written.
+// Without All only leaks are returned, and nothing else is written.
 func TestRepairLeaksOnly(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		before := summary(t, d.file, false)
 		r := record(d.file)
 		o := vhd.RepairOptions{Force: d.o.Force, Saved: d.o.Saved, DiscardOrphans: d.o.DiscardOrphans, Deep: true}
 		err := repairFile(r.memFile, &o)
-		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, vhd.ErrOrphans) && !errors.Is(err, vhd.ErrTwoIDs) && !errors.Is(err, vhd.ErrShifted) {
+		if err != nil && !errors.Is(err, vhd.ErrSavedState) && !errors.Is(err, vhd.ErrNotVHD) && !errors.Is(err, errOrphans) && !errors.Is(err, vhd.ErrTwoIDs) && !errors.Is(err, vhd.ErrShifted) {
 			t.Fatal(err)
 		}
 		if !slices.Contains(before, "leak") {
@@ -547,7 +567,7 @@ func TestRepairLeaksOnly(t *testing.T) {
 		}
 		after := summary(t, r.bytes(), false)
 		for _, id := range before {
-			// A file that is cut has a footer at its end.
+			// A truncated file has a trailing footer.
 			if id != "leak" && id != "trailing-footer" && id != "file-length" && !slices.Contains(after, id) {
 				t.Errorf("%s was repaired as well", id)
 			}
@@ -563,7 +583,7 @@ func TestRepairLeaksOnly(t *testing.T) {
 	})
 }
 
-// The parent's path stands where the footer is lost from.
+// The parent's path is where the footer was lost.
 func TestRepairKeepsLocator(t *testing.T) {
 	good := differencingWithLocator()
 	if got := summary(t, good, true); len(got) > 0 {
@@ -583,8 +603,7 @@ func TestRepairKeepsLocator(t *testing.T) {
 	}
 }
 
-// A repair that a power cut ends at any point can be made again, and nothing that
-// the disk held is lost.
+// A repair that a power cut ends at any point can be repeated, and the disk loses nothing.
 func TestCrashOfRepair(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		if d.same || d.err != nil {
@@ -601,25 +620,25 @@ func TestCrashOfRepair(t *testing.T) {
 		r.cuts(t, rnd, each, func(k int, file []byte) {
 			if d.header < 0 || d.header == 0 && !d.o.Deep {
 				holdsNow := d.holding(file)
-				sameBytes(t, fmt.Sprintf("what the disk holds, cut behind change %d of %d", k, len(r.log)), holdsNow, d.contents)
+				sameBytes(t, fmt.Sprintf("what the disk holds, cut after change %d of %d", k, len(r.log)), holdsNow, d.contents)
 			}
 			m := newMemFile(file)
 			err := repairFile(m, &d.o)
 			of++
-			if errors.Is(err, vhd.ErrOrphans) {
+			if errors.Is(err, errOrphans) {
 				refused++
 				o := d.o
 				o.Saved = true
 				err = repairFile(m, &o)
 			}
 			if err != nil {
-				t.Fatalf("cut behind change %d of %d: the next repair: %v", k, len(r.log), err)
+				t.Fatalf("cut after change %d of %d: the next repair: %v", k, len(r.log), err)
 			}
-			what := fmt.Sprintf("cut behind change %d of %d, and repaired", k, len(r.log))
+			what := fmt.Sprintf("cut after change %d of %d, and repaired", k, len(r.log))
 			got := summary(t, m.bytes(), d.o.Deep)
-			if len(d.left) > 0 { // where errors are left, space is not given back
-				got = slices.DeleteFunc(got, func(id string) bool { return id == "leak" })
-			}
+			// A later repair returns space.
+			leak := func(id string) bool { return id == "leak" }
+			got, want := slices.DeleteFunc(got, leak), slices.DeleteFunc(slices.Clone(want), leak)
 			if !slices.Equal(got, want) {
 				t.Fatalf("%s: check finds %q, want %q", what, got, want)
 			}
@@ -657,7 +676,7 @@ func TestRepairFails(t *testing.T) {
 			}
 			m.before = nil
 			err := repairFile(m, &d.o)
-			if errors.Is(err, vhd.ErrOrphans) {
+			if errors.Is(err, errOrphans) {
 				refused++
 				o := d.o
 				o.Saved = true
@@ -674,8 +693,8 @@ func TestRepairFails(t *testing.T) {
 	})
 }
 
-// A repair that is cancelled at any of its writes ends soon, says what it has done, and
-// has done no harm.
+// A repair that is cancelled at any of its writes ends soon, reports its steps, and has done no
+// harm.
 func TestRepairCancelled(t *testing.T) {
 	forDamages(t, func(t *testing.T, d *damage) {
 		if d.same || d.err != nil {
@@ -693,7 +712,7 @@ func TestRepairCancelled(t *testing.T) {
 				n++
 				return len(c.data), nil
 			}
-			done, err := vhd.Repair(ctx, m, m.size(), &d.o)
+			done, err := repaired(ctx, m, m.size(), &d.o)
 			cancel()
 			m.before = nil
 			if err != nil && !errors.Is(err, context.Canceled) {
@@ -703,7 +722,7 @@ func TestRepairCancelled(t *testing.T) {
 				t.Errorf("cancelled at change %d: %v is done, and all in all %v", k, done, all)
 			}
 			err = repairFile(m, &d.o)
-			if errors.Is(err, vhd.ErrOrphans) {
+			if errors.Is(err, errOrphans) {
 				o := d.o
 				o.Saved = true
 				err = repairFile(m, &o)
@@ -712,7 +731,7 @@ func TestRepairCancelled(t *testing.T) {
 			sameBytes(t, fmt.Sprintf("cancelled at change %d, and repaired", k), d.holding(m.bytes()), d.contents)
 		}
 	})
-	// Nothing is written after it, but for what belongs to the step.
+	// Nothing is written afterwards, except for parts of the same step.
 	file := manyOverlaps(20, 0, false)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -724,20 +743,20 @@ func TestRepairCancelled(t *testing.T) {
 		}
 		return len(c.data), nil
 	}
-	done, err := vhd.Repair(ctx, m, m.size(), &vhd.RepairOptions{All: true})
+	done, err := repaired(ctx, m, m.size(), &vhd.RepairOptions{All: true})
 	if !errors.Is(err, context.Canceled) || len(done) == 0 || len(done) > 5 || writes > 20 {
 		t.Errorf("cancelled at the tenth change: %v, %d blocks moved, %d changes", err, len(done), writes)
 	}
 	m = newMemFile(file)
 	ctx, cancel = context.WithCancel(context.Background())
 	cancel()
-	if _, err := vhd.Repair(ctx, m, m.size(), nil); !errors.Is(err, context.Canceled) {
+	if _, err := repaired(ctx, m, m.size(), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled before: %v", err)
 	}
 }
 
-// A header in the guest's data, of an image in the image, is not the one that is
-// lost: by its BAT nothing in the file would be in use.
+// A header in the guest's data, of an image in the image, is not the lost one: with its BAT
+// nothing in the file would be in use.
 func TestRepairNestedHeader(t *testing.T) {
 	for name, tableAt := range map[string]int64{"BAT at its usual place": 0, "BAT where a sector bitmap is": 2048} {
 		t.Run(name, func(t *testing.T) {
@@ -745,9 +764,9 @@ func TestRepairNestedHeader(t *testing.T) {
 			s := sampleOf(64 * kib).with(func(s *sample) { s.blocks[0].data = inner })
 			good := s.bytes()
 			r := record(spoil(good, 512, 1024))
-			done, err := vhd.Repair(context.Background(), r, r.size(), &vhd.RepairOptions{All: true})
+			done, err := repaired(context.Background(), r, r.size(), &vhd.RepairOptions{All: true})
 			t.Logf("done: %v", done)
-			if err != nil && !errors.Is(err, vhd.ErrOrphans) {
+			if err != nil && !errors.Is(err, errOrphans) {
 				t.Fatal(err)
 			}
 			if len(r.bytes()) < len(good) {
@@ -758,20 +777,20 @@ func TestRepairNestedHeader(t *testing.T) {
 	}
 }
 
-// XenServer's batmap must not call a block whole that is not: its tools would not
-// look at the bitmap.
+// XenServer's batmap must not have the bit of a partial block: its tools would ignore the
+// bitmap.
 func TestBatmapRepair(t *testing.T) {
 	const blockSize = 4 * kib
 	c := craft{size: 20 * blockSize, blocks: []block{
 		{3, 4, nil, pattern(blockSize, 1)}, {5, 13, nil, pattern(blockSize, 2)}, {7, 22, nil, pattern(blockSize, 3)},
 	}}
-	good := xenImage(c) // which says that the blocks 3 and 7 are whole
+	good := xenImage(c) // it has the bits of the blocks 3 and 7
 	const header, bits = 2048, 2560
 	partial := bytes.Clone(good)
 	partial[(22+2)*sector] = 0x7f // the first sector of block 7 is not written
 	summed := bytes.Clone(partial)
 	be.PutUint32(summed[header+24:], be.Uint32(summed[header+24:])-0x40)
-	summed[bits] |= 0x40 // block 1, which has no place
+	summed[bits] |= 0x40 // block 1, which is unallocated
 	wrongSum := bytes.Clone(good)
 	wrongSum[header+27] ^= 1
 	outside := bytes.Clone(good)
@@ -803,7 +822,7 @@ func TestBatmapRepair(t *testing.T) {
 				t.Errorf("check finds %q, want %q", got, d.found)
 			}
 			m := newMemFile(d.file)
-			done, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true})
+			done, err := repaired(context.Background(), m, m.size(), &vhd.RepairOptions{All: true})
 			must(t, err)
 			after := m.bytes()
 			if got := check(after); d.mended && len(got) > 0 || (len(done) > 0) != d.mended {
@@ -823,8 +842,8 @@ func TestBatmapRepair(t *testing.T) {
 	}
 }
 
-// An image whose copies of the footer are of two images is never made one of them by
-// accident: neither copy is overwritten until SetFooter gives both another id.
+// An image with the footers of two images is not converted to one of them by accident. Neither
+// copy is overwritten until SetFooter gives both another id.
 func TestTwoIDs(t *testing.T) {
 	s := sampleOf(4 * kib)
 	file := s.bytes()
@@ -854,7 +873,7 @@ func TestTwoIDs(t *testing.T) {
 	}
 }
 
-// How many bytes are missing or were added is told.
+// The number of missing or added bytes is reported.
 func TestShiftedBy(t *testing.T) {
 	s := sampleOf(4 * kib)
 	good := s.bytes()
@@ -899,7 +918,7 @@ func TestRepairNamesDoubtfulBytes(t *testing.T) {
 		file []byte
 		want []disk.Range
 	}{
-		// Block 9, of which the disk has all but three sectors, is the last one.
+		// Block 9 is the last one. The disk has all but three of its sectors.
 		"torn block":     {good[:end-5*sector], []disk.Range{{Off: 10*4*kib - 5*sector, N: 2 * sector}}},
 		"all of a block": {good[:end-8*sector], []disk.Range{{Off: 9 * 4 * kib, N: 5 * sector}}},
 		"two entries":    {over(2, s.place(1)), []disk.Range{{Off: 0, N: 4 * kib}, {Off: 2 * 4 * kib, N: 4 * kib}}},
@@ -923,7 +942,7 @@ func TestRepairNamesDoubtfulBytes(t *testing.T) {
 	}
 }
 
-// Unreferenced space is told to hold data only if it does.
+// Unreferenced space is reported to hold data only if it does.
 func TestLeakWithData(t *testing.T) {
 	leak := twoBlocksLeaked()
 	empty := slices.Clone(leak)
@@ -939,8 +958,7 @@ func TestLeakWithData(t *testing.T) {
 	}
 }
 
-// The file of an image that Windows made is a multiple of 4096 bytes long again when its
-// footer was lost.
+// A rebuilt footer of an image that Windows made ends at a multiple of 4096 bytes.
 func TestRepairedFooterEndsPage(t *testing.T) {
 	start := written(t, &vhd.CreateOptions{
 		Size: 10 * 4 * kib, Exact: true, BlockSize: 4 * kib, FileAlign: 4096, Creator: vhd.CreatorWindows,
@@ -948,7 +966,7 @@ func TestRepairedFooterEndsPage(t *testing.T) {
 	want := readAll(t, openBytes(t, start, nil))
 	for _, cut := range []int{1, 100, 512, 513, 1024, 4096} {
 		m := newMemFile(start[:len(start)-cut])
-		if _, err := vhd.Repair(context.Background(), m, m.size(), &vhd.RepairOptions{All: true}); err != nil {
+		if _, err := repaired(context.Background(), m, m.size(), &vhd.RepairOptions{All: true}); err != nil {
 			t.Fatal(err)
 		}
 		b := m.bytes()

@@ -12,29 +12,30 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Resize changes the virtual size in place; what the disk gains reads as zeros, and
-// what it loses is gone. (Where the current size was larger than the geometry that
-// gave the size, the bytes between the two are gained as they are, unless
-// ZeroBeyondSize is called before.) The size is rounded up to a whole sector, and
-// further to the next geometry where the image's size is that of its geometry
-// (creators "qemu" and "vpc "). The original size does not change. A new image, not
-// yet complete, is sized as if it had been created so.
+// Resize changes the virtual size in place. New bytes read as zeros, and bytes past a smaller
+// size are lost. The size is rounded up to a whole sector. If the size of the image is that of
+// its geometry (creators "qemu" and "vpc "), it is also rounded up to the next geometry.
 //
-// Each step is durable before the next, in an order that a crash does not harm:
-// afterwards the image has the old size or the new one. A differencing image is no
-// smaller than its parent. (A fixed disk has no copy of its footer: if the file
-// system makes the longer file durable before the footer at its end, the old footer
-// is still where it was.) Nothing else may use the image meanwhile.
+// The current size may be larger than the geometry that is the size. Then a larger disk shows
+// the bytes between the two as they are, unless ZeroBeyondSize is called before. The original
+// size does not change. A new image that is not complete gets the size as if created with it.
 //
-// When ctx is done, a shrink that moves blocks ends early: the disk has its new size
-// then, and the file keeps unused space, as after a crash. progress counts the bytes
-// that are moved.
+// Each step is durable before the next, in an order that is safe against crashes: afterwards
+// the image has the old size or the new one. A fixed disk has no copy of its footer. If the
+// file system makes the longer file durable before the new footer, the old footer is still at
+// its offset.
+//
+// A differencing image cannot be smaller than its parent. Nothing else may use the image
+// meanwhile.
+//
+// When ctx ends, a shrink that moves blocks ends early. Then the disk has its new size, and the
+// file keeps unused space, as after a crash. progress counts the bytes that are moved.
 func (img *Image) Resize(ctx context.Context, size int64, progress disk.Progress) error {
 	return img.resize(ctx, size, false, progress)
 }
 
-// ResizeExact is Resize without rounding to a geometry. An image that was as large as
-// its geometry gets the largest one, with which every reader takes the current size.
+// ResizeExact is Resize without rounding to a geometry. An image sized by its geometry gets the
+// largest geometry, with which every reader uses the current size.
 func (img *Image) ResizeExact(ctx context.Context, size int64, progress disk.Progress) error {
 	return img.resize(ctx, size, true, progress)
 }
@@ -70,9 +71,8 @@ func (img *Image) resize(ctx context.Context, size int64, exact bool, progress d
 	return img.resizeFixed(footer)
 }
 
-// ZeroBeyondSize zeroes, durably, what the file has of the disk behind its size:
-// where the geometry is the size, the current size may span more, and Resize would
-// show that.
+// ZeroBeyondSize zeroes, durably, the bytes of the file past the end of the disk. If the
+// geometry is the size, the current size may be larger, and Resize would show those bytes.
 func (img *Image) ZeroBeyondSize() error {
 	if err := img.state.writable(); err != nil {
 		return err
@@ -94,8 +94,8 @@ func (img *Image) ZeroBeyondSize() error {
 // allZero reports whether all bytes are zero.
 func allZero(b []byte) bool { return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) }
 
-// fitsParent checks that a differencing image can have that size: no less than its
-// parent, and what it gains must not be the parent's.
+// fitsParent checks that a differencing image can have that size: it must be at least as large
+// as its parent, and new bytes must not show the parent's.
 func (img *Image) fitsParent(size int64) error {
 	if img.parent == nil {
 		return ErrNoParent
@@ -111,14 +111,14 @@ func (img *Image) fitsParent(size int64) error {
 			return err
 		}
 		if !allZero(buf) {
-			return fmt.Errorf("%w: making a disk larger over what its parent has behind it", ErrUnsupported)
+			return fmt.Errorf("%w: enlarging a disk over data that its parent stores past its end", ErrUnsupported)
 		}
 	}
 	return nil
 }
 
-// ResizedFooter is the footer that the image has after [Image.ResizeExact] to that size,
-// or, if exact is false, after [Image.Resize]. Nothing is changed.
+// ResizedFooter returns the footer that the image has after [Image.ResizeExact] to that size,
+// or, if exact is false, after [Image.Resize]. It changes nothing.
 func (img *Image) ResizedFooter(size int64, exact bool) (Footer, error) {
 	f := img.footer
 	if err := checkSize(size, f.Type); err != nil {
@@ -134,13 +134,12 @@ func (img *Image) ResizedFooter(size int64, exact bool) (Footer, error) {
 	return f, nil
 }
 
-// hiddenFrom is where bytes begin that no rule of size shows, and that become
-// zeros when the disk grows over them.
+// hiddenFrom returns the offset from which no size rule shows the bytes of the file. They
+// become zeros when the disk grows over them.
 func (img *Image) hiddenFrom() int64 { return max(img.size, int64(img.footer.CurrentSize)) }
 
-// resizeFixed moves the footer, of which there is no copy: the new one is durable
-// before the old one goes. An error puts back what was there, or the image has
-// failed.
+// resizeFixed moves the footer, of which there is no copy: the new one is durable before the
+// old one is overwritten. An error restores the old contents, or the image has failed.
 func (img *Image) resizeFixed(f Footer) error {
 	if img.trailer.onDevice() {
 		return fmt.Errorf("resizing a fixed disk on a device: %w", ErrUnsupported)
@@ -149,8 +148,8 @@ func (img *Image) resizeFixed(f Footer) error {
 		return fmt.Errorf("resizing a fixed disk whose file is not in whole sectors: %w", ErrUnsupported)
 	}
 	old, end := img.footerAt, int64(f.CurrentSize)
-	// What the disk gains is zero before a footer shows it: the space before the old
-	// footer, and a torn end behind it.
+	// Bytes that the disk gains are zero before a footer shows them. These are the space before
+	// the old footer, and a partial sector after it.
 	for _, part := range [][2]int64{{img.hiddenFrom(), min(old, end)}, {old + footerSize, min(img.alloc.length, end)}} {
 		if part[0] >= part[1] {
 			continue
@@ -171,7 +170,7 @@ func (img *Image) resizeFixed(f Footer) error {
 	return img.state.change(func() error { return img.writeFixedFooter(f) })
 }
 
-// writeFixedFooter replaces the footer of a fixed disk where it is.
+// writeFixedFooter rewrites the footer of a fixed disk in place.
 func (img *Image) writeFixedFooter(f Footer) error {
 	b := f.Encode()
 	if _, err := img.f.WriteAt(b[:], img.footerAt); err != nil {
@@ -182,8 +181,7 @@ func (img *Image) writeFixedFooter(f Footer) error {
 	return img.flush()
 }
 
-// growFixed moves the footer from old up to end. Its former sector becomes zeros of
-// the disk.
+// growFixed moves the footer from old up to end. Its former sector becomes zeros of the disk.
 func (img *Image) growFixed(f Footer, old, end int64) error {
 	a := &img.alloc
 	was, is := img.footer.Encode(), f.Encode()
@@ -209,10 +207,10 @@ func (img *Image) growFixed(f Footer, old, end int64) error {
 	return img.flush()
 }
 
-// shrinkFixed moves the footer from old down to end, and cuts the file behind it.
+// shrinkFixed moves the footer from old down to end, and truncates the file after it.
 func (img *Image) shrinkFixed(f Footer, old, end int64) error {
 	a := &img.alloc
-	var lost [footerSize]byte // what the disk has where the footer goes
+	var lost [footerSize]byte // contents of the disk under the new footer
 	if err := readFull(img.r, lost[:min(footerSize, old-end)], end); err != nil {
 		return err
 	}
@@ -246,7 +244,7 @@ func (img *Image) resizeDynamic(ctx context.Context, f Footer, progress disk.Pro
 	if err := img.zeroHidden(size); err != nil {
 		return err
 	}
-	var former region // where the BAT was
+	var former region // the former range of the BAT
 	if blocks > img.bat.len() {
 		var err error
 		if former, err = img.growBAT(ctx, blocks, progress); err != nil {
@@ -265,7 +263,7 @@ func (img *Image) resizeDynamic(ctx context.Context, f Footer, progress disk.Pro
 	})
 }
 
-// zeroHidden zeroes what the disk gains of a block that it has already.
+// zeroHidden zeroes the bytes that the disk gains in its last block.
 func (img *Image) zeroHidden(size int64) error {
 	hidden := img.hiddenFrom()
 	block := hidden / img.lay.blockSize
@@ -283,10 +281,10 @@ func (img *Image) zeroHidden(size int64) error {
 	return nil
 }
 
-// growBAT makes space for the entries of more blocks, and marks the new ones as
-// unused. Blocks that are in the way move to the end of the file. Where something else
-// is, the BAT moves there itself, and growBAT returns where it was. After an error the
-// BAT is as before, or the image has failed.
+// growBAT makes space for the entries of more blocks, and marks the new ones as unused. Blocks
+// in that space move to the end of the file. If other metadata is in the space, the BAT moves
+// there itself, and growBAT returns its former range. After an error the BAT is unchanged, or
+// the image has failed.
 func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progress) (former region, err error) {
 	table := img.bat.resized(blocks)
 	img.bitmaps.grow(blocks)
@@ -294,7 +292,7 @@ func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progr
 		return region{}, img.growBATInPlace(table, func(err error) error { return err })
 	}
 	end := img.lay.batOff + img.tableBytes(blocks)
-	if img.metadataBehindBAT(end) {
+	if img.metadataAfterBAT(end) {
 		former = region{"former BAT", img.lay.batOff, img.lay.batOff + img.tableBytes(img.bat.len())}
 		return former, img.moveBATUp(table)
 	}
@@ -304,7 +302,7 @@ func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progr
 	}
 	moved, err := img.vacate(ctx, end, progress)
 	if moved {
-		undo = func(err error) error { return err } // there are blocks behind that space now
+		undo = func(err error) error { return err } // blocks follow that space now
 	}
 	if err != nil {
 		return region{}, undo(err)
@@ -312,9 +310,9 @@ func (img *Image) growBAT(ctx context.Context, blocks int64, progress disk.Progr
 	return region{}, img.growBATInPlace(table, undo)
 }
 
-// metadataBehindBAT reports whether something other than blocks, and the batmap that
-// follows the BAT, starts between the BAT and end.
-func (img *Image) metadataBehindBAT(end int64) bool {
+// metadataAfterBAT reports whether other metadata than the batmap that follows the BAT starts
+// between the BAT and end.
+func (img *Image) metadataAfterBAT(end int64) bool {
 	for _, r := range slices.Concat(img.lay.regions, img.lay.locators) {
 		if r.start > img.lay.batOff && r.start < end {
 			return true
@@ -326,8 +324,8 @@ func (img *Image) metadataBehindBAT(end int64) bool {
 	return img.batmap.at != img.lay.batEnd() || int64(img.batmap.offset) != img.batmap.at+SectorSize
 }
 
-// makeSpaceInFront makes n bytes of space between metadata and the first block, if
-// there are blocks.
+// makeSpaceInFront makes n bytes of space between the metadata and the first block, if there
+// are blocks.
 func (img *Image) makeSpaceInFront(n int64) error {
 	first := int64(math.MaxInt64)
 	for _, e := range img.bat.used() {
@@ -358,25 +356,25 @@ func (img *Image) makeSpaceInFront(n int64) error {
 	return nil
 }
 
-// reach makes end a part of what is in use, so that blocks that move to the end of the
-// file go behind it. undo gives that space back because of an error, which it returns.
+// reach extends the used part of the file to end, so that blocks that move to the end of the
+// file go after it. undo reverts that because of an error, which it returns.
 func (img *Image) reach(end int64) (undo func(error) error, err error) {
 	if end <= img.alloc.end {
 		return func(err error) error { return err }, nil
 	}
 	x, err := img.extend(img.alloc.end, end-img.alloc.end)
-	return func(err error) error { return img.giveBack(x, err) }, err
+	return func(err error) error { return img.undoExtension(x, err) }, err
 }
 
-// growBATInPlace writes the new entries of a larger table behind those of the BAT, into
-// space that only a batmap uses, and switches to it. It passes an error to undo, which
-// may give the space back.
+// growBATInPlace writes the new entries of a larger table after those of the BAT, and switches
+// to the table. Only a batmap may use that space. It passes an error to undo, which may free
+// the space.
 func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 	n, m := img.bat.len(), img.batmap
 	header := img.header
 	header.MaxTableEntries = max(header.MaxTableEntries, uint32(table.len()))
 	if m == nil || batBytes(table.len()) <= m.at-img.lay.batOff {
-		// Bits that an earlier shrink may have left, if a crash cut it short.
+		// A shrink that a crash interrupted may have left these bits set.
 		if err := img.clearBatmap(n); err != nil {
 			return undo(err)
 		}
@@ -394,8 +392,8 @@ func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 			return nil
 		})
 	}
-	// The entries come over the batmap, which follows the BAT. Until it is behind them,
-	// the image has none.
+	// The entries overwrite the batmap, which follows the BAT. The image has no batmap until
+	// the moved one is written after them.
 	moved, b, err := img.encodeBatmap(img.lay.batOff+batBytes(table.len()), table.len())
 	if err != nil {
 		return undo(err)
@@ -424,10 +422,9 @@ func (img *Image) growBATInPlace(table bat, undo func(error) error) error {
 	})
 }
 
-// vacate moves the blocks that start before end, which is no more than the end of
-// what is in use, to the end of the file, and reports whether it moved any. When ctx is
-// done, or after an error, those that have moved stay where they are then, and the
-// image is as usable as before.
+// vacate moves the blocks that start before end to the end of the file. end must not exceed the
+// end of everything in use. It reports whether it moved any. When ctx ends, or after an error,
+// the moved blocks stay at their new offsets, and the image remains as usable as before.
 func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress) (any bool, err error) {
 	var blocks []placedBlock
 	for i, e := range img.bat.used() {
@@ -450,7 +447,7 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 			x, err := img.extendForBlock(int64(len(batch) - i - 1))
 			if err == nil {
 				if err = img.copyBlock(x.start, b.start); err != nil {
-					err = img.giveBack(x, err)
+					err = img.undoExtension(x, err)
 				}
 			}
 			if stop = err; err != nil {
@@ -475,9 +472,9 @@ func (img *Image) vacate(ctx context.Context, end int64, progress disk.Progress)
 	return any, nil
 }
 
-// refill moves blocks into the space that the BAT has left, where it is large
-// enough for them, and the BAT into theirs. Other unused space is not its to free:
-// if there is any, it does nothing.
+// refill moves blocks into the former range of the BAT, if it is large enough, and the BAT into
+// their range. If the file has other unused space, which is not its to reclaim, it does
+// nothing.
 func (img *Image) refill(ctx context.Context, former region, progress disk.Progress) error {
 	for _, g := range img.gaps() {
 		if g[1]-g[0] >= img.lay.stored() && (g[0] > former.start || g[1] < former.end) {
@@ -487,7 +484,7 @@ func (img *Image) refill(ctx context.Context, former region, progress disk.Progr
 	return img.reclaim(ctx, progress)
 }
 
-// spaceForBAT is how many bytes the BAT can have where it is.
+// spaceForBAT returns the number of bytes that the BAT can use at its offset.
 func (img *Image) spaceForBAT() int64 {
 	end := img.alloc.end
 	closer := func(start int64) {
@@ -504,8 +501,8 @@ func (img *Image) spaceForBAT() int64 {
 	return end - img.lay.batOff
 }
 
-// shrink cuts the disk to so many blocks: the footers first, then the entries
-// that the disk has lost, and last the space their blocks took.
+// shrink reduces the disk to that many blocks: first the footers, then the lost entries, and
+// last the space of their blocks.
 func (img *Image) shrink(ctx context.Context, f Footer, blocks int64, progress disk.Progress) error {
 	if err := img.writeFooters(f); err != nil {
 		return err
@@ -518,7 +515,7 @@ func (img *Image) shrink(ctx context.Context, f Footer, blocks int64, progress d
 		return err
 	}
 	h := img.header
-	if img.batmap == nil { // or else it would not follow the BAT any more
+	if img.batmap == nil { // without the batmap that must follow the BAT
 		h.MaxTableEntries = uint32(blocks)
 	}
 	if err := img.writeHeader(h); err != nil {
@@ -528,7 +525,7 @@ func (img *Image) shrink(ctx context.Context, f Footer, blocks int64, progress d
 	return img.reclaim(ctx, progress)
 }
 
-// dropBlocks marks the allocated blocks from first on as unallocated, durably.
+// dropBlocks deallocates the blocks from first on, durably.
 func (img *Image) dropBlocks(first int64) error {
 	var lost []int64
 	for i := range img.bat.used() {

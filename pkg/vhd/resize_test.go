@@ -10,7 +10,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// What a disk lost does not come back when it grows again.
+// Data that a disk loses does not reappear when it grows again.
 func TestResizeShowsNoOldData(t *testing.T) {
 	const size = 4 * kib
 	data := pattern(size, 1)
@@ -52,7 +52,7 @@ func TestResizeShowsNoOldData(t *testing.T) {
 	}
 }
 
-// A new image that nothing was written to can have any size.
+// A new image without writes can have any size.
 func TestResizeNewImage(t *testing.T) {
 	for _, size := range []int64{0, 4 * kib, mib, gib, 2 * gib} {
 		m := newMemFile(nil)
@@ -73,7 +73,7 @@ func TestResizeNewImage(t *testing.T) {
 	}
 }
 
-// A size that is refused leaves the disk as it is.
+// A refused size leaves the disk unchanged.
 func TestRefusedResizeChangesNothing(t *testing.T) {
 	const blockSize = 4 * kib
 	data := pattern(2*blockSize, 1)
@@ -100,9 +100,8 @@ func TestRefusedResizeChangesNothing(t *testing.T) {
 	}
 }
 
-// An error of the file ends a resize. What was there can be read all the same,
-// by this image and by others, and the next try succeeds: that of an image opened
-// anew, where it was flushing that failed.
+// An error of the file ends a resize. The old data can be read, by this image and by others,
+// and the next try succeeds. If a flush failed, the image must be opened again first.
 func TestResizeFails(t *testing.T) {
 	const size = 64 * kib
 	data := pattern(size, 3)
@@ -114,8 +113,8 @@ func TestResizeFails(t *testing.T) {
 	}{
 		{"fixed, larger", vhd.Fixed, 2 * size},
 		{"fixed, smaller", vhd.Fixed, size / 2},
-		{"dynamic, larger in the room of the BAT", vhd.Dynamic, size + 8*kib},
-		{"dynamic, larger than the room of the BAT", vhd.Dynamic, 8 * mib},
+		{"dynamic, larger within the space of the BAT", vhd.Dynamic, size + 8*kib},
+		{"dynamic, larger than the space of the BAT", vhd.Dynamic, 8 * mib},
 		{"dynamic, smaller", vhd.Dynamic, size / 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -174,8 +173,8 @@ func TestResizeFails(t *testing.T) {
 				}
 				got := readAll(t, again)
 				if failed && c.typ == vhd.Fixed && c.to > size && string(got[size:][:8]) == "conectix" {
-					// As after a crash: the old footer stood there, and an image that
-					// was opened anew does not know.
+					// As after a crash: the old footer was there, and an image that was opened
+					// again does not know.
 					clear(got[size:][:sector])
 				}
 				sameBytes(t, fmt.Sprintf("change %d failed, after the next try", k), got[:len(kept)], kept)
@@ -186,9 +185,8 @@ func TestResizeFails(t *testing.T) {
 	}
 }
 
-// The BAT of a disk that grows stays where it is, in front of the blocks, with
-// XenServer's batmap behind it: XenServer's tools refuse an image whose blocks start
-// before the end of its metadata.
+// The BAT of a growing disk stays before the blocks, with XenServer's batmap after it.
+// XenServer's tools refuse an image whose blocks start before the end of its metadata.
 func TestGrownBATStaysInFront(t *testing.T) {
 	const blockSize = 4 * kib
 	c := craft{size: 20 * blockSize}
@@ -209,7 +207,7 @@ func TestGrownBATStaysInFront(t *testing.T) {
 				end := at + (blocks*4+511)/512*512
 				if name != "dynamic" {
 					if string(b[end:end+8]) != "tdbatmap" {
-						t.Fatalf("behind the BAT there is no batmap")
+						t.Fatalf("no batmap after the BAT")
 					}
 					end = int64(be.Uint64(b[end+8:])) + int64(be.Uint32(b[end+16:]))*512
 				}
@@ -227,14 +225,14 @@ func TestGrownBATStaysInFront(t *testing.T) {
 	}
 }
 
-// A shrink whose context ends while blocks move leaves the new size, every byte of it,
-// and an image that can be used on.
+// A shrink whose context ends while blocks move leaves the new size, with all its data, and a
+// usable image.
 func TestShrinkInterrupted(t *testing.T) {
 	const blockSize, blocks = 512 * kib, 200
 	m := newMemFile(nil)
 	img, err := vhd.CreateIn(m, &vhd.CreateOptions{Size: blocks * blockSize, Exact: true, BlockSize: blockSize})
 	must(t, err)
-	for i := int64(blocks) - 1; i >= 0; i-- { // what stays is at the end of the file
+	for i := int64(blocks) - 1; i >= 0; i-- { // the remaining blocks are at the end of the file
 		write(t, img, pattern(blockSize, byte(i)), i*blockSize)
 	}
 	must(t, img.Close())
@@ -265,8 +263,8 @@ func TestShrinkInterrupted(t *testing.T) {
 	noErrors(t, m.bytes())
 }
 
-// In a packed file of whole pages the next block comes where the padding before the footer
-// is. Blocks that were there before do not show.
+// In a packed file with an aligned length the next block goes where the padding before the
+// footer is. Data of former blocks does not show.
 func TestEmptiedPackedPages(t *testing.T) {
 	const blockSize, blocks = 4 * kib, 10
 	m := newMemFile(nil)

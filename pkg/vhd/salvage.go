@@ -8,8 +8,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// errSalvageWrite: what is not known of an image must not be written over.
-var errSalvageWrite = errors.New("an image that is salvaged cannot be written")
+// errSalvageWrite refuses writes: they could overwrite data whose extent is unknown.
+var errSalvageWrite = errors.New("a salvaged image cannot be written")
 
 // The reasons of lost ranges.
 const (
@@ -29,13 +29,13 @@ const (
 	lostTooMany      = "more ranges are lost than can be listed"
 )
 
-// salvage is what is known of the damage of an image that is salvaged.
+// salvage describes the damage of a salvaged image.
 type salvage struct {
-	// readable says which BAT entries lead to a block whose bitmap, at least, is in the file
-	// and not over metadata.
+	// readable is the placement of blocks whose bitmap, at least, is in the file and does not
+	// overlap metadata.
 	readable placement
-	end      int64    // what is stored ends here: the trailing footer, or the end of the file
-	lost     lostList // zeros in the image itself, but for blocks without a bitmap
+	end      int64    // the end of stored blocks: the trailing footer, or the end of the file
+	lost     lostList // ranges that are zeros in the image itself, except blocks without a bitmap
 	doubtful lostList
 
 	headerRebuilt bool
@@ -44,21 +44,22 @@ type salvage struct {
 	badBitmaps map[int64]bool // blocks whose bitmap could not be read
 }
 
-// Lost implements [disk.Salvaged]. In a differencing image it reads sector bitmaps: of
-// the blocks over which the parents have lost something. It also lists blocks whose
-// bitmap could not be read by then.
+// Lost implements [disk.Salvaged]. In a differencing image it reads the sector bitmaps of the
+// blocks over lost ranges of the parents. It also lists blocks whose bitmap could not be read
+// by then.
 func (img *Image) Lost() []disk.LostRange {
 	if img.salvage == nil {
 		return nil
 	}
 	inherited, unread := img.inheritedLost(), img.unreadBitmaps()
-	lost := img.salvage.lost.under(unread.with(false)).under(inherited.with(false)) // zeros first
+	// Zeros take precedence.
+	lost := img.salvage.lost.under(unread.with(false)).under(inherited.with(false))
 	return slices.Clone(lost.under(unread.with(true)).under(img.salvage.doubtful).under(inherited.with(true)))
 }
 
-// unreadBitmaps lists the blocks whose bitmap could not be read. A dynamic image reads
-// as if all bits were set; a differencing one reads zeros, because nothing says which
-// sectors are the parent's.
+// unreadBitmaps lists the blocks whose bitmap could not be read. Their contents in a dynamic
+// image are read as if all bits were set. In a differencing image they read as zeros, because
+// the sectors of the parent are unknown.
 func (img *Image) unreadBitmaps() lostList {
 	s := img.salvage
 	s.mu.Lock()
@@ -76,14 +77,12 @@ func (img *Image) unreadBitmaps() lostList {
 	return list
 }
 
-// orphaned reports whether the image reads zeros in place of what a parent that could
-// not be opened has.
+// orphaned reports whether the image reads zeros instead of a parent that could not be opened.
 func (img *Image) orphaned() bool {
 	return img.salvage != nil && img.parent == nil && img.parentErr != nil
 }
 
-// inheritedLost lists what the parents have lost of the ranges that the image has from
-// them.
+// inheritedLost lists the lost ranges of the parents that the image reads from them.
 func (img *Image) inheritedLost() lostList {
 	var parents lostList
 	switch p, ok := img.parent.(disk.Salvaged); {
@@ -126,8 +125,8 @@ func (img *Image) inheritedLost() lostList {
 	return list
 }
 
-// salvagedBitmap is [Image.bitmap] for an image that is salvaged: lost says that the
-// whole block reads as zeros.
+// salvagedBitmap is [Image.bitmap] for a salvaged image. lost says that the whole block reads
+// as zeros.
 func (img *Image) salvagedBitmap(block int64, e uint32) (bm *sectorBitmap, lost bool) {
 	s := img.salvage
 	if !s.readable.fits(e) {
@@ -146,8 +145,7 @@ func (img *Image) salvagedBitmap(block int64, e uint32) (bm *sectorBitmap, lost 
 	return nil, img.differencing()
 }
 
-// runEnd is the first block after the given one whose entry is not held once for both.
-// The block is used.
+// runEnd returns the first block after block that does not share its entry. block is used.
 func (t bat) runEnd(block int64) int64 {
 	n := t.alike(block)
 	return min(t.n, (block/n+1)*n)

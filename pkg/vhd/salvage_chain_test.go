@@ -12,8 +12,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// In each sample with parents, each file of the chain is damaged. What is not lost is
-// what the whole chain holds.
+// In each sample with parents, each file of the chain is damaged. The data that is not lost is
+// that of the whole chain.
 func TestSalvageChains(t *testing.T) {
 	damages := map[string]func(b []byte) []byte{
 		"is missing":             nil,
@@ -66,8 +66,8 @@ func TestSalvageChains(t *testing.T) {
 	}
 }
 
-// A missing parent is lost, and nothing else: the image's own sectors are read. Without
-// parents by choice, reading what a parent has is an error as ever.
+// Only the data of a missing parent is lost: the image's own sectors are read. If the caller
+// opens no parents, reading their data is an error as usual.
 func TestSalvageWithoutParent(t *testing.T) {
 	base := newMemFile(ordered(8, false).bytes())
 	parent := openBytes(t, base.bytes(), nil)
@@ -103,10 +103,11 @@ func TestSalvageWithoutParent(t *testing.T) {
 	}
 }
 
-// Of blocks that overlap, the sectors that are in doubt are listed, and no others.
+// Only the doubtful sectors of overlapping blocks are listed.
 func TestSalvageOverlap(t *testing.T) {
 	c := ordered(8, false)
-	c.bat = map[int]uint32{5: uint32(c.blocks[2].sector + 4)} // over the data of block 2 from its fourth sector on
+	// Over the data of block 2 from its fourth sector on.
+	c.bat = map[int]uint32{5: uint32(c.blocks[2].sector + 4)}
 	img := openBytes(t, c.bytes(), &vhd.OpenOptions{Salvage: true})
 	_, lost := salvaged(t, img, mib)
 	var ranges []disk.Range
@@ -124,7 +125,7 @@ func TestSalvageOverlap(t *testing.T) {
 	}
 }
 
-// merged joins neighbours.
+// merged joins adjacent ranges.
 func merged(rs []disk.Range) []disk.Range {
 	var out []disk.Range
 	for _, r := range rs {

@@ -8,9 +8,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// FuzzSalvage opens whatever there is to read what it can: the extents and the lost ranges
-// agree with what is read, memory follows the file, and an image without damage is read as
-// ever. The file is changed at a place, too, with its checksums right.
+// FuzzSalvage opens any file with Salvage. The extents and the lost ranges agree with the
+// reads, memory is proportional to the file, and an image without damage reads as usual. It
+// also tries the file with one change and correct checksums.
 func FuzzSalvage(f *testing.F) {
 	for _, d := range append(dynamicDamages(4*kib), append(trailingMetadata(), fixedDamages()...)...) {
 		f.Add(d.file, uint32(0), byte(0))

@@ -10,11 +10,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// errRecordLost: the header, which named the parent, was rebuilt.
+// errRecordLost says that the header with the parent record was rebuilt.
 var errRecordLost = errors.New("the record of the parent was lost with the dynamic disk header")
 
-// openSalvaged is NewImage for an image that is salvaged. It fails only where nothing
-// says what the file holds.
+// openSalvaged is NewImage with Salvage. It fails only if the contents of the file cannot be
+// determined.
 func openSalvaged(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	img := &Image{r: r, closer: o.Closer, salvage: &salvage{}}
 	p := &patchyReader{r: r}
@@ -65,15 +65,15 @@ func openSalvaged(r io.ReaderAt, size int64, o *OpenOptions) (*Image, error) {
 	return img, nil
 }
 
-// doubt lists the disk from a byte on as doubtful.
+// doubt lists the disk from an offset on as doubtful.
 func (img *Image) doubt(from int64, reason string) {
 	var l lostList
 	l.add(from, img.size-from, true, reason)
 	img.salvage.doubtful = img.salvage.doubtful.under(l)
 }
 
-// salvagedFooter chooses the footer to believe, or rebuilds one. It also returns whether
-// the footer says exactly how large the disk is.
+// salvagedFooter chooses the footer to use, or rebuilds one. sizeKnown says that the footer has
+// the exact size of the disk.
 func salvagedFooter(p *patchyReader, size int64, fs *footers, o *OpenOptions) (c *footerCopy, sizeKnown bool, err error) {
 	c, err = fs.ignoringChecksum()
 	if err == nil {
@@ -95,8 +95,8 @@ func salvagedFooter(p *patchyReader, size int64, fs *footers, o *OpenOptions) (c
 	return &re.footerCopy, re.sizeKnown, nil
 }
 
-// salvagedFixedFooter returns the footer of a fixed disk that is not at the end of the file, or
-// a new one if it is lost and the disk says where it belongs.
+// salvagedFixedFooter returns the footer of a fixed disk that is not at the end of the file. If
+// that is lost and the disk determines its offset, it returns a new footer.
 func salvagedFixedFooter(r io.ReaderAt, size int64) (*footerCopy, error) {
 	l, err := findLostFixed(r, size)
 	switch {
@@ -113,7 +113,7 @@ func salvagedFixedFooter(r io.ReaderAt, size int64) (*footerCopy, error) {
 	return &footerCopy{Footer: f, off: l.at}, err
 }
 
-// salvageFixed sets the size of a fixed disk, of which the file may hold only the start.
+// salvageFixed sets the size of a fixed disk. The file may hold only its start.
 func (img *Image) salvageFixed(c *footerCopy, o *OpenOptions) error {
 	var found []finding
 	if img.size, found = c.virtualSize(o.SizeRule, c.off); len(found) > 0 {
@@ -126,7 +126,7 @@ func (img *Image) salvageFixed(c *footerCopy, o *OpenOptions) error {
 	return nil
 }
 
-// salvageDynamic finds the header and the BAT, and what they have lost.
+// salvageDynamic finds the header and the BAT, and the ranges that they have lost.
 func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *OpenOptions) error {
 	limit := img.salvage.end
 	h, err := salvagedHeader(p, c, size, limit)
@@ -136,9 +136,10 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 	img.header, img.footer.DataOffset = h.Header, uint64(h.at)
 	img.salvage.headerRebuilt = h.rebuilt
 	blockSize := int64(h.BlockSize)
-	room := max(int64(h.MaxTableEntries)*blockSize, int64(min(c.CurrentSize, MaxSectors*SectorSize)))
+	space := max(int64(h.MaxTableEntries)*blockSize, int64(min(c.CurrentSize, MaxSectors*SectorSize)))
 	var found []finding
-	if img.size, found = c.virtualSize(o.SizeRule, room); len(found) > 0 { // a size that no BAT is for
+	// The BAT is too small for the size.
+	if img.size, found = c.virtualSize(o.SizeRule, space); len(found) > 0 {
 		img.size = int64(h.MaxTableEntries) * blockSize
 	}
 	blocks := max(blocksHeld(&img.footer, &h.Header, img.size), (img.size+blockSize-1)/blockSize)
@@ -149,13 +150,13 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 		return err
 	}
 	if used := int64(h.MaxTableEntries); used > blocks && t.over(&lay, lay.batOff, lay.batEnd()) >= 0 {
-		// The end of the table, which the disk does not need, may not be one.
+		// The end of the table, which the disk does not need, may hold other data.
 		short := h.Header
 		short.MaxTableEntries = uint32(blocks)
 		lay = layoutOf(&img.footer, &short, limit)
 	}
 	img.lay, img.bat = lay, t.resized(blocks)
-	for i := entries; i < blocks; { // entry 0 leads to the copy of the footer
+	for i := entries; i < blocks; { // entry 0 points to the copy of the footer
 		if k := i / batPieceLen; i%batPieceLen == 0 && k < batPieces(blocks-batPieceLen) {
 			var d batDecoder
 			img.bat.fill(k, batPieces(blocks-batPieceLen), d.decode(make([]byte, batPieceBytes)))
@@ -198,8 +199,8 @@ func (img *Image) salvageDynamic(p *patchyReader, c *footerCopy, size int64, o *
 	return nil
 }
 
-// salvageBAT completes the BAT with entries that the order of the file gives, and
-// returns the ranges of the disk for which nothing proves them.
+// salvageBAT completes the BAT with entries that follow from the order of the file. It returns
+// the ranges of the disk whose entries are not certain.
 func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error) {
 	proposed, err := rebuildBAT(context.Background(), img.through(p), int64(img.header.MaxTableEntries), img.trailer.present(), p.badEntries(&img.lay))
 	if err != nil {
@@ -216,22 +217,23 @@ func (img *Image) salvageBAT(p *patchyReader) (doubtful []disk.Range, err error)
 	return doubtful, nil
 }
 
-// through is the image as r reads it, for those who need file, footer, layout and BAT
-// only.
+// through returns the image as r reads it. It has only the file, the footers, the layout and
+// the BAT.
 func (img *Image) through(r io.ReaderAt) *Image {
 	return &Image{r: r, footer: img.footer, header: img.header, lay: img.lay, bat: img.bat, size: img.size}
 }
 
-// findLost lists what the BAT does not lead to, and what blocks share. The table ends
-// after the given number of entries.
+// findLost lists the blocks that the BAT does not lead to, and the bytes that blocks share. The
+// table has the given number of entries.
 func (img *Image) findLost(p *patchyReader, entries int64) {
 	s := img.salvage
 	pl := img.lay.placement()
 	s.readable = pl
-	s.readable.limit += img.lay.blockSize // all of a block but its bitmap may be missing
+	s.readable.limit += img.lay.blockSize // only the bitmap of a block must be in the file
 	bad := p.badEntries(&img.lay)
 	fit := int64(0)
-	torn, tail := uint32(unused), []disk.Range(nil) // the last entry of a torn block, and what is lost
+	// The last entry of a torn block, and its lost ranges.
+	torn, tornRanges := uint32(unused), []disk.Range(nil)
 	for i, e := range img.bat.usedOnce() {
 		n := img.bat.alike(i)
 		at := int64(e)*SectorSize + img.lay.bitmapSize
@@ -254,10 +256,10 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 		default:
 			fit += n
 			if e != torn {
-				tail, torn = img.tornTail(i, e, max(0, s.end-at)), e
+				tornRanges, torn = img.tornTail(i, e, max(0, s.end-at)), e
 			}
 			for k := i; k < i+n; k++ {
-				for _, r := range tail {
+				for _, r := range tornRanges {
 					off := k*img.lay.blockSize + r.Off
 					s.lost.add(off, min(r.N, img.size-off), false, lostTorn)
 				}
@@ -279,8 +281,8 @@ func (img *Image) findLost(p *patchyReader, entries int64) {
 	s.doubtful = doubtfulList(shared, lostOverlap)
 }
 
-// tornTail returns the written sectors of a block from its byte off on, counted from the
-// block's start. What the bitmap says is not written is not lost.
+// tornTail returns the written sectors of a block from its byte off on, as offsets in the
+// block. Sectors with a clear bit are not lost.
 func (img *Image) tornTail(block int64, e uint32, off int64) []disk.Range {
 	bm, lost := img.salvagedBitmap(block, e)
 	if bm == nil || lost {
@@ -298,7 +300,7 @@ func (img *Image) tornTail(block int64, e uint32, off int64) []disk.Range {
 	return tail
 }
 
-// salvageParents opens as many parents as there are.
+// salvageParents opens as many parents as possible.
 func (img *Image) salvageParents(p *patchyReader, size int64, o *OpenOptions) (err error) {
 	if img.salvage.headerRebuilt {
 		img.parentErr = errRecordLost
@@ -323,16 +325,15 @@ func (img *Image) salvageParents(p *patchyReader, size int64, o *OpenOptions) (e
 	return nil
 }
 
-// foundHeader is a dynamic disk header, and where it is or belongs.
+// foundHeader is a dynamic disk header and its offset.
 type foundHeader struct {
 	Header
 	at      int64
-	rebuilt bool // nothing of it was in the file
+	rebuilt bool // made without any header in the file
 	certain bool
 }
 
-// salvagedHeader finds the header of a dynamic image in whose file blocks end at limit,
-// or rebuilds it.
+// salvagedHeader finds the header of a dynamic image whose blocks end at limit, or rebuilds it.
 func salvagedHeader(r io.ReaderAt, c *footerCopy, size, limit int64) (*foundHeader, error) {
 	ctx := context.Background()
 	direct, sane, err := directHeader(r, c, limit)
@@ -368,15 +369,15 @@ func salvagedHeader(r io.ReaderAt, c *footerCopy, size, limit int64) (*foundHead
 		err = refusal(found, true)
 	}
 	if err == nil {
-		err = fmt.Errorf("%w: no BAT that the dynamic disk header can be rebuilt from", ErrCorrupt)
+		err = fmt.Errorf("%w: no BAT from which the dynamic disk header can be rebuilt", ErrCorrupt)
 	}
 	return nil, err
 }
 
-// directHeader reads the header that the footer points to. It is nil if it does not lead
-// to a BAT. The number of entries is corrected if it does not fit the file or the disk,
-// and the file has a BAT for the number that the disk needs. sane says that all entries
-// are possible.
+// directHeader reads the header that the footer points to. It returns nil if the header does
+// not lead to a BAT. If the number of entries does not fit the file or the disk, it corrects
+// the number. Then the file must have a BAT of the size that the disk needs. sane says that all
+// entries are possible.
 func directHeader(r io.ReaderAt, c *footerCopy, limit int64) (_ *foundHeader, sane bool, err error) {
 	h, found, err := readHeader(r, c, limit)
 	if err != nil || refusal(found, true) != nil {

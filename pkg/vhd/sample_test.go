@@ -14,8 +14,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestSamples reads the images of all producers: each holds the disk that it was made of,
-// and a check of it and its parents finds no error and no leak.
+// TestSamples reads the images of all producers. Each has the contents of its source disk, and
+// a check of it and its parents finds no error and no leak.
 func TestSamples(t *testing.T) {
 	for _, s := range samples.Images(t) {
 		if filepath.Ext(s.Name) != ".vhd" {
@@ -50,7 +50,7 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestLayout: the parts of new images stand where the vectors have them.
+// TestLayout: the parts of new images are at the offsets in the vectors.
 func TestLayout(t *testing.T) {
 	for _, l := range samples.Layouts(t) {
 		o := vhd.CreateOptions{Size: l.Size, Exact: true, BlockSize: l.BlockSize, DataAlign: l.DataAlign}
@@ -61,7 +61,7 @@ func TestLayout(t *testing.T) {
 			t.Errorf("%+v: %d blocks of %d bytes, %v", l, blocks, blockSize, err)
 		}
 		if l.BAT > mib {
-			continue // too large to be made for each line
+			continue // too large to make for each line
 		}
 		path := filepath.Join(t.TempDir(), "disk.vhd")
 		img, err := vhd.Create(path, &o)
@@ -72,7 +72,8 @@ func TestLayout(t *testing.T) {
 		must(t, img.Close())
 		img, err = vhd.Open(path, nil)
 		must(t, err)
-		want := map[int64]int64{0: l.FirstData, last: l.FirstData} // of the disk, of the file
+		// Offset on the disk: offset in the file.
+		want := map[int64]int64{0: l.FirstData, last: l.FirstData}
 		if last > 0 {
 			want[last] += l.Stride
 		}
@@ -92,7 +93,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestDamagedSamples: a check reports what is wrong with each damaged image.
+// TestDamagedSamples: a check reports the damage of each image.
 func TestDamagedSamples(t *testing.T) {
 	for _, d := range samples.Damages(t) {
 		t.Run(d.Name, func(t *testing.T) {

@@ -7,12 +7,12 @@ import (
 	"math"
 )
 
-// ErrShifted: bytes are missing inside the file, or were added, so that nothing after
-// them is where it belongs. Only another copy of the file helps.
+// ErrShifted: bytes are missing inside the file, or were added, so that everything after them
+// is at a wrong offset. Only another copy of the file helps.
 var ErrShifted = errors.New("bytes are missing or were added inside the file, which no repair can undo")
 
-// shifted is the finding of a file in which the trailing footer is n bytes before
-// where it belongs, or with a negative n after it; n is 0 if that is not known.
+// shifted is the finding that the trailing footer is n bytes before its correct offset, or with
+// a negative n after it. n is 0 if the distance is unknown.
 func shifted(off, n int64) finding {
 	f := finding{Finding: Finding{
 		ID: "bytes-missing", Severity: Error, Offset: off, Field: "position of the trailing footer",
@@ -30,8 +30,8 @@ func shifted(off, n int64) finding {
 	return f
 }
 
-// unaligned looks for a valid trailing footer that is not at a multiple of 512, as
-// after a transfer in text mode, which removes or adds bytes. It returns the finding, or
+// unaligned searches for a valid trailing footer whose offset is not a multiple of 512. A
+// transfer in text mode, which removes or adds bytes, causes that. It returns the finding, or
 // none. A fixed disk of any length has its footer right after it.
 func (fs *footers) unaligned(r io.ReaderAt) ([]finding, error) {
 	c := &fs.trailing
@@ -62,22 +62,23 @@ func (fs *footers) unaligned(r io.ReaderAt) ([]finding, error) {
 	}
 	n := roundUp(end, SectorSize) - c.off
 	if n > c.off || n < -c.off/2 {
-		n = 0 // the BAT is among what is shifted
+		n = 0 // the BAT is shifted, too
 	}
 	return []finding{shifted(c.off, n)}, nil
 }
 
-// cutInside looks for bytes that are missing inside a file whose trailing footer is
-// where blocks end at the latest. Then entries lead beyond the footer at the distance of
-// the ones before them, and the bitmaps of the last two blocks are as much closer to
-// the start of the file: if only an entry were wrong, one of them would not be. A bitmap
-// is recognised if all its bits are set. Whole blocks that are missing are not told from
-// wrong entries.
+// cutInside detects bytes that are missing inside a file with a trailing footer. Then entries
+// point past the footer, at the usual distance from the entries before. The bitmaps of the last
+// two blocks are closer to the start of the file, both by the same number of bytes. If only an
+// entry were wrong, one of the bitmaps would not be.
+//
+// A bitmap is recognised if all its bits are set. Whole missing blocks cannot be distinguished
+// from wrong entries.
 func (t bat) cutInside(r io.ReaderAt, l *layout) ([]finding, error) {
 	stored := l.stored()
-	last := [2]int64{-1, -1} // where the last two blocks start
+	last := [2]int64{-1, -1} // offsets of the last two blocks
 	beyond := false
-	for e := range t.places(t.apart(0)) {
+	for e := range t.offsets(t.apart(0)) {
 		start := int64(e) * SectorSize
 		gap := start - last[1]
 		if start+stored > l.limit {
@@ -104,8 +105,7 @@ func (t bat) cutInside(r io.ReaderAt, l *layout) ([]finding, error) {
 	return []finding{shifted(l.limit, n)}, nil
 }
 
-// bitmapAt reports whether at off, in front of the limit, there is a sector bitmap with
-// all bits set.
+// bitmapAt reports whether a sector bitmap with all bits set is at off, before the limit.
 func (l *layout) bitmapAt(r io.ReaderAt, off int64) (bool, error) {
 	if off < 0 || off+l.bitmapSize > l.limit {
 		return false, nil

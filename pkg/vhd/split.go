@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// errSplit refuses a piece of an image that Virtual PC 2004 or older has split: x.vhd
-// goes on in x.v01, x.v02 and so on, and its footer is at the end of the last of them.
+// errSplit refuses a piece of a split image of Virtual PC 2004 or older. Such an image is in
+// x.vhd, x.v01, x.v02 and so on, and its footer is at the end of the last one.
 func errSplit(name, other string) error {
 	return fmt.Errorf("%w: a split image of Virtual PC: %s and %s are pieces of it", ErrUnsupported, filepath.Base(name), filepath.Base(other))
 }
 
-// refuseSplit returns errSplit if r is a file that is a piece of a split image.
-// trailing says that it ends with a valid footer: the first piece does not.
+// refuseSplit returns errSplit if r is a piece of a split image. trailing says that the file
+// ends with a valid footer, which the first piece does not.
 func refuseSplit(r io.ReaderAt, trailing bool) error {
 	f, ok := r.(interface{ Name() string })
 	if !ok {
@@ -39,7 +39,7 @@ func refuseSplit(r io.ReaderAt, trailing bool) error {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// firstFile is the first of the names under which there is a regular file, or "".
+// firstFile returns the first of the names that is a regular file, or "".
 func firstFile(names ...string) string {
 	for _, name := range names {
 		if st, err := os.Stat(name); err == nil && st.Mode().IsRegular() {

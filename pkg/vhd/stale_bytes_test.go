@@ -11,11 +11,11 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// Bytes that a file or a device held before must neither be read as contents of the disk
-// nor be taken for a footer.
+// Stale bytes of a file or a device must neither be read as contents of the disk nor be
+// recognised as a footer.
 
-// However many blocks are allocated between two Syncs, after Sync the file has its footer
-// at the end, the copy at the start, and no other.
+// After Sync the file has a trailing footer, its copy at the start, and no other, however many
+// blocks were allocated since the last Sync.
 func TestSyncLeavesNoOtherFooter(t *testing.T) {
 	for _, blockSize := range []int64{4 * kib, 64 * kib} {
 		for _, perSync := range []int{1, 2, 3, 7} {
@@ -51,8 +51,8 @@ func TestSyncLeavesNoOtherFooter(t *testing.T) {
 	}
 }
 
-// A block on a device reads as zeros, or as the parent, where nothing was written to it,
-// whatever the device held.
+// Unwritten parts of a block on a device read as zeros, or as the parent, whatever the device
+// held.
 func TestNewBlocksOnUsedDevice(t *testing.T) {
 	const blockSize, blocks = 8 * kib, 12
 	parent := pattern(blocks*blockSize, 9)
@@ -131,8 +131,8 @@ func TestNewBlocksOnUsedDevice(t *testing.T) {
 	}
 }
 
-// What a disk gains reads as zeros, also where its file held other bytes: between the
-// disk and the footer, in the footer's sector, and after it.
+// New bytes of a disk read as zeros, even if its file held other bytes: between the disk and
+// the footer, in the footer's sector, and after it.
 func TestGrownFixedDiskReadsZero(t *testing.T) {
 	const size = 8 * kib
 	data := pattern(size, 1)

@@ -7,14 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// phase says what can be done with an image.
+// phase determines which calls an image accepts.
 type phase int32
 
 const (
 	phaseReading  phase = iota // opened for reading
 	phaseCreating              // new: no reader recognises the file yet
 	phaseWriting               // complete, and changed in place
-	phaseFailed                // a change stopped halfway: only Close is left
+	phaseFailed                // a change stopped halfway: only Close works
 	phaseClosed
 )
 
@@ -29,7 +29,7 @@ func (s *state) phase() phase { return phase(s.current.Load()) }
 
 func (s *state) set(p phase) { s.current.Store(int32(p)) }
 
-// usable returns the error of every call to an image that has failed or is closed.
+// usable returns an error if the image has failed or is closed.
 func (s *state) usable() error {
 	switch s.phase() {
 	case phaseFailed:
@@ -48,21 +48,19 @@ func (s *state) writable() error {
 	return s.usable()
 }
 
-// inPlace is writable for a call that needs a complete image; what says which call
-// that is.
-func (s *state) inPlace(what string) error {
+// inPlace is writable for a call that needs a complete image; call names it in the error.
+func (s *state) inPlace(call string) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
 	if s.phase() == phaseCreating {
-		return fmt.Errorf("%s a new image: %w", what, ErrUnsupported)
+		return fmt.Errorf("%s a new image: %w", call, ErrUnsupported)
 	}
 	return nil
 }
 
-// fail makes err, of a change that stopped halfway, the error of every later call.
-// From here on nothing is written: the file stays as a crash at this moment would
-// leave it.
+// fail makes err the error of every later call. err is from a change that stopped halfway.
+// Nothing is written afterwards: the file stays as after a crash at this moment.
 func (s *state) fail(err error) error {
 	if errors.Is(err, ErrFailed) {
 		return err
@@ -74,15 +72,13 @@ func (s *state) fail(err error) error {
 	return err
 }
 
-// interrupted is the end of a long change, by its context, at a moment at which
-// memory and file agree.
+// interrupted is the error of a context that ended a long change while memory and file agree.
 type interrupted struct{ error }
 
 func (e interrupted) Unwrap() error { return e.error }
 
-// change runs the steps of a change of which memory and file may disagree once a
-// step fails: then the image has failed. A step that the context interrupts does
-// no harm.
+// change runs the steps of a change. If a step fails, memory and file may disagree, and the
+// image has failed. A step that the context interrupts does no harm.
 func (s *state) change(steps func() error) error {
 	err := steps()
 	var stopped interrupted

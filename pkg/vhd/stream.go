@@ -75,8 +75,8 @@ func WriteStream(ctx context.Context, w io.Writer, o *CreateOptions, src io.Read
 	return s.err
 }
 
-// placeStream returns the BAT of an image with n BAT entries whose blocks are stored in
-// the given order, and the offset at which the last one ends.
+// placeStream returns a BAT with n entries whose blocks are stored in the given order. end is
+// the offset after the last block.
 func placeStream(lay *layout, n int64, blocks []int64) (table bat, end int64, err error) {
 	end = lay.tableEnd()
 	table = newBAT(n)
@@ -117,7 +117,7 @@ func WriteFixedEnd(w io.Writer, o *CreateOptions) error {
 	return s.err
 }
 
-// streamMetadata is metadata for a stream. It also returns the size asked for.
+// streamMetadata is metadata for a stream. It also returns the requested size.
 func (o *CreateOptions) streamMetadata() (Footer, Header, int64, error) {
 	if o == nil {
 		o = &CreateOptions{}
@@ -129,13 +129,13 @@ func (o *CreateOptions) streamMetadata() (Footer, Header, int64, error) {
 	return f, h, o.Size, err
 }
 
-// streamWriter writes in order, and keeps the first error.
+// streamWriter writes sequentially, and keeps the first error.
 type streamWriter struct {
 	ctx      context.Context
 	w        io.Writer
 	progress disk.Progress // may be nil
-	total    int64         // bytes that will have been written at the end
-	off      int64         // bytes written
+	total    int64         // bytes to write in total
+	off      int64         // bytes written so far
 	buf      []byte
 	err      error
 }
@@ -170,14 +170,14 @@ func (s *streamWriter) zeros(n int64) {
 	}
 }
 
-// disk writes n bytes of the disk from off on. Beyond size the disk has zeros.
+// disk writes n bytes of the disk from off on. Past size the disk has zeros.
 func (s *streamWriter) disk(src io.ReaderAt, off, n, size int64) {
 	if s.buf == nil {
 		s.buf = make([]byte, streamPiece)
 	}
 	for n > 0 && s.err == nil {
 		if s.err = s.ctx.Err(); s.err != nil {
-			return // before src is read for nothing
+			return // before reading src in vain
 		}
 		b := s.buf[:min(n, int64(len(s.buf)))]
 		held := min(max(size-off, 0), int64(len(b)))

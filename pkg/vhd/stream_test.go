@@ -17,7 +17,7 @@ func streamOptions() *vhd.CreateOptions {
 	return &vhd.CreateOptions{Size: 10 * 4 * kib, Exact: true, BlockSize: 4 * kib, UniqueID: someID, Time: someTime}
 }
 
-// Arguments that make no image are refused before a byte is written.
+// Invalid arguments are refused before a byte is written.
 func TestStreamMisuse(t *testing.T) {
 	parent := raw.Open(newMemFile(make([]byte, 40*kib)), 40*kib)
 	with := func(edit func(o *vhd.CreateOptions)) *vhd.CreateOptions {
@@ -30,8 +30,8 @@ func TestStreamMisuse(t *testing.T) {
 		name   string
 		o      *vhd.CreateOptions
 		blocks []int64
-		want   string // in the error
-		is     error  // that the error wraps, or nil
+		want   string // part of the error
+		is     error  // error that it wraps, or nil
 	}{
 		{"doubled block", streamOptions(), []int64{1, 2, 2, 3}, "block 2 is listed twice", nil},
 		{"descending blocks", streamOptions(), []int64{1, 5, 4}, "block 4 is listed after block 5", nil},
@@ -59,7 +59,7 @@ func TestStreamMisuse(t *testing.T) {
 	}
 }
 
-// The end of a fixed disk is written for a fixed disk only.
+// The end of a fixed disk is written only for a fixed disk.
 func TestFixedEndMisuse(t *testing.T) {
 	parent := raw.Open(newMemFile(make([]byte, 4*kib)), 4*kib)
 	for name, o := range map[string]*vhd.CreateOptions{
@@ -83,7 +83,7 @@ func TestStreamNilOptions(t *testing.T) {
 	}
 }
 
-// largestRead is a source that notes the longest read.
+// largestRead is a source that records the longest read.
 type largestRead struct {
 	io.ReaderAt
 	n int
@@ -94,8 +94,8 @@ func (r *largestRead) ReadAt(p []byte, off int64) (int, error) {
 	return r.ReaderAt.ReadAt(p, off)
 }
 
-// The longest piece between two looks at the context is 1 MiB, progress ends with all
-// of the file, and a cancelled stream ends with the context's error and no byte more.
+// The context is checked at least once per 1 MiB, and progress ends with the whole file. A
+// cancelled stream ends with the context's error, and no byte follows.
 func TestStreamProgressAndCancel(t *testing.T) {
 	const size = 6*mib + 512
 	disk := pattern(size, 1)
@@ -155,7 +155,7 @@ func TestStreamProgressAndCancel(t *testing.T) {
 	}
 }
 
-// The stream is the file that CreateIn makes, and reads as the source.
+// The stream equals the file that CreateIn makes, and reads as the source.
 func TestStreamIsTheFile(t *testing.T) {
 	o := streamOptions()
 	disk := pattern(40*kib, 3)

@@ -10,34 +10,31 @@ import (
 
 // The order of writes.
 //
-// A new image is not recognised by any reader until complete writes its
-// footers, so nothing is ordered before that.
+// No reader recognises a new image until complete writes its footers, so the order of the
+// writes before that does not matter.
 //
-// An image that is changed in place must open after a crash at any instant,
-// with everything that was there at the last Sync. The leading copy of the
-// footer never changes, so the image can always be found; beyond that
+// An image that is changed in place must open after a crash at any instant, with
+// everything of the last Sync. The leading copy of the footer never changes, so the image
+// can always be found. Otherwise the order is:
 //
-//  1. WriteAt gives a new block a place behind the trailing footer. It writes
-//     the footer anew behind that place, and then the bitmap and the data. The
-//     footer that was there at the last Sync stays. After a crash the block's
-//     place is leaked, nothing else.
-//  2. Sync flushes. Now data, bitmaps and the new footer are in the file.
-//  3. Sync writes the changed BAT entries, and the bits of sectors that were
-//     written for the first time in blocks that were there before, and
-//     flushes again. Each entry is the commit of its block.
+//  1. WriteAt allocates a block after the trailing footer. It writes another trailing
+//     footer after the block, and then the bitmap and the data. The footer of the last
+//     Sync stays. A crash only leaks the space of the block.
+//  2. Sync flushes. Now data, bitmaps and the new footer are durable.
+//  3. Sync writes the changed BAT entries. It also writes the bits of sectors that were
+//     written for the first time in older blocks, and flushes again. Each entry commits
+//     its block.
 //  4. Sync zeroes the old footer, which nothing needs any more.
 //
-// Writes into sectors that are in the file go straight there.
+// Writes into sectors that are in the file overwrite these sectors directly.
 
-// After an error nothing is lost that was there at the last Sync. Space that was
-// taken for a block is given back, a Sync can be repeated, and a change of the
-// image's structure that stopped halfway, or a failed flush, fails the image (see
-// state.fail).
+// An error loses nothing of the last Sync. The space of a failed allocation is freed, and Sync
+// can be repeated. The image fails if a change of its structure stops halfway, or if a flush
+// fails (see state.fail).
 
-// Sync implements [disk.Syncer]: it makes everything durable that was written
-// before it was called, in an order that a crash at any point does not harm. It
-// completes a new image. After an error it can be called again, unless that was
-// ErrFailed.
+// Sync implements [disk.Syncer]. It makes all earlier writes durable, in an order that is safe
+// against a crash at any point. It completes a new image. After an error it can be called
+// again, unless the error wraps ErrFailed.
 func (img *Image) Sync() error {
 	if img.state.phase() == phaseReading {
 		return nil
@@ -47,7 +44,7 @@ func (img *Image) Sync() error {
 	if err := img.state.usable(); err != nil {
 		return err
 	}
-	// Cleared first: a write that comes from here on may be missed.
+	// Clear it first: this Sync may miss a write that comes from here on.
 	img.unsynced.Store(false)
 	var err error
 	if img.state.phase() == phaseCreating {
@@ -63,9 +60,8 @@ func (img *Image) Sync() error {
 	return nil
 }
 
-// flush makes the file durable. If that fails once, the image has failed: recent
-// writes may be lost, and a system that has dropped them (as Linux does) reports
-// success the next time.
+// flush makes the file durable. If that fails once, the image has failed: recent writes may be
+// lost. A system that has dropped them, such as Linux, reports success the next time.
 func (img *Image) flush() error {
 	if err := img.state.usable(); err != nil {
 		return err
@@ -76,8 +72,7 @@ func (img *Image) flush() error {
 	return nil
 }
 
-// commit makes the blocks and sectors reachable that were written since the last
-// Sync.
+// commit makes the blocks and sectors that were written since the last Sync reachable.
 func (img *Image) commit() error {
 	a := &img.alloc
 	a.mu.Lock()
@@ -95,7 +90,7 @@ func (img *Image) commit() error {
 	}
 	bits := make(map[int64][]byte, len(changed))
 	for _, block := range changed {
-		if b := img.bitmaps.takeDirty(block); b != nil {
+		if b := img.bitmaps.takeChanged(block); b != nil {
 			bits[block] = b
 		}
 	}
@@ -126,8 +121,7 @@ func (img *Image) commit() error {
 	return img.trim()
 }
 
-// writeBitmap writes the bitmap of a block. A bitmap that has become full is no
-// longer kept.
+// writeBitmap writes the bitmap of a block. It drops a full bitmap from memory.
 func (img *Image) writeBitmap(block int64, bits []byte) error {
 	if _, err := img.f.WriteAt(bits, int64(img.bat.load(block))*SectorSize); err != nil {
 		return fmt.Errorf("sector bitmap of block %d: %w", block, err)
@@ -138,8 +132,8 @@ func (img *Image) writeBitmap(block int64, bits []byte) error {
 	return nil
 }
 
-// writeEntries writes the BAT entries of these blocks, and no others: the
-// neighbours may not be stable yet. It sorts blocks.
+// writeEntries writes the BAT entries of these blocks, and no others: the data of neighbours
+// may not be durable yet. It sorts blocks.
 func (img *Image) writeEntries(blocks []int64) error {
 	slices.Sort(blocks)
 	for len(blocks) > 0 {
@@ -159,12 +153,11 @@ func (img *Image) writeEntries(blocks []int64) error {
 	return nil
 }
 
-// complete writes the metadata of a new image, the footers last. From then on the
-// image is changed in place. With flush, each step is durable before the next.
-// After an error the image is still being created, and no reader recognises the
-// file.
+// complete writes the metadata of a new image, the footers last. From then on the image is
+// changed in place. With flush, each step is durable before the next. After an error the image
+// is still new, and no reader recognises the file.
 func (img *Image) complete(flush bool) error {
-	// Before the allocator is locked: a writer locks a bitmap first.
+	// Before locking the allocator: a writer locks a bitmap first.
 	if err := img.writeNewBitmaps(); err != nil {
 		return err
 	}
@@ -179,7 +172,7 @@ func (img *Image) complete(flush bool) error {
 	lay := img.plan.layout(&img.footer, &img.header)
 	lay.locators = img.lay.locators
 	end := a.end
-	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batRoom { // there are no blocks
+	if img.dynamic() && !img.differencing() && end == lay.batOff+a.batSpace { // there are no blocks
 		end = lay.tableEnd()
 	}
 	footerAt := end
@@ -188,7 +181,7 @@ func (img *Image) complete(flush bool) error {
 	}
 	if img.trailer.onDevice() {
 		if footerAt = a.deviceFooterAt; end > footerAt {
-			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoRoom, footerAt+footerSize, end)
+			return fmt.Errorf("%w: the device ends at byte %d, and the BAT at byte %d", errNoSpace, footerAt+footerSize, end)
 		}
 	}
 	var m *batmap
@@ -208,8 +201,8 @@ func (img *Image) complete(flush bool) error {
 	return nil
 }
 
-// writeMetadata writes header, BAT, batmap if m is not nil, and trailing footer of a new
-// image.
+// writeMetadata writes the header, the BAT, the batmap if m is not nil, and the trailing footer
+// of a new image.
 func (img *Image) writeMetadata(lay *layout, m *batmap, footerAt int64, flush bool) error {
 	if !img.trailer.onDevice() {
 		if err := cutTo(img.f, footerAt+footerSize); err != nil {
@@ -245,13 +238,13 @@ func (img *Image) writeMetadata(lay *layout, m *batmap, footerAt int64, flush bo
 	return nil
 }
 
-// writeLeadingFooter writes the copy of the footer at the start of a new dynamic
-// image, after everything else.
+// writeLeadingFooter writes the leading copy of the footer of a new dynamic image. It is the
+// last write.
 func (img *Image) writeLeadingFooter(flush bool) error {
 	if img.dynamic() {
 		footer := img.footer.Encode()
 		if _, err := img.f.WriteAt(footer[:], 0); err != nil {
-			return fmt.Errorf("copy of the footer: %w", err)
+			return fmt.Errorf("leading footer copy: %w", err)
 		}
 	}
 	if flush {
@@ -260,9 +253,8 @@ func (img *Image) writeLeadingFooter(flush bool) error {
 	return nil
 }
 
-// uncomplete takes away what writeMetadata has written before err, which it returns:
-// the trailing footer, and what is behind the blocks. If that fails, too, the image
-// has failed.
+// uncomplete undoes writeMetadata because of err, which it returns: it removes the trailing
+// footer, and everything after the blocks. If that fails, too, the image has failed.
 func (img *Image) uncomplete(err error, footerAt int64) error {
 	if img.state.phase() == phaseFailed {
 		return err
@@ -279,8 +271,8 @@ func (img *Image) uncomplete(err error, footerAt int64) error {
 	return err
 }
 
-// cutTo truncates a file that is longer. Truncating one to the length it has would
-// make XFS write all of it back when it is closed.
+// cutTo truncates a file that is longer. It does not truncate a file to its own length: XFS
+// would write all of it back on close.
 func cutTo(f disk.File, length int64) error {
 	size, err := disk.FileSize(f)
 	if err != nil || size <= length {
@@ -289,8 +281,8 @@ func cutTo(f disk.File, length int64) error {
 	return f.Truncate(length)
 }
 
-// writeNewBitmaps writes the bitmaps of a new image's blocks that are in the file
-// only in part. Those of writes that come meanwhile follow with the next Sync.
+// writeNewBitmaps writes the bitmaps of a new image's partially written blocks. Those of
+// concurrent writes follow with the next Sync.
 func (img *Image) writeNewBitmaps() error {
 	a := &img.alloc
 	a.mu.Lock()
@@ -298,7 +290,7 @@ func (img *Image) writeNewBitmaps() error {
 	a.changedBitmaps = nil
 	a.mu.Unlock()
 	for i, block := range blocks {
-		bits := img.bitmaps.takeDirty(block)
+		bits := img.bitmaps.takeChanged(block)
 		if bits == nil {
 			continue
 		}

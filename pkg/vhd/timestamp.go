@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// epoch is 2000-01-01T00:00:00Z, the zero of the format's time stamps.
+// epoch is 2000-01-01T00:00:00Z, the zero of the format's time stamps, as a Unix time.
 const epoch = 946684800
 
-// Timestamp is a time in seconds since 2000-01-01 UTC, good until 2136.
+// Timestamp is a time in seconds since 2000-01-01 UTC. It can hold times until 2136.
 type Timestamp uint32
 
-// TimestampOf converts a time. Times that the format cannot hold are an error.
+// TimestampOf converts a time. It returns an error for a time that the format cannot hold.
 func TimestampOf(t time.Time) (Timestamp, error) {
 	s := t.Unix() - epoch
 	if s < 0 || s > 1<<32-1 {
@@ -21,11 +21,10 @@ func TimestampOf(t time.Time) (Timestamp, error) {
 	return Timestamp(s), nil
 }
 
-// NearestTimestamp is the time stamp that is nearest to a time.
+// NearestTimestamp returns the time stamp that is nearest to a time.
 func NearestTimestamp(t time.Time) Timestamp { return Timestamp(NearestTime(t).Unix() - epoch) }
 
-// NearestTime returns the time that is nearest to t of those that the format can
-// hold.
+// NearestTime returns the time nearest to t that the format can hold.
 func NearestTime(t time.Time) time.Time {
 	switch s := t.Unix() - epoch; {
 	case s < 0:
@@ -36,11 +35,11 @@ func NearestTime(t time.Time) time.Time {
 	return t
 }
 
-// Time converts back.
+// Time converts the time stamp to a time in UTC.
 func (t Timestamp) Time() time.Time { return time.Unix(epoch+int64(t), 0).UTC() }
 
-// ParseTime reads a time as RFC 3339 has it, or as seconds since 1970. It may be one that
-// the format cannot hold.
+// ParseTime parses a time in RFC 3339 format, or in seconds since 1970. The format may not be
+// able to hold the result.
 func ParseTime(s string) (time.Time, error) {
 	if sec, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return time.Unix(sec, 0), nil

@@ -11,11 +11,11 @@ import (
 	"github.com/vhdtool/vhdtool/internal/filesystem"
 )
 
-// ErrTwoImages: the file holds two images, one after the other. No repair can tell which of
-// them is wanted.
+// ErrTwoImages: the file holds two images, one after the other. A repair cannot know which one
+// is wanted.
 var ErrTwoImages = errors.New("the file holds two images, one after the other")
 
-// twoImages is the finding of a file in which a second image starts at the offset start.
+// twoImages is the finding that a second image starts at the offset start.
 func (fs *footers) twoImages(start int64) finding {
 	return finding{Finding: Finding{
 		ID: "two-images", Severity: Error, Offset: start, Field: "end of the first image",
@@ -25,8 +25,8 @@ func (fs *footers) twoImages(start int64) finding {
 	}}
 }
 
-// secondImage returns where the last image in the file starts, if another image ends there;
-// else 0. It reads little, and finds no image after a fixed disk whose end is unknown:
+// secondImage returns the offset of the last image in the file, if another image ends there;
+// else 0. It reads little, and so finds no image after a fixed disk whose end is unknown.
 // searchSecondImage does.
 func (fs *footers) secondImage(r io.ReaderAt) (int64, error) {
 	t := &fs.trailing
@@ -45,7 +45,7 @@ func (fs *footers) secondImage(r io.ReaderAt) (int64, error) {
 		return start, err
 	case fs.leading.valid() && fs.leading.Type != Fixed:
 		if fs.leading.same(&t.Footer) {
-			return 0, nil // imageCopy looks for a second one
+			return 0, nil // imageCopy searches for a second one
 		}
 		end, err := fs.leading.imageEnd(r, t.off)
 		if err != nil || end < 0 {
@@ -67,7 +67,7 @@ func (fs *footers) secondImage(r io.ReaderAt) (int64, error) {
 	return 0, nil
 }
 
-// endsImage reports whether an image that begins with the file ends at the offset end.
+// endsImage reports whether an image that starts with the file ends at the offset end.
 func (fs *footers) endsImage(r io.ReaderAt, end int64) (bool, error) {
 	for end >= 2*footerSize {
 		c, err := readFooterAt(r, end-footerSize, footerSize)
@@ -88,10 +88,10 @@ func (fs *footers) endsImage(r io.ReaderAt, end int64) (bool, error) {
 	return false, nil
 }
 
-// startAfter returns where a second image starts whose copy of the footer follows the
-// footer of the first one, which is in use up to end; or 0.
+// startAfter returns the offset of a second image, or 0. Its copy of the footer must follow the
+// footer of the first image, which is in use up to end.
 func (fs *footers) startAfter(r io.ReaderAt, end int64) (int64, error) {
-	const gap = 2 * dataAlign // of padding before the footer
+	const gap = 2 * dataAlign // padding before the footer
 	for at := roundUp(end, SectorSize); at <= min(end+gap, fs.trailing.off-2*footerSize); at += SectorSize {
 		starts, err := fs.startsAt(r, at+footerSize)
 		if starts {
@@ -104,8 +104,9 @@ func (fs *footers) startAfter(r io.ReaderAt, end int64) (int64, error) {
 	return 0, nil
 }
 
-// startsAt reports whether a dynamic image starts at start: with a copy of the trailing
-// footer that leads to a header, right after a footer that ends the image before.
+// startsAt reports whether a dynamic image starts at start. The range must start with a copy of
+// the trailing footer that points to a header. It must directly follow a footer that ends the
+// image before.
 func (fs *footers) startsAt(r io.ReaderAt, start int64) (bool, error) {
 	c, err := readFooterAt(r, start, footerSize)
 	if err != nil || !c.valid() || !c.same(&fs.trailing.Footer) {
@@ -120,8 +121,8 @@ func (fs *footers) startsAt(r io.ReaderAt, start int64) (bool, error) {
 	return fs.endsImage(r, start)
 }
 
-// imageEnd returns where the metadata and blocks of a dynamic image end, or -1 if its header
-// cannot be believed.
+// imageEnd returns the end of the metadata and blocks of a dynamic image, or -1 if its header
+// is not valid.
 func (c *footerCopy) imageEnd(r io.ReaderAt, limit int64) (int64, error) {
 	h, found, err := readHeader(r, c, limit)
 	if err != nil || refusal(found, false) != nil || len(h.validateTable(c.DataOffset, limit)) > 0 {
@@ -139,8 +140,8 @@ func (c *footerCopy) imageEnd(r io.ReaderAt, limit int64) (int64, error) {
 	return end, nil
 }
 
-// searchSecondImage is secondImage for a check. It reads the whole file if the dynamic disk
-// header is not where the trailing footer leads.
+// searchSecondImage is secondImage for a check. It reads the whole file if the trailing footer
+// does not point to a dynamic disk header.
 func (fs *footers) searchSecondImage(ctx context.Context, r io.ReaderAt) (int64, error) {
 	start, err := fs.secondImage(r)
 	t := &fs.trailing
@@ -172,8 +173,8 @@ func (fs *footers) searchSecondImage(ctx context.Context, r io.ReaderAt) (int64,
 	return 0, err
 }
 
-// imageCopy looks for a second image with the same footers, such as a copy of the first, in
-// a file with the trailing footer f. It returns that finding, or none.
+// imageCopy searches for a second image with the same footers, such as a copy of the first. f
+// is the trailing footer. It returns the finding, or none.
 func (l *layout) imageCopy(r io.ReaderAt, f *footerCopy, t bat) ([]finding, error) {
 	end := max(l.metadataEnd(), t.end(l.stored()))
 	if l.limit-end < headerSize {
@@ -187,5 +188,5 @@ func (l *layout) imageCopy(r io.ReaderAt, f *footerCopy, t bat) ([]finding, erro
 	return []finding{fs.twoImages(start)}, nil
 }
 
-// maxParts is how many copies of a footer are examined as the start of an image.
+// maxParts is the most copies of a footer that are examined as the start of an image.
 const maxParts = 64

@@ -14,8 +14,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// TestTwoImages joins two images, as cat does. Both checking and opening name the place where
-// the second starts, and the commands of the note write each of them.
+// TestTwoImages joins two images, as cat does. Check and Open both name the offset at which the
+// second starts, and the commands of the note extract each of them.
 func TestTwoImages(t *testing.T) {
 	child := differencingWithLocator()
 	first := map[string][]byte{

@@ -8,14 +8,14 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// WriteAt implements [io.WriterAt] for the disk's contents. Writing to a block
-// gives it a place in the file. In place, nothing is durable before Sync.
+// WriteAt implements [io.WriterAt] for the contents of the disk. A write to an unallocated
+// block allocates it. In an existing image writes are durable only after Sync.
 func (img *Image) WriteAt(p []byte, off int64) (int, error) {
 	if err := img.writable(off, int64(len(p))); err != nil {
 		return 0, err
 	}
 	img.unsynced.Store(true)
-	// A Sync meanwhile may have seen only a part of this write.
+	// A concurrent Sync may have missed a part of this write.
 	defer img.unsynced.Store(true)
 	if !img.dynamic() {
 		return img.f.WriteAt(p, off)
@@ -44,7 +44,7 @@ func (img *Image) writable(off, n int64) error {
 	return nil
 }
 
-// writeBlock writes bytes of one block, from in bytes into it.
+// writeBlock writes p to one block, from its byte in on.
 func (img *Image) writeBlock(p []byte, block, in int64) error {
 	e := img.bat.load(block)
 	if e == unused {
@@ -72,7 +72,7 @@ func (img *Image) writeBlock(p []byte, block, in int64) error {
 	return err
 }
 
-// writeBoth writes a and b, one behind the other, at off.
+// writeBoth writes a, and then b after it, at off.
 func writeBoth(f disk.File, a, b []byte, off int64) error {
 	if len(a) > 0 {
 		if _, err := f.WriteAt(a, off); err != nil {
@@ -87,24 +87,23 @@ func writeBoth(f disk.File, a, b []byte, off int64) error {
 	return nil
 }
 
-// writePartial writes into a block of which not all sectors are in the file.
-// A sector that is only touched in part, and is not there yet, is filled up
-// with what reads there: zeros, or the parent's. The bits follow with the next
-// Sync, when the data is stable.
+// writePartial writes to a block that is not fully written. A partial write to a missing sector
+// fills the rest of the sector with its current contents: zeros, or the parent's. The next Sync
+// writes the bits, when the data is durable.
 func (img *Image) writePartial(bm *sectorBitmap, p []byte, data, block, in int64) error {
 	bm.mu.Lock()
 	defer bm.mu.Unlock()
 	return img.writeSectors(bm, p, data, block, in)
 }
 
-// writeSectors is writePartial for a caller who has locked the bitmap.
+// writeSectors is writePartial for a caller that has locked the bitmap.
 func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64) error {
 	if len(p) == 0 {
 		return nil
 	}
 	first, end := in/SectorSize, (in+int64(len(p))+SectorSize-1)/SectorSize
-	// Sectors that are in the file are not read and written back: once all of the
-	// block is there, others write beside this without the lock.
+	// Do not read and write back sectors that are in the file: once the block is complete,
+	// other goroutines write these without the lock.
 	missing := func(s int64) bool { return !hasBit(bm.bits, s) }
 	stop := in + int64(len(p))
 	from, to := in, stop
@@ -135,20 +134,20 @@ func (img *Image) writeSectors(bm *sectorBitmap, p []byte, data, block, in int64
 	return nil
 }
 
-// markWritten notes that sectors of a block are in the file, for a caller who has
-// locked its bitmap.
+// markWritten records that sectors of a block are in the file. The caller has locked its
+// bitmap.
 func (img *Image) markWritten(bm *sectorBitmap, block, first, end int64) {
 	setBits(bm.bits, first, end)
-	if !bm.dirty {
-		bm.dirty = true
+	if !bm.changed {
+		bm.changed = true
 		img.alloc.mu.Lock()
 		img.alloc.changedBitmaps = append(img.alloc.changedBitmaps, block)
 		img.alloc.mu.Unlock()
 	}
 }
 
-// WriteZeroes implements [disk.Zeroer]. Blocks without a place stay without, unless
-// they would show what the parent has.
+// WriteZeroes implements [disk.Zeroer]. It does not allocate blocks, except to hide the
+// parent's data.
 func (img *Image) WriteZeroes(off, n int64) error {
 	if err := img.writable(off, n); err != nil {
 		return err
@@ -158,7 +157,7 @@ func (img *Image) WriteZeroes(off, n int64) error {
 	return img.zero(off, n)
 }
 
-// zero is WriteZeroes.
+// zero is WriteZeroes without its checks.
 func (img *Image) zero(off, n int64) error {
 	if !img.dynamic() {
 		if img.reserved {
@@ -187,9 +186,9 @@ func (img *Image) zero(off, n int64) error {
 	return nil
 }
 
-// zeroInBlock zeroes a part of an allocated block. In a dynamic image sectors that
-// are not there read as zeros already, and may become so; in a differencing one
-// they must be there to hide the parent's.
+// zeroInBlock zeroes a part of an allocated block. In a dynamic image missing sectors read as
+// zeros already, and may stay missing. In a differencing image they must be written to hide the
+// parent's.
 func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
 	bm, err := img.bitmap(block, e)
 	if err != nil {
@@ -199,7 +198,7 @@ func (img *Image) zeroInBlock(block int64, e uint32, in, n int64) error {
 	if bm == nil {
 		return filesystem.Zero(img.f, data+in, n)
 	}
-	// A write beside it may be about to write a whole sector back.
+	// A concurrent write may be writing a whole sector back.
 	bm.mu.Lock()
 	defer bm.mu.Unlock()
 	if !img.differencing() {

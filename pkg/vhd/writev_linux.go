@@ -11,8 +11,7 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// writev writes a and b, one behind the other, at off, in one request where
-// the file can take them so.
+// writev writes a, and then b after it, at off, with one request if the file supports that.
 func writev(f disk.File, a, b []byte, off int64) error {
 	file, ok := f.(*os.File)
 	if !ok {
@@ -21,7 +20,7 @@ func writev(f disk.File, a, b []byte, off int64) error {
 	n, err := unix.Pwritev(int(file.Fd()), [][]byte{a, b}, off)
 	runtime.KeepAlive(file)
 	if err != nil {
-		n = 0 // what is wrong is said by those that follow, with the file's name
+		n = 0 // the following writes report the error, with the file's name
 	}
 	skip := min(n, len(a))
 	return writeBoth(f, a[skip:], b[n-skip:], off+int64(n))

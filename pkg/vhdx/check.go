@@ -55,7 +55,7 @@ func (c *Checker) Diagnosis() []string {
 	case c.n.Errors == 0:
 		return nil
 	case c.lost:
-		return []string{"The metadata is damaged, so no block of the disk can be found."}
+		return []string{"The metadata is damaged, so the blocks cannot be located."}
 	case c.n.Missing > 0:
 		return []string{fmt.Sprintf("At least %d bytes are missing at the end of the file.", c.n.Missing)}
 	}
@@ -205,7 +205,7 @@ func (r *faultRun) flush() error {
 	return r.c.add(f)
 }
 
-// checkBAT examines all entries, and the space that they leave unused.
+// checkBAT examines all entries, and the unreferenced space.
 func (c *Checker) checkBAT(s *structures) error {
 	c.firstBlock = s.size
 	used := newUsage(s.size)
@@ -302,15 +302,14 @@ func (c *Checker) checkEntry(s *structures, used usage, run *faultRun, i int64, 
 		*previous = int64(off) + length
 	}
 	if used.mark(start, end) {
-		f := newFinding("bat-overlap", disk.Error, at, fmt.Sprintf("BAT entry %d: offset", i), "space that no other entry uses", "%d", off)
+		f := newFinding("bat-overlap", disk.Error, at, fmt.Sprintf("BAT entry %d: offset", i), "space of no other block", "%d", off)
 		f.harmless = true
 		return run.add(i, &f, diskOff, diskLen)
 	}
 	return nil
 }
 
-// checkLeaks reports the space after the first block that nothing refers to, if a block fits in
-// it.
+// checkLeaks reports unreferenced space after the first block, if it is as large as a block.
 func (c *Checker) checkLeaks(s *structures, used usage) error {
 	size := s.size
 	if c.o.Device {
@@ -322,8 +321,9 @@ func (c *Checker) checkLeaks(s *structures, used usage) error {
 		if end-start < c.n.BlockSize || start < c.firstBlock {
 			continue
 		}
-		f := newFinding("leak", disk.Leak, start, "space in the file", "a region or a block", "%d bytes that nothing refers to", end-start)
+		f := newFinding("leak", disk.Leak, start, "unreferenced space", "none", "%d bytes", end-start)
 		f.Bytes = end - start
+		f.Text = fmt.Sprintf("%d bytes at offset %d are not referenced by any region or BAT entry", end-start, start)
 		leaked += end - start
 		if err := c.add(f); err != nil {
 			return err
@@ -349,7 +349,7 @@ func (c *Checker) checkParents() error {
 	for level := img; ; level = level.parent {
 		if err := level.parentErr; err != nil {
 			if errors.Is(err, ErrLocked) || errors.Is(err, fs.ErrPermission) {
-				return err // says nothing about the image
+				return err // not a fault of the image
 			}
 			f := newFinding("parent-missing", disk.Error, 0, "parent", "an image with the data write GUID "+level.s.locator.Linkage.String(), "%v", err)
 			if err := c.add(f); err != nil {

@@ -75,13 +75,13 @@ func (o CreateOptions) withDefaults() (CreateOptions, error) {
 	return o, nil
 }
 
-// Validate returns the error with which CreateIn refuses the options, or nil.
+// Validate returns the error of CreateIn for the options, or nil.
 func (o *CreateOptions) Validate() error {
 	_, err := o.withDefaults()
 	return err
 }
 
-// VirtualSize is the size of the disk in bytes.
+// VirtualSize returns the size of the disk in bytes.
 func (o *CreateOptions) VirtualSize() (int64, error) {
 	full, err := o.withDefaults()
 	return full.Size, err
@@ -96,8 +96,8 @@ func (o *CreateOptions) BlockLayout() (blocks, blockSize int64, err error) {
 	return (full.Size + full.BlockSize - 1) / full.BlockSize, full.BlockSize, nil
 }
 
-// FileLength is the length in bytes of an image with so many allocated blocks. All blocks of a
-// fixed disk are allocated.
+// FileLength returns the length in bytes of an image with the given number of allocated blocks. All
+// blocks of a fixed disk are allocated.
 func (o *CreateOptions) FileLength(allocated int64) (int64, error) {
 	p, err := o.plan()
 	if err != nil {

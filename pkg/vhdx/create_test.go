@@ -18,7 +18,7 @@ import (
 
 func newSparse() *sparse { return &sparse{pages: map[int64]*[4096]byte{}} }
 
-// clean wants the check to find nothing.
+// clean reports an error if the check has findings.
 func clean(t testing.TB, s *sparse) {
 	t.Helper()
 	if found := findings(t, s); len(found) != 0 {
@@ -182,7 +182,7 @@ func TestDerived(t *testing.T) {
 	}
 }
 
-// TestStream: a stream has the bytes of the file, and the promised length.
+// TestStream: a stream has the bytes of the file, and the length that FileLength returns.
 func TestStream(t *testing.T) {
 	for _, fixed := range []bool{false, true} {
 		for _, size := range []int64{0, 512, 5*mib - 512, 7 * mib} {
@@ -224,7 +224,7 @@ func TestStream(t *testing.T) {
 				t.Errorf("progress %d of %d, want %d", last, total, s.size)
 			}
 			if n, err := o.FileLength(int64(len(blocks))); n != s.size || err != nil {
-				t.Errorf("promised length %d, %v; want %d", n, err, s.size)
+				t.Errorf("FileLength %d, %v; want %d", n, err, s.size)
 			}
 		}
 	}

@@ -29,7 +29,7 @@ var (
 	errInPlace = fmt.Errorf("%w: changing a VHDX in place; convert it to a new file", ErrUnsupported)
 )
 
-// FormatError is a fault of an image that keeps it from being read. It wraps ErrCorrupt or
+// FormatError is a fault that makes an image unreadable. It wraps ErrCorrupt or
 // ErrUnsupported.
 type FormatError struct {
 	ID     string // of the [disk.Finding], such as "bat-state"

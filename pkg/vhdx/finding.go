@@ -28,7 +28,7 @@ func (f finding) number(found uint64, limits disk.Number) finding {
 	return f
 }
 
-// err is the error with which reads refuse the image.
+// err returns the finding as the error of a read.
 func (f finding) err() error {
 	kind := ErrCorrupt
 	if f.unsupported {
@@ -37,7 +37,7 @@ func (f finding) err() error {
 	return &FormatError{ID: f.ID, Offset: f.Offset, Field: f.Field, Got: f.Got, Want: f.Want, Kind: kind}
 }
 
-// refusal is the error of the first finding that keeps the image from being read, or nil.
+// refusal returns the first finding that makes the image unreadable as an error, or nil.
 func refusal(found []finding) error {
 	for _, f := range found {
 		if f.Severity == disk.Error && !f.harmless {

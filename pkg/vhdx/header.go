@@ -22,7 +22,8 @@ const (
 
 var headerOffsets = [2]int64{64 << 10, 128 << 10}
 
-// Header is a header of the file. The valid copy with the larger sequence number counts.
+// Header is a header of the file. The valid copy with the larger sequence number is the current
+// one.
 //
 //	0  4  signature
 //	4  4  checksum
@@ -79,7 +80,7 @@ func (h *Header) encode() []byte {
 type headers struct {
 	copies [2]Header
 	valid  [2]bool
-	best   int // index of the copy that counts, or -1
+	best   int // index of the current copy, or -1
 }
 
 // readHeaders reads both headers of a file of size bytes. An error is a read error.
@@ -134,5 +135,5 @@ func readHeaders(r io.ReaderAt, size int64) (h headers, found []finding, err err
 	return h, found, nil
 }
 
-// current is the header that counts.
+// current returns the current header.
 func (h *headers) current() *Header { return &h.copies[h.best] }

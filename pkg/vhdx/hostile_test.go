@@ -100,8 +100,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestHostileBlocks: reads refuse blocks that cannot be right, and the check names them. Other
-// blocks can be read.
+// TestHostileBlocks: reads refuse blocks with invalid entries, and the check names them.
+// Other blocks can be read.
 func TestHostileBlocks(t *testing.T) {
 	for name, c := range map[string]struct {
 		entry uint64 // of block 1
@@ -146,7 +146,7 @@ func TestHostileBlocks(t *testing.T) {
 	}
 }
 
-// TestHostileChildren: sector bitmaps and parent locators that cannot be right.
+// TestHostileChildren: sector bitmaps and parent locators with invalid values.
 func TestHostileChildren(t *testing.T) {
 	const ratio = 1 << 12
 	read := map[string]struct {

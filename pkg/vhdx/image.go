@@ -20,7 +20,7 @@ type Image struct {
 	parentErr  error
 }
 
-// Size is the virtual size in bytes, a multiple of the logical sector size.
+// Size returns the virtual size in bytes, a multiple of the logical sector size.
 func (img *Image) Size() int64 { return img.s.meta.Size }
 
 // BlockSize implements [disk.Blocker].
@@ -32,16 +32,16 @@ func (img *Image) LogicalSectorSize() int64 { return img.s.meta.LogicalSector }
 // Metadata returns the properties of the disk.
 func (img *Image) Metadata() Metadata { return img.s.meta }
 
-// Header returns the header that counts.
+// Header returns the current header.
 func (img *Image) Header() Header { return img.s.header }
 
-// Creator is the text with which the creator of the file names itself.
+// Creator returns the name of the program that created the file.
 func (img *Image) Creator() string { return img.s.creator }
 
-// PendingLogEntries is the number of log entries that were replayed in memory.
+// PendingLogEntries returns the number of log entries that were replayed in memory.
 func (img *Image) PendingLogEntries() int { return img.s.log.pending }
 
-// ParentLocator returns what the image records of its parent. It is zero without a parent.
+// ParentLocator returns the parent record of the image. It is zero without a parent.
 func (img *Image) ParentLocator() ParentLocator { return img.s.locator }
 
 // BlockCounts returns the number of blocks of the disk, and how many of them are in the file.

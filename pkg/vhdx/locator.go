@@ -13,8 +13,8 @@ import (
 // locatorType is the type of a parent locator that leads to a VHDX.
 var locatorType = uuid.MustParse("b04aefb7-d19e-4a81-b789-25b8e9445913")
 
-// ParentLocator is what a differencing image records of its parent. All of it is text from the
-// image: do not trust it.
+// ParentLocator is the parent record of a differencing image. Its paths are text from the image: do
+// not trust them.
 type ParentLocator struct {
 	Linkage  uuid.UUID // data write GUID of the parent
 	Linkage2 uuid.UUID // another one that the parent may have; or zero
@@ -89,7 +89,7 @@ func locatorText(b []byte, off uint32, n uint16) (string, bool) {
 	return decodeUTF16(b[off : off+uint32(n)]), true
 }
 
-// Paths are the recorded paths, the most portable one first.
+// Paths returns the recorded paths, the most portable one first.
 func (l *ParentLocator) Paths() []string {
 	var paths []string
 	for _, p := range []string{l.Relative, l.Absolute, l.Volume} {

@@ -19,7 +19,7 @@ func pageOf(b byte) []byte {
 	return p
 }
 
-// dirty is a disk of two blocks, the first of which is in the file, with a log to replay.
+// dirty is a disk of two blocks with a log to replay. Only the first block is in the file.
 func dirty() *sparse {
 	s := craft{size: 2 * mib, entries: map[int64]uint64{0: 4*mib | 6}, pending: true}.image()
 	s.fill(4*mib, mib, 'o')
@@ -216,7 +216,7 @@ func TestManyOverlaps(t *testing.T) {
 	}
 }
 
-// refused wants Open to refuse the image for a finding that the check reports, too.
+// refused reports an error unless Open refuses the image for a finding that the check also reports.
 func refused(t *testing.T, s *sparse, id string, kind error) {
 	t.Helper()
 	_, err := vhdx.NewImage(s, s.size, &vhdx.OpenOptions{Parents: disk.ParentSearch{None: true}})

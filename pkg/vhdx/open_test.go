@@ -177,7 +177,7 @@ func TestLongBAT(t *testing.T) {
 	}
 }
 
-// TestHeaders: the valid header with the larger sequence number counts.
+// TestHeaders: the valid header with the larger sequence number is the current one.
 func TestHeaders(t *testing.T) {
 	for name, c := range map[string]struct {
 		newer int64 // offset of the header with the larger sequence number
@@ -200,7 +200,7 @@ func TestHeaders(t *testing.T) {
 				s.put(c.torn+4000, 1)
 			}
 			if got := mustOpen(t, s).Header().DataWriteGUID[0]; got != c.want {
-				t.Errorf("header %d counts, want %d", got, c.want)
+				t.Errorf("header %d is current, want %d", got, c.want)
 			}
 		})
 	}

@@ -272,7 +272,7 @@ func (s *parentSearch) withID(l *ParentLocator) []string {
 	return paths
 }
 
-// indexDir notes the data write GUIDs of the images in a directory. It skips what it cannot read.
+// indexDir records the data write GUIDs of the images in a directory. It skips unreadable files.
 func (s *parentSearch) indexDir(dir string) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 var (
 	// ErrParentNotFound: no examined file is the parent.
 	ErrParentNotFound = errors.New("the parent was not found")
-	// ErrParentMismatch: the file at the place of the parent has another data write GUID. It is
+	// ErrParentMismatch: the file at the path of the parent has a different data write GUID. It is
 	// another image, or the parent was changed.
 	ErrParentMismatch = errors.New("the parent has a different data write GUID")
 	// ErrParentAmbiguous: several files in the directories of the search may be the parent.
@@ -24,7 +24,7 @@ var (
 	ErrNoParent = errors.New("the image was opened without its parent")
 
 	errTooDeep   = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
-	errDrivePath = errors.New("a path of Windows, of which only the file name was looked for")
+	errDrivePath = errors.New("a Windows path: only its file name was searched")
 )
 
 // ParentError says why the parent of an image could not be opened.
@@ -37,7 +37,7 @@ type ParentError struct {
 	Tried  []TriedParent
 }
 
-// TriedParent is a path where the parent was looked for, and the reason why it was not opened.
+// TriedParent is a path that was tried, and the reason why the parent was not opened there.
 type TriedParent struct {
 	Path string
 	Err  error

@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// ReadAt implements [io.ReaderAt] for the contents of the disk. Blocks that are not present are
-// those of the parent in a differencing image, and zeros in other images.
+// ReadAt implements [io.ReaderAt] for the contents of the disk. Blocks that are not present read
+// from the parent in a differencing image, and as zeros in other images.
 func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read at negative offset %d", off)
@@ -54,7 +54,7 @@ func (img *Image) readBlock(p []byte, block, in int64) error {
 	return nil
 }
 
-// readPartial reads bytes of a block of which some sectors are those of the parent.
+// readPartial reads bytes of a partially present block. Its other sectors are read from the parent.
 func (img *Image) readPartial(p []byte, e batEntry, block, in int64) error {
 	sector := img.s.meta.LogicalSector
 	end := in + int64(len(p))

@@ -114,7 +114,7 @@ func readRegionTable(r io.ReaderAt, size int64) (entries []regionEntry, found []
 	case b == nil:
 		b, at = tables[1], regionTableOffsets[1]
 	case tables[1] != nil && !bytes.Equal(b, tables[1]):
-		found = append(found, newFinding("region-tables-differ", disk.Warning, regionTableOffsets[1], "region table 2", "the bytes of region table 1", "others"))
+		found = append(found, newFinding("region-tables-differ", disk.Warning, regionTableOffsets[1], "region table 2", "the bytes of region table 1", "different bytes"))
 	}
 	le := binary.LittleEndian
 	for i := range int(le.Uint32(b[8:])) {

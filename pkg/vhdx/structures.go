@@ -127,8 +127,8 @@ func Probe(r io.ReaderAt, size int64) error {
 	return refusal(found)
 }
 
-// validateEntry returns the fault of the entry of a payload block whose first need bytes are read, or
-// nil.
+// validateEntry returns the fault of the entry of a payload block, or nil. The first need bytes of
+// the block are read.
 func (s *structures) validateEntry(i int64, e batEntry, need int64) *finding {
 	block := s.bat.block(i)
 	at := s.bat.off + i*8
@@ -167,7 +167,8 @@ func (s *structures) validateBitmapEntry(i int64, e batEntry) *finding {
 	return s.validateOffset(at, field, e, mib)
 }
 
-// validateOffset returns the fault of the offset of a block of which need bytes are in the file.
+// validateOffset returns the fault of the offset of a block, or nil. The first need bytes of the
+// block must be in the file.
 func (s *structures) validateOffset(at int64, field string, e batEntry, need int64) *finding {
 	off, limit := e.offset(), uint64(max(0, s.size-need))
 	if off > limit || need > s.size {
@@ -189,7 +190,7 @@ func (s *structures) need(block int64) int64 {
 	return min(s.meta.BlockSize, s.meta.Size-block*s.meta.BlockSize)
 }
 
-// payload returns the entry of a payload block. An entry that cannot be right is an error.
+// payload returns the entry of a payload block. An invalid entry is an error.
 func (s *structures) payload(block int64) (batEntry, error) {
 	i := s.bat.payload(block)
 	e, err := s.bat.entry(i)

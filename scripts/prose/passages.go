@@ -110,12 +110,17 @@ func cells(row string, offset int) []passage {
 }
 
 var (
-	directive = regexp.MustCompile(`^//(go:|lint:|export )`)
-	codeLine  = regexp.MustCompile(`^//\t|^//$`)
-	words     = regexp.MustCompile(`\pL\pL+ \pL\pL`)
+	directive  = regexp.MustCompile(`^//(go:|lint:|export )`)
+	codeLine   = regexp.MustCompile(`^//\t|^//$`)
+	outputLine = regexp.MustCompile(`^// (Unordered output|Output):`) // of an example
+	words      = regexp.MustCompile(`\pL\pL+ \pL\pL`)
 )
 
-// goPassages returns the comments of a Go file, and its strings of several words.
+// quoting is the function whose first argument quotes another program word for word.
+const quoting = "qemuErrorf"
+
+// goPassages returns the comments of a Go file, and its strings of several words. Texts of
+// another program are left out.
 func goPassages(source string) []passage {
 	files := token.NewFileSet()
 	file := files.AddFile("", -1, len(source))
@@ -123,14 +128,18 @@ func goPassages(source string) []passage {
 	s.Init(file, []byte(source), nil, scanner.ScanComments)
 	var passages []passage
 	commentEnd := -1 // the offset after the last comment
+	outputEnd := -1  // the offset after the last line of an example's output
+	quotes := false  // whether the next string is the argument of quoting
 	for {
 		pos, tok, lit := s.Scan()
 		offset := file.Offset(pos)
+		wasQuoting := quotes
+		quotes = tok == token.IDENT && lit == quoting || quotes && tok == token.LPAREN
 		switch tok {
 		case token.EOF:
 			return passages
 		case token.STRING:
-			if words.MatchString(lit) {
+			if words.MatchString(lit) && !wasQuoting {
 				passages = append(passages, passage{offset, lit, message})
 			}
 		case token.COMMENT:
@@ -138,7 +147,11 @@ func goPassages(source string) []passage {
 				continue
 			}
 			text := "  " + mask(lit[2:])
-			isCode := codeLine.MatchString(lit)
+			inOutput := outputLine.MatchString(lit) || outputEnd >= 0 && strings.TrimSpace(source[outputEnd:offset]) == ""
+			if inOutput {
+				outputEnd = offset + len(lit)
+			}
+			isCode := codeLine.MatchString(lit) || inOutput
 			if isCode {
 				text = blank(lit)
 			}

@@ -37,6 +37,17 @@ func TestOutputOfTestscriptIsNotChecked(t *testing.T) {
 	}
 }
 
+func TestOutputOfExampleIsNotChecked(t *testing.T) {
+	passages := passagesOf("a.go", "package a\n\nfunc f() {\n\t// Output:\n\t// One.\n}\n\n// Two.\nvar x int\n")
+	var got []string
+	for _, p := range passages {
+		got = append(got, strings.TrimSpace(p.text))
+	}
+	if text := strings.TrimSpace(strings.Join(got, "")); text != "Two." {
+		t.Errorf("got %q, want the last comment only", text)
+	}
+}
+
 // Extracted text keeps its line and column, so that other checkers report them right.
 func TestPassagesKeepPositions(t *testing.T) {
 	for name, source := range map[string]string{

@@ -1,12 +1,12 @@
-// Package chain merges differencing VHDs into their parents and moves them to other
-// parents, in an order that an error, a cancelled context or a crash does not harm.
+// Package chain merges differencing VHDs into their parents and moves them to other parents.
+// The order of the steps is safe against errors, a cancelled context and crashes.
 //
-// [Commit] and [Rebase] open the files that they need, lock them, and close them
-// again. [CommitImage] and [RebaseImage] do the same to images that the caller has
-// open, in whatever storage.
+// [Commit] and [Rebase] open the files that they need, lock them, and close them again.
+// [CommitImage] and [RebaseImage] do the same with images that the caller has opened, in any
+// storage.
 //
-// At every moment of either operation the differencing image reads as before. What
-// else may have changed is said with each function.
+// At every moment of either operation the differencing image reads as before. Each function
+// documents what else may have changed.
 package chain
 
 import (
@@ -48,7 +48,7 @@ func filesOf(name string, o vhd.OpenOptions) ([]file, error) {
 	return files, nil
 }
 
-// differencing refuses an image that has no parent.
+// differencing returns an error for an image without a parent.
 func differencing(img *vhd.Image) error {
 	if img.Type() != vhd.Differencing {
 		return fmt.Errorf("%w: the image is %v, and has no parent", vhd.ErrUnsupported, img.Type())
@@ -56,7 +56,7 @@ func differencing(img *vhd.Image) error {
 	return nil
 }
 
-// openRaw opens a raw disk and locks it, unless noLock is set.
+// openRaw opens a raw disk, and locks it unless noLock is set.
 func openRaw(name string, write, noLock bool) (disk.Disk, error) {
 	lock := vhd.Lock
 	if noLock {
@@ -66,7 +66,7 @@ func openRaw(name string, write, noLock bool) (disk.Disk, error) {
 	return d, inFile(name, err)
 }
 
-// inFile names the file that an error is about, unless the error does.
+// inFile adds the name of the file to err, unless err names a file.
 func inFile(name string, err error) error {
 	var pe *fs.PathError
 	if err == nil || errors.As(err, &pe) {

@@ -32,7 +32,7 @@ const (
 	sector    = 512
 )
 
-// scene is a folder with a chain: base.vhd, child.vhd and grand.vhd, and other.vhd and
+// scene is a directory with a chain: base.vhd, child.vhd and grand.vhd, and other.vhd and
 // other.raw for new parents.
 type scene struct {
 	t   *testing.T
@@ -41,7 +41,7 @@ type scene struct {
 
 func (s scene) path(name string) string { return filepath.Join(s.dir, name) }
 
-// scribble writes random data, and zeros, to a new image and closes it.
+// scribble writes random data and zeros to a new image, and closes it.
 func (s scene) scribble(img *vhd.Image, seed uint64) {
 	s.t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -83,7 +83,7 @@ func newScene(t *testing.T) scene {
 	return s
 }
 
-// again is a scene with the same files.
+// again returns a scene with the same files.
 func (s scene) again(t *testing.T) scene {
 	t.Helper()
 	c := scene{t, t.TempDir()}
@@ -128,7 +128,7 @@ func (s scene) blocks(name string) int64 {
 	return n
 }
 
-// reads checks what a disk holds; zeros may follow it.
+// reads checks the contents of a disk; zeros may follow them.
 func (s scene) reads(name string, want []byte) {
 	s.t.Helper()
 	got := s.contents(name)
@@ -137,8 +137,7 @@ func (s scene) reads(name string, want []byte) {
 	}
 }
 
-// sound runs a check of an image and its parents, in which only the given errors are
-// found.
+// sound checks an image and its parents. Only the allowed errors may be found.
 func (s scene) sound(name string, allowed ...string) {
 	s.t.Helper()
 	f, err := os.Open(s.path(name))
@@ -155,8 +154,7 @@ func (s scene) sound(name string, allowed ...string) {
 	}
 }
 
-// cancelAfter is a context that is cancelled at the n-th time that it is asked, in
-// whatever way.
+// cancelAfter is a context that is cancelled when it is asked for the n-th time.
 type cancelAfter struct {
 	context.Context
 	cancel context.CancelFunc
@@ -184,7 +182,7 @@ func (c cancelAfter) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// Commits and rebases, each with what is true after it.
+// operations are commits and rebases with their expected results.
 var operations = []struct {
 	name  string
 	image string
@@ -192,7 +190,7 @@ var operations = []struct {
 	// changes are the disks that the operation may change.
 	changes []string
 	after   func(s scene)
-	// invalid are errors that a check finds afterwards: of images that became invalid.
+	// invalid are errors of images that became invalid, found by a check afterwards.
 	invalid string
 }{
 	{
@@ -225,7 +223,7 @@ var operations = []struct {
 		},
 		[]string{"base.vhd", "child.vhd"},
 		func(s scene) { s.reads("base.vhd", s.contents("grand.vhd")) },
-		"parent-size", // of child.vhd, which is smaller than base.vhd now
+		"parent-size", // of child.vhd, which is now smaller than base.vhd
 	},
 	{
 		"rebase", "grand.vhd", func(ctx context.Context, s scene, image string, progress func(int64, int64)) error {
@@ -259,8 +257,8 @@ var operations = []struct {
 	},
 }
 
-// Each operation does what it says, leaves the other disks alone, and counts progress
-// up to the end.
+// Each operation has its documented effect, leaves the other disks unchanged, and counts
+// progress to the end.
 func TestOperations(t *testing.T) {
 	start := newScene(t)
 	for _, op := range operations {
@@ -293,8 +291,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// A cancelled operation leaves the image, and what a parent had that the image does not
-// hide, as they read before; and it can be done again.
+// After a cancelled operation the image reads as before. So does the part of a parent that the
+// image does not hide. The operation can be repeated.
 func TestCancel(t *testing.T) {
 	start := newScene(t)
 	try := func(t *testing.T, i int, ctx context.Context, s scene, progress func(int64, int64)) bool {
@@ -347,7 +345,7 @@ func TestCancel(t *testing.T) {
 					})
 					cancel()
 					if calls < at {
-						break // it went through
+						break // it succeeded
 					}
 					if more {
 						n++
@@ -371,7 +369,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// What cannot be done is refused, and changes nothing.
+// Impossible operations are refused, and change nothing.
 func TestRefused(t *testing.T) {
 	start := newScene(t)
 	commit := func(o *chain.CommitOptions, image string) func(s scene) error {
@@ -396,7 +394,7 @@ func TestRefused(t *testing.T) {
 		name string
 		do   func(s scene) error
 		is   error
-		file string // that the error names
+		file string // the file that the error names
 	}{
 		{"commit of an image without a parent", commit(nil, "base.vhd"), vhd.ErrUnsupported, "base.vhd"},
 		{"commit into a stranger", commit(&chain.CommitOptions{Base: "other.vhd"}, "grand.vhd"), vhd.ErrParentNotFound, "grand.vhd"},
@@ -455,8 +453,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// CommitImage takes images that the caller has open, and refuses a depth at which there
-// is no parent.
+// CommitImage accepts open images, and refuses a depth without a parent.
 func TestCommitImageDepth(t *testing.T) {
 	s := newScene(t)
 	want := s.contents("grand.vhd")
@@ -486,8 +483,8 @@ func TestCommitImageDepth(t *testing.T) {
 	}
 }
 
-// An unsafe rebase reads neither the old parent nor the new one's contents, and the
-// image reads through the new one.
+// An unsafe rebase reads neither the old parent nor the contents of the new one, and the image
+// reads through the new one.
 func TestUnsafeRebase(t *testing.T) {
 	s := newScene(t)
 	want := s.contents("child.vhd")
@@ -510,7 +507,7 @@ func TestUnsafeRebase(t *testing.T) {
 	}
 }
 
-// Commit records when the parent was changed, in an image that records it.
+// Commit records the time of the parent's change in an image that records it.
 func TestCommitRecordsTime(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		s := newScene(t)
@@ -528,7 +525,7 @@ func TestCommitRecordsTime(t *testing.T) {
 	}
 }
 
-// An image does not get more parents than can be opened.
+// An image cannot get more parents than can be opened.
 func TestRebaseDepth(t *testing.T) {
 	s := scene{t, t.TempDir()}
 	image := func(parent disk.Disk) *vhd.Image {
@@ -553,7 +550,7 @@ func TestRebaseDepth(t *testing.T) {
 			t.Errorf("onto an image with %d parents: %v", parents, err)
 		}
 		if err != nil {
-			must(t, parent.Close()) // it is not the image's
+			must(t, parent.Close()) // the image does not own it
 		}
 		b := make([]byte, img.Size())
 		if _, err := img.ReadAt(b, 0); err != nil && err != io.EOF || !bytes.Equal(b, want) {
@@ -563,8 +560,8 @@ func TestRebaseDepth(t *testing.T) {
 	}
 }
 
-// After a commit the other children of what changed are refused, and the image that was
-// committed goes on; with KeepID nothing is refused.
+// After a commit the other children of changed images are refused, and the committed image
+// still opens. With KeepID no child is refused.
 func TestCommitRenewsIDs(t *testing.T) {
 	id := func(s scene, name string) string {
 		img, err := vhd.Open(s.path(name), &vhd.OpenOptions{Parents: disk.ParentSearch{None: true}})
@@ -574,7 +571,7 @@ func TestCommitRenewsIDs(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, image, base string
-		renewed           []string // images with another id
+		renewed           []string // images with a new id
 		refused           []string // other children
 	}{
 		{"into the parent", "grand.vhd", "", []string{"child.vhd"}, []string{"grand2.vhd"}},
@@ -604,7 +601,7 @@ func TestCommitRenewsIDs(t *testing.T) {
 				}
 				must(t, chain.Commit(t.Context(), s.path(c.image), o))
 				s.reads(c.image, want)
-				if c.image == "child.vhd" { // it has kept its id
+				if c.image == "child.vhd" { // it keeps its id
 					s.contents("grand.vhd")
 				}
 				for _, name := range all {
@@ -639,7 +636,7 @@ func (s scene) onRaw(name, parent string) {
 	s.scribble(img, 10)
 }
 
-// A commit of an image without blocks changes nothing for other children, and completes one
+// A commit of an image without blocks does not affect other children. It completes a commit
 // that was interrupted between the two ids.
 func TestCommitWithoutBlocks(t *testing.T) {
 	s := newScene(t)
@@ -649,7 +646,7 @@ func TestCommitWithoutBlocks(t *testing.T) {
 	must(t, chain.Commit(t.Context(), s.path("child.vhd"), nil))
 	s.contents("child2.vhd")
 
-	// The parent has got its new id, and child.vhd has the record from before that.
+	// The parent has its new id, and child.vhd still records the former one.
 	record, err := os.ReadFile(s.path("child.vhd"))
 	must(t, err)
 	base, err := vhd.Open(s.path("base.vhd"), &vhd.OpenOptions{Write: true})
@@ -668,7 +665,7 @@ func TestCommitWithoutBlocks(t *testing.T) {
 	}
 }
 
-// warnings are the findings of a check of an image and its parents.
+// warnings returns the findings of a check of an image and its parents.
 func (s scene) warnings(name string) (ids []string) {
 	s.t.Helper()
 	f, err := os.Open(s.path(name))

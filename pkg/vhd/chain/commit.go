@@ -14,54 +14,53 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// CommitOptions say how to merge an image into its parent. The zero value merges it
-// into its own parent, and empties it then.
+// CommitOptions control a merge. The zero value merges an image into its own parent, and then
+// empties the image.
 type CommitOptions struct {
-	// Base is the file of the parent to merge into, which may be any in the chain; ""
-	// means the image's own parent. With a Base the image keeps its blocks. CommitImage
-	// does not use it.
+	// Base is the file of the parent to merge into, which may be any in the chain; "" means the
+	// image's own parent. With a Base the image keeps its blocks. CommitImage ignores Base.
 	Base string
-	// Keep leaves the blocks in the image that its parent has now, too.
+	// Keep leaves the blocks in the image although its parent has them, too.
 	Keep bool
-	// KeepID leaves the unique id of the changed parent as it is. Then nothing tells its
-	// other children, which are invalid, from valid ones.
+	// KeepID leaves the unique id of the changed parent as it is. Then its other children,
+	// which are invalid, cannot be distinguished from valid ones.
 	KeepID bool
-	// Open says how to open the image, and its parents: where they may be, which field
-	// is their size, whether they are locked. Write and Parent are not used. Saved
-	// states are refused, unless Force is set. CommitImage does not use it.
+	// Open has the options for opening the image and its parents: the parents' directories, the
+	// size rule, the locks. Write and Parent are ignored. A saved state is an error unless
+	// Force is set. CommitImage ignores Open.
 	Open vhd.OpenOptions
-	// Workers is how many chunks are copied at a time; 0 means as many as there are
+	// Workers is the number of chunks that are copied at a time; 0 means the number of
 	// processors.
 	Workers int
-	// Progress counts the bytes of the image's disk. It is called by one goroutine at a
-	// time, which waits for it.
+	// Progress counts the bytes of the image's disk. One goroutine calls it at a time, and
+	// waits for it.
 	Progress disk.Progress
-	// ReadThrough, if set, returns the disk through which the image is read while it is
-	// copied, for example to limit the rate. It is the same disk to readers, and its
-	// extents have the depths of the image's. It is not closed.
+	// ReadThrough, if set, returns the disk through which the image is read during the copy,
+	// for example to limit the rate. That disk has the contents and the extents of image. It is
+	// not closed.
 	ReadThrough func(image disk.Disk) disk.Disk
 }
 
-// Commit merges the differencing image in the named file into one of its parents: the
-// parent gets what the image has, and what those between the two have. Then the image
-// is emptied, unless o says otherwise. A nil o means the zero value. If the parent is
-// smaller than the image, it grows.
+// Commit merges the differencing image in the named file into one of its parents. The parent
+// gets the blocks of the image, and those of the images between the two. Then the image is
+// emptied, unless o says otherwise. A nil o means the zero value. A parent that is smaller than
+// the image grows.
 //
-// Every other image that has the changed parent in its chain becomes invalid with the
-// first write, and so do those between the image and the parent. So the parent, and each
-// image between, gets a new unique id before that write, and the next image of the chain
-// records it: other children are refused with [vhd.ErrParentMismatch] from then on. A raw
+// With the first write, every other image that has the changed parent in its chain becomes
+// invalid. So do the images between the image and the parent. Therefore the parent and each
+// image between get new unique ids before that write, and the next image of the chain records
+// its parent's. From then on other children are refused with [vhd.ErrParentMismatch]. A raw
 // disk has no id. KeepID keeps the ids.
 //
-// After an error, after ctx is cancelled and after a crash at any instant the image
-// opens and reads as before. The parent opens, too; each of its sectors holds what it
-// held or what the image holds, and it may have grown. No block leaves the image before
-// all of them are durable in the parent. Commit can be called again: that completes it.
+// After an error, after ctx is cancelled and after a crash at any instant, the image opens and
+// reads as before. The parent opens, too; each of its sectors has its old contents or those of
+// the image, and the parent may have grown. No block leaves the image before all of them are
+// durable in the parent. Calling Commit again completes the merge.
 //
-// ErrParentNotFound is returned if Base is not a parent of the image, ErrUnsupported if
-// the image is not a differencing one, and else the errors of [vhd.Open] and those of
-// the files. The image and the parent are locked for writing; those between, too, unless
-// KeepID is set.
+// Commit returns ErrParentNotFound if Base is not a parent of the image, and ErrUnsupported if
+// the image is not differencing. Other errors are those of [vhd.Open] and those of the files.
+// The image and the parent are locked for writing. The images between are, too, unless KeepID
+// is set.
 func Commit(ctx context.Context, name string, o *CommitOptions) error {
 	if o == nil {
 		o = &CommitOptions{}
@@ -77,12 +76,14 @@ func Commit(ctx context.Context, name string, o *CommitOptions) error {
 	return err
 }
 
-// CommitImage merges an open differencing image into the parent at the given depth: 1
-// is its own parent, 2 the parent's parent, and so on. The image, that parent and the
-// images between are open for writing. With KeepID, only the parent must be, and the image
-// unless it is kept. All that [Commit] says holds, and nothing else may
-// use the images meanwhile. A parent at depth 2 or more leaves the image as it is. A nil
-// o means the zero value. The caller closes the image.
+// CommitImage merges an open differencing image into the parent at the given depth: 1 is its
+// own parent, 2 the parent's parent, and so on. The image, that parent and the images between
+// must be open for writing. With KeepID, only the parent must be, and the image unless it keeps
+// its blocks.
+//
+// All other properties are those of [Commit]. Nothing else may use the images meanwhile. A
+// merge into a parent at depth 2 or more does not empty the image. A nil o means the zero
+// value. The caller closes the image.
 func CommitImage(ctx context.Context, img *vhd.Image, depth int, o *CommitOptions) error {
 	if o == nil {
 		o = &CommitOptions{}
@@ -112,16 +113,16 @@ func CommitImage(ctx context.Context, img *vhd.Image, depth int, o *CommitOption
 type commit struct {
 	img   *vhd.Image
 	into  disk.Disk
-	depth int  // levels above into
-	empty bool // take the blocks out of the image
+	depth int  // number of levels from the image up to into
+	empty bool // remove the blocks from the image afterwards
 
-	// The files, as far as they are known.
+	// The names of the files, if known.
 	name, intoFile string
 	parentFiles    []string // from the image's own parent on
 }
 
-// openToCommit opens the chain of an image, with the image and the parent that it is
-// merged into open for writing. Closing the image closes all.
+// openToCommit opens the chain of an image. The image and the parent to merge into are open for
+// writing. Closing the image closes all of them.
 func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	look := o.Open
 	look.Write, look.Parent = false, nil
@@ -145,7 +146,7 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	for _, f := range files[1:] {
 		c.parentFiles = append(c.parentFiles, f.name)
 	}
-	// From the bottom up, because the parents of an image are open before it is.
+	// Open the base first: the parents of an image are open before it is.
 	again := o.Open
 	again.Parents, again.Parent, again.Write = disk.ParentSearch{}, nil, true
 	if depth+1 < len(files) {
@@ -182,7 +183,7 @@ func openToCommit(name string, o *CommitOptions) (*commit, error) {
 	return c, nil
 }
 
-// depthOf is the index of a file among those of a chain, or 0 if it is not a parent.
+// depthOf returns the index of a file among the files of a chain, or 0 if it is not a parent.
 func depthOf(base string, files []file) (int, error) {
 	st, err := os.Stat(base)
 	if err != nil {
@@ -196,8 +197,8 @@ func depthOf(base string, files []file) (int, error) {
 	return 0, nil
 }
 
-// run is the order of a commit: make the parent large enough, change the ids, copy, make
-// that durable, and only then take blocks out of the image.
+// run runs the steps of a commit: enlarge the parent, change the ids, copy, make the copy
+// durable, and only then remove blocks from the image.
 func (c *commit) run(ctx context.Context, o *CommitOptions) error {
 	if err := c.grow(ctx); err != nil {
 		return c.inInto(err)
@@ -208,14 +209,15 @@ func (c *commit) run(ctx context.Context, o *CommitOptions) error {
 	if err := c.copy(ctx, o); err != nil {
 		return err
 	}
-	if err := c.settle(ctx, o); err != nil {
+	if err := c.finishImage(ctx, o); err != nil {
 		return c.inImage(err)
 	}
 	return nil
 }
 
-// grow makes the parent as large as the image. Where the image read zeros, it goes on
-// to: what a parent sized by its geometry keeps beyond it is zeroed before.
+// grow makes the parent as large as the image. Sectors past the parent's end read as zeros
+// through the image, and must stay zeros. So grow first zeroes what a parent sized by its
+// geometry stores past its end.
 func (c *commit) grow(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -235,7 +237,7 @@ func (c *commit) grow(ctx context.Context) error {
 	return r.Resize(ctx, c.img.Size(), nil)
 }
 
-// levels are the images from the image up to the one right above the changed parent.
+// levels returns the images from the image up to the child of the changed parent.
 func (c *commit) levels() []*vhd.Image {
 	all := []*vhd.Image{c.img}
 	for level := c.img; len(all) < c.depth; {
@@ -246,7 +248,7 @@ func (c *commit) levels() []*vhd.Image {
 }
 
 // renewIDs gives the changed parent and the images between new unique ids, from the parent
-// up. If the levels above the parent hold no block, nothing becomes invalid, and the ids
+// down. If the levels below the parent hold no block, nothing becomes invalid, and the ids
 // stay.
 func (c *commit) renewIDs(ctx context.Context, o *CommitOptions) error {
 	if o.KeepID {
@@ -276,7 +278,7 @@ func (c *commit) renewIDs(ctx context.Context, o *CommitOptions) error {
 	return nil
 }
 
-// copy writes what the levels above the parent have into it, durably.
+// copy writes the blocks of the levels below the changed parent into that parent, durably.
 func (c *commit) copy(ctx context.Context, o *CommitOptions) error {
 	target, ok := c.into.(convert.Target)
 	if !ok {
@@ -301,11 +303,11 @@ func (c *commit) copy(ctx context.Context, o *CommitOptions) error {
 	return c.inInto(err)
 }
 
-// settle takes out of the image what its own parent has now, lets the image grow with
-// that, by a geometry perhaps beyond the size that was asked for, and records when parents
-// were changed. Once the blocks are gone the context counts no more: the rest is short, and a
-// check would report an image without it.
-func (c *commit) settle(ctx context.Context, o *CommitOptions) error {
+// finishImage removes the blocks that its own parent now has from the image. Emptying lets the
+// image grow with its parent, which a geometry may have made larger than requested. finishImage
+// also records the times of the changed parents. It ignores the context once the blocks are
+// removed: the remaining steps are short, and without them a check reports the image.
+func (c *commit) finishImage(ctx context.Context, o *CommitOptions) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -322,12 +324,12 @@ func (c *commit) settle(ctx context.Context, o *CommitOptions) error {
 	return c.recordTimes(o)
 }
 
-// recordTimes records when the changed parent and the images between were changed, in the
-// images that record it. It goes from the parent up, because that changes each of them.
+// recordTimes records the times of change of the changed parent and the images between in their
+// children. It goes from the parent down, because recording a time changes the child.
 func (c *commit) recordTimes(o *CommitOptions) error {
 	levels := c.levels()
 	if o.KeepID && c.depth > 1 {
-		return nil // the image's own parent was not changed
+		return nil // the image's own parent is unchanged
 	}
 	for i, level := range slices.Backward(levels) {
 		if level.ParentRecord().Time == 0 || c.parentFiles[i] == "" {

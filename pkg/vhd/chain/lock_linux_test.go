@@ -13,8 +13,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/chain"
 )
 
-// Another process that reads the image or the parent keeps a commit from changing them,
-// one that writes to any parent keeps a rebase from reading it. Afterwards no lock is left.
+// A process that reads the image or the parent makes a commit fail. One that writes to any
+// parent makes a rebase fail. Afterwards all locks are released.
 func TestLocks(t *testing.T) {
 	commit := func(s scene, noLock bool) error {
 		return chain.Commit(context.Background(), s.path("grand.vhd"), &chain.CommitOptions{Open: vhd.OpenOptions{NoLock: noLock}})

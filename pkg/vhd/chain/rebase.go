@@ -10,50 +10,48 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// RebaseOptions say which parent an image gets. The zero value takes the parent away:
-// the image becomes a dynamic one that has all that it inherited.
+// RebaseOptions control a change of the parent. The zero value removes the parent: the image
+// becomes a dynamic one, with everything that it inherited.
 type RebaseOptions struct {
 	// Parent is the file of the new parent; "" for none. RebaseImage does not use it.
 	Parent string
-	// Raw says that the parent is a raw disk. Without it, the parent must be a VHD:
-	// what a raw disk holds is not trusted to say that it is raw. RebaseImage does not
-	// use it.
+	// Raw says that the parent is a raw disk. Without it the parent must be a VHD: the contents
+	// of a raw disk are not trusted to identify it as raw. RebaseImage ignores Raw.
 	Raw bool
-	// Paths is how the image spells the paths to the parent; nil means as it spelled
-	// those to the old one. RebaseImage does not use it.
+	// Paths is the style of the paths to the parent in the image; nil means the style of the
+	// paths to the old parent. RebaseImage ignores Paths.
 	Paths *vhd.PathStyle
-	// Unsafe changes only the record of the parent: for a parent that has moved, or has
-	// the same contents. Nothing is read or compared, and the old parent is not needed.
-	// A parent that is made of the image, or larger, is refused all the same.
+	// Unsafe changes only the parent record, for a parent that has moved or has the same
+	// contents. Nothing is read or compared, and the old parent is not needed. Unsafe still
+	// refuses a parent that depends on the image, or is larger.
 	Unsafe bool
-	// Open says how to open the image, and where its parents may be. The new parent is
-	// opened with the same locks, trust and Dirs. Write and Parent are not used. Saved
-	// states are refused, unless Force is set. RebaseImage does not use it.
+	// Open has the options for opening the image and its parents. The new parent is opened with
+	// the same locks, trust and Dirs. Write and Parent are ignored. A saved state is an error
+	// unless Force is set. RebaseImage ignores Open.
 	Open vhd.OpenOptions
-	// Workers is how many chunks are compared at a time; 0 means as many as there are
+	// Workers is the number of chunks that are compared at a time; 0 means the number of
 	// processors.
 	Workers int
-	// Progress counts the bytes of the image's disk. It is called by one goroutine at a
-	// time, which waits for it.
+	// Progress counts the bytes of the image's disk. One goroutine calls it at a time, and
+	// waits for it.
 	Progress disk.Progress
 }
 
-// Rebase gives the differencing image in the named file another parent, or none. What
-// the new parent lacks, or has otherwise, is copied into the image before. A nil o means
-// the zero value.
+// Rebase gives the differencing image in the named file another parent, or none. First it
+// copies data that the new parent lacks, or has differently, into the image. A nil o means the
+// zero value.
 //
-// After an error, after ctx is cancelled and after a crash at any instant the image
-// opens with its old parent or with the new one, and reads the same with both; blocks
-// that were copied may be left in it. No parent is written to. Rebase can be called
-// again.
+// An error, a cancelled ctx and a crash at any instant do no harm: the image opens with its old
+// parent or with the new one, and reads the same with both. Blocks that were copied may stay in
+// it. No parent is written to. Rebase can be called again.
 //
-// With Unsafe the same holds but for the contents: with the new parent the image has
-// whatever that holds.
+// With Unsafe the contents may change: with the new parent the image reads what that parent
+// holds.
 //
-// The errors are those of [vhd.Open] and of the files. They wrap ErrUnsupported for an
-// image that is not a differencing one, for a new parent larger than the image or at the
-// end of too long a chain, and for Unsafe without a new parent; and ErrParentLoop for a new parent that is the image, or
-// is made of it. The image is locked for writing, and all parents for reading.
+// Errors are those of [vhd.Open] and of the files. ErrUnsupported means one of these: the image
+// is not differencing, the new parent is too large or has too many parents, or Unsafe is set
+// without a new parent. ErrParentLoop means that the new parent is the image or
+// depends on it. The image is locked for writing, and all parents for reading.
 func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 	if o == nil {
 		o = &RebaseOptions{}
@@ -92,9 +90,9 @@ func Rebase(ctx context.Context, name string, o *RebaseOptions) error {
 	return err
 }
 
-// recordOfParent is what the image in the named file is to record of its new parent.
+// recordOfParent returns the record of the new parent for the image in the named file.
 func recordOfParent(img *vhd.Image, name string, parent disk.Disk, o *RebaseOptions) (vhd.ParentRecord, error) {
-	if parent == nil || differencing(img) != nil { // which RebaseImage refuses
+	if parent == nil || differencing(img) != nil { // RebaseImage reports these
 		return vhd.ParentRecord{}, nil
 	}
 	record := img.ParentRecord()
@@ -105,14 +103,14 @@ func recordOfParent(img *vhd.Image, name string, parent disk.Disk, o *RebaseOpti
 	return vhd.ParentRecordOf(name, o.Parent, parent, style)
 }
 
-// RebaseImage gives an open differencing image another parent, of which it records what
-// record says, or none if parent is nil. All that [Rebase] says holds, but for the check
-// of the parents' files, and nothing else may use the image meanwhile. A nil o means the
-// zero value.
+// RebaseImage gives an open differencing image another parent, and records it as record says. A
+// nil parent means none. All other properties are those of [Rebase], but RebaseImage does not
+// compare the parents' files. Nothing else may use the image meanwhile. A nil o means the zero
+// value.
 //
-// The image is open for writing, and with its old parent unless o.Unsafe is set. On
-// success it has taken over the new parent, and closes it; after an error the parent is
-// still the caller's. The caller closes the image.
+// The image is open for writing, with its old parent unless o.Unsafe is set. On success it owns
+// the new parent, and closes it; after an error the caller still owns the parent. The caller
+// closes the image.
 func RebaseImage(ctx context.Context, img *vhd.Image, parent disk.Disk, record vhd.ParentRecord, o *RebaseOptions) error {
 	if o == nil {
 		o = &RebaseOptions{}
@@ -131,7 +129,7 @@ func RebaseImage(ctx context.Context, img *vhd.Image, parent disk.Disk, record v
 	if !o.Unsafe {
 		err := convert.CopyDifference(ctx, img, img, parent, &convert.Options{
 			Workers: o.Workers, Progress: o.Progress,
-			// What is not in the image itself: the parent's, and zeros.
+			// Extents that are not in the image itself: those of parents, and zeros.
 			Only: func(e disk.Extent) bool { return e.Depth > 0 || e.State != disk.Data },
 		})
 		if err != nil {
@@ -149,7 +147,7 @@ func RebaseImage(ctx context.Context, img *vhd.Image, parent disk.Disk, record v
 
 var errUnsafeNone = fmt.Errorf("%w: an unsafe rebase to no parent, which would lose all that the image inherits", vhd.ErrUnsupported)
 
-// largerParentError refuses a new parent that is larger than the image.
+// largerParentError is the error for a new parent that is larger than the image.
 type largerParentError struct{ parent, img int64 }
 
 func (e *largerParentError) Error() string {
@@ -158,7 +156,7 @@ func (e *largerParentError) Error() string {
 
 func (e *largerParentError) Unwrap() error { return vhd.ErrUnsupported }
 
-// NewParentError is why Rebase could not open the new parent or one of that one's parents.
+// NewParentError says why Rebase could not open the new parent or one of its parents.
 // ParentSearch.Files does not apply to these.
 type NewParentError struct{ Err error }
 
@@ -167,8 +165,8 @@ func (e *NewParentError) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *NewParentError) Unwrap() error { return e.Err }
 
-// openNewParent opens the new parent of the image in the named file for reading. It must
-// neither be the image nor be made of it.
+// openNewParent opens the new parent of the image in the named file for reading. The new parent
+// must be neither the image nor depend on it.
 func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 	if disk.SameFile(name, o.Parent) {
 		return nil, fmt.Errorf("%s: %w: it cannot be its own parent", name, vhd.ErrParentLoop)
@@ -179,7 +177,7 @@ func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 	open := vhd.OpenOptions{NoLock: o.Open.NoLock, Parents: disk.ParentSearch{Dirs: o.Open.Parents.Dirs, Trust: o.Open.Parents.Trust}}
 	img, err := vhd.Open(o.Parent, &open)
 	if search := (*vhd.ParentError)(nil); o.Unsafe && errors.As(err, &search) && search.Kind != vhd.ErrParentLoop {
-		// Perhaps it is the next one to be given a parent.
+		// The new parent may lack its own parent: a later rebase may give it one.
 		open.Parents = disk.ParentSearch{None: true}
 		img, err = vhd.Open(o.Parent, &open)
 	}
@@ -189,14 +187,14 @@ func openNewParent(name string, o *RebaseOptions) (disk.Disk, error) {
 	for level := img; level != nil; {
 		if disk.SameFile(level.ParentPath(), name) {
 			img.Close()
-			return nil, fmt.Errorf("%s: %w: %s is made of it", name, vhd.ErrParentLoop, o.Parent)
+			return nil, fmt.Errorf("%s: %w: %s depends on it", name, vhd.ErrParentLoop, o.Parent)
 		}
 		level, _ = level.Parent().(*vhd.Image)
 	}
 	return img, nil
 }
 
-// levels is the number of disks in the chain that starts at d, as far as they are open.
+// levels returns the number of open disks in the chain that starts at d.
 func levels(d disk.Disk) int {
 	n := 0
 	for d != nil {

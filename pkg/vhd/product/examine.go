@@ -9,22 +9,24 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// subject is what rules look at: an image, or the plan of one.
+// subject is the object of the rules: an image, or a planned one.
 type subject struct {
 	footer   vhd.Footer
 	header   vhd.Header
-	size     int64 // that the image shows, bytes
-	length   int64 // of the file
+	size     int64 // size of the disk that the image shows, bytes
+	length   int64 // length of the file
 	trailing bool  // the trailing footer is valid
-	errors   int64 // that check has found
+	errors   int64 // number of errors that a check has found
 
-	copiesAgree   bool // the two footers
-	packed        bool // blocks follow each other without gaps
-	metadataFirst bool // before the first block
-	batmap        bool // XenServer's
+	copiesAgree bool // the two footers are valid and equal
+	batmap      bool // the image has XenServer's batmap
+
+	// These examine each block, and few products have a rule about them.
+	packed        func() bool // blocks follow each other without gaps
+	metadataFirst func() bool // before the first block
 
 	parent     vhd.ParentRecord
-	parentSize int64  // -1: not known
+	parentSize int64  // -1: unknown
 	dir        string // of the file; "": not known
 	now        time.Time
 }
@@ -32,29 +34,30 @@ type subject struct {
 // dynamic reports whether the image has blocks.
 func (s *subject) dynamic() bool { return s.footer.Type != vhd.Fixed }
 
-// Examination says what [Product.Examine] cannot read from the image. The zero value of
-// each field but Length means that it is not known.
+func always() bool { return true }
+
+// Examination has the facts that [Product.Examine] cannot read from the image. The zero value
+// of each field but Length means unknown.
 type Examination struct {
-	Length int64     // of the image's file, bytes
-	Dir    string    // of the file: relative paths to the parent are looked up from there
-	Errors int64     // that a check of the image has found
-	Now    time.Time // what time stamps are compared with
-	// Resized, if set, is the footer that the image is about to get; see
-	// [vhd.Image.ResizedFooter].
+	Length int64     // length of the image's file, bytes
+	Dir    string    // directory of the file; relative paths to the parent start there
+	Errors int64     // number of errors that a check of the image has found
+	Now    time.Time // the time that time stamps are compared with
+	// Resized, if set, is the footer that the image will get; see [vhd.Image.ResizedFooter].
 	Resized *vhd.Footer
 }
 
-// Examine returns the rules of the product that an image breaks. What is about its
-// parent is examined as far as the parent is open.
+// Examine returns the rules of the product that an image breaks. It examines the parent only if
+// that is open.
 func (p *Product) Examine(img *vhd.Image, e Examination) []BrokenRule {
 	s := &subject{
 		footer: img.Footer(), header: img.Header(), size: img.Size(), length: e.Length, errors: e.Errors,
 		trailing: img.HasTrailingFooter(), copiesAgree: img.FooterCopiesAgree(),
-		packed: true, metadataFirst: true,
+		packed: always, metadataFirst: always,
 		parent: img.ParentRecord(), parentSize: -1, dir: e.Dir, now: e.Now,
 	}
 	if s.dynamic() {
-		s.packed, s.metadataFirst = img.Packed(), img.MetadataFirst()
+		s.packed, s.metadataFirst = img.Packed, img.MetadataFirst
 	}
 	_, s.batmap = img.Marker()
 	if parent := img.Parent(); parent != nil {
@@ -69,16 +72,15 @@ func (p *Product) Examine(img *vhd.Image, e Examination) []BrokenRule {
 	return p.broken(s)
 }
 
-// ExaminePlan returns the rules of the product that a new image with these options will
-// break; dir is the directory of its file, or "". The error is that of
-// [vhd.CreateOptions.Validate].
+// ExaminePlan returns the rules of the product that a new image with these options will break.
+// dir is the directory of its file, or "". The error is that of [vhd.CreateOptions.Validate].
 func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) ([]BrokenRule, error) {
 	f, h, err := o.Metadata()
 	if err != nil {
 		return nil, err
 	}
 	length, err := o.FileLength(0)
-	// Without FileAlign the length is that of a Hyper-V image by chance only.
+	// Without FileAlign the length is aligned only by chance.
 	for n := int64(1); err == nil && f.Type != vhd.Fixed && o.FileAlign != pageSize && length%pageSize == 0; n++ {
 		length, err = o.FileLength(n)
 	}
@@ -87,8 +89,8 @@ func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) (
 	}
 	s := &subject{
 		footer: f, header: h, size: f.VirtualSize(), length: length,
-		trailing: true, copiesAgree: true, metadataFirst: true,
-		packed: f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize,
+		trailing: true, copiesAgree: true, metadataFirst: always,
+		packed: func() bool { return f.Type == vhd.Fixed || o.DataAlign == vhd.SectorSize },
 		batmap: f.Creator == vhd.CreatorXenServer && f.CreatorVersion >= tapBatmapVersion,
 		parent: o.ParentRecord, parentSize: -1, dir: dir, now: now,
 	}
@@ -99,8 +101,8 @@ func (p *Product) ExaminePlan(o *vhd.CreateOptions, dir string, now time.Time) (
 	return p.broken(s), nil
 }
 
-// ExamineUnreadable returns the rules that a file breaks which cannot be opened as an
-// image: because it has no footer at all, or because of errors that a check has found.
+// ExamineUnreadable returns the rules that an unreadable image breaks. footer says that its
+// trailing footer is valid, and errors is the number of errors that a check has found.
 func (p *Product) ExamineUnreadable(footer bool, errors int64) []BrokenRule {
 	s := &subject{trailing: footer, errors: errors}
 	var found []BrokenRule
@@ -128,7 +130,7 @@ func (r *Rule) examine(s *subject) (BrokenRule, bool) {
 	return BrokenRule{Name: r.Name, Field: r.Field, Found: found, Wanted: wanted}, broken
 }
 
-// number is a size of the footer, of which a wrong one may be larger than any disk.
+// number converts a size in the footer, which may exceed an int64.
 func number(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
 
 // rawParent reports whether the image has a parent that is a raw disk.

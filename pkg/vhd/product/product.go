@@ -1,6 +1,6 @@
-// Package product knows what Azure, Hyper-V, XenServer, VirtualBox, Virtual PC and
-// AWS accept beyond the VHD format's own rules. It changes when they change, and
-// not when the engine does.
+// Package product knows the rules of Azure, Hyper-V, XenServer, VirtualBox, Virtual PC and AWS
+// for VHD images, beyond those of the format. It changes with these products, not with package
+// vhd.
 package product
 
 import (
@@ -17,14 +17,14 @@ const (
 	gib = 1 << 30
 )
 
-// Product is a product that accepts VHD images, by rules of its own.
+// Product is a product that accepts VHD images according to its own rules.
 type Product struct {
 	Name  string // such as "azure"
 	Title string // such as "Azure"
 
-	template string        // options of an image for it, as behind -o
-	children vhd.PathStyle // of the paths to the parents of its differencing images
-	rules    func() []Rule // built when asked for: most commands never ask
+	template string        // options of an image for it, as for -o
+	children vhd.PathStyle // style of the paths to the parents of its differencing images
+	rules    func() []Rule // builds the rules; most commands need none
 }
 
 var products = []Product{
@@ -66,7 +66,7 @@ var products = []Product{
 	},
 }
 
-// All returns the products whose rules are known.
+// All returns the supported products.
 func All() []*Product {
 	all := make([]*Product, len(products))
 	for i := range products {
@@ -75,7 +75,7 @@ func All() []*Product {
 	return all
 }
 
-// Find returns the product of that name.
+// Find returns the product with that name.
 func Find(name string) (*Product, error) {
 	known := ""
 	for _, p := range All() {
@@ -87,13 +87,13 @@ func Find(name string) (*Product, error) {
 	return nil, fmt.Errorf("unknown product %q: want one of%s", name, known)
 }
 
-// Options returns the options by name, as [vhd.ParseCreateOptions] reads them, for an
-// image that the product accepts, with those in set in place of its own; set may be nil.
-// What only images with blocks have is left out if subformat is set to fixed.
+// Options returns the options for an image that the product accepts, by name, as
+// [vhd.ParseCreateOptions] reads them. Options in set, which may be nil, override its own. If
+// set makes the subformat fixed, options that apply only to blocks are omitted.
 func (p *Product) Options(set disk.Options) disk.Options {
 	list, err := optlist.Parse(p.template)
 	if err != nil {
-		panic(err) // the templates are above
+		panic(err) // the templates are constants
 	}
 	o := disk.Options{}
 	for _, x := range list {
@@ -114,13 +114,12 @@ func (p *Product) CreateOptions(size int64) (*vhd.CreateOptions, error) {
 	return vhd.ParseCreateOptions(size, p.Options(nil))
 }
 
-// ResizedSize is the least size in bytes that an image for the product can have, and is
-// not smaller than size. exact reports that an image of this size keeps it, and does not
-// round it to a geometry.
+// ResizedSize returns the least size in bytes, at least size, that an image for the product can
+// have. exact reports that an image of this size keeps it instead of rounding it to a geometry.
 func (p *Product) ResizedSize(size int64) (resized int64, exact bool) {
 	o, err := p.CreateOptions(0)
 	if err != nil {
-		panic(err) // the templates are above
+		panic(err) // the templates are constants
 	}
 	size = max(size, o.MinSize)
 	if rest := size % max(o.Align, vhd.SectorSize); rest != 0 {
@@ -129,7 +128,7 @@ func (p *Product) ResizedSize(size int64) (resized int64, exact bool) {
 	return size, o.Exact
 }
 
-// PathStyle is how the product spells the paths to the parents of images.
+// PathStyle returns the product's style of the paths to the parents of images.
 func (p *Product) PathStyle() vhd.PathStyle { return p.children }
 
 // Rules returns the product's rules.

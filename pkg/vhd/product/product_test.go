@@ -27,8 +27,8 @@ func must(t interface {
 	}
 }
 
-// What a product says by name are these options, for an image of the size that is asked
-// for. The caller's own go over them.
+// Each product has these options by name, for an image of the requested size. The caller's own
+// options override them.
 func TestOptions(t *testing.T) {
 	const size = 30<<20 + 512
 	want := map[string]vhd.CreateOptions{
@@ -62,7 +62,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestResizedSize(t *testing.T) {
-	for name, want := range map[string][3]int64{ // of 1 byte, of 20 MiB and a byte, and of 40 MiB
+	for name, want := range map[string][3]int64{ // for 1 byte, for 20 MiB and a byte, and for 40 MiB
 		"azure":      {20 * mib, 21 * mib, 40 * mib},
 		"hyperv":     {3 * mib, 20*mib + 512, 40 * mib},
 		"xen":        {2 * mib, 22 * mib, 40 * mib},

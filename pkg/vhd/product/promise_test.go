@@ -15,9 +15,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd/product"
 )
 
-// What the plan of an image promises, the image keeps: one that breaks no rule of its
-// product as planned breaks none when it is made, written and resized, and a check finds
-// nothing wrong. A plan that breaks rules does not break more when carried out.
+// A planned image keeps its promises. If the plan breaks no rule, the image breaks none when it
+// is made, written and resized, and a check finds no error. A plan that breaks rules does not
+// break more when carried out.
 func TestPromise(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -60,7 +60,7 @@ func TestPromise(t *testing.T) {
 		}
 		must(t, img.Close())
 		examine(t, p, name, planned)
-		// A packed file does not show that its length is to be a multiple of 4096.
+		// A packed file does not show that its length must be a multiple of 4096.
 		if vo.DataAlign == 512 && vo.FileAlign == 4096 {
 			return
 		}
@@ -69,7 +69,7 @@ func TestPromise(t *testing.T) {
 	})
 }
 
-// randomOptions are some that a user may set.
+// randomOptions are options that a user may set.
 func randomOptions(t *rapid.T) disk.Options {
 	set := disk.Options{}
 	for _, list := range [][]string{
@@ -98,7 +98,7 @@ func randomSize(t *rapid.T, label string) int64 {
 	).Draw(t, label)
 }
 
-// randomParent makes one, by some product's options as often as not.
+// randomParent makes a parent, half of the time with the options of a product.
 func randomParent(t *rapid.T, name string, p *product.Product) *vhd.Image {
 	set := disk.Options{"timestamp": "2020-01-01T00:00:00Z", "subformat": "dynamic"}
 	if rapid.Bool().Draw(t, "parent of the product") {
@@ -114,7 +114,7 @@ func randomParent(t *rapid.T, name string, p *product.Product) *vhd.Image {
 	return img
 }
 
-// examine checks an image, which must break no rule that is not among planned.
+// examine checks an image. It may only break the rules in planned.
 func examine(t *rapid.T, p *product.Product, name string, planned []product.BrokenRule) {
 	img, err := vhd.Open(name, nil)
 	must(t, err)
@@ -128,7 +128,7 @@ func examine(t *rapid.T, p *product.Product, name string, planned []product.Brok
 	checker := vhd.NewChecker(f, st.Size(), nil)
 	for finding, err := range checker.Findings(context.Background()) {
 		must(t, err)
-		// Between pages there is room for a block of 4 KiB.
+		// Space between pages can hold a block of 4 KiB.
 		if finding.Severity == vhd.Error || finding.Severity == vhd.Leak && img.BlockSize() > 4*kib {
 			t.Errorf("%v", finding)
 		}
@@ -160,7 +160,7 @@ func change(t *rapid.T, p *product.Product, name string, resize bool) {
 	footer, err := img.ResizedFooter(size, exact)
 	must(t, err)
 	if rules := p.Examine(img, product.Examination{Length: st.Size(), Now: time.Now(), Resized: &footer}); len(rules) > 0 {
-		return // which is refused
+		return // it is refused
 	}
 	apply := img.Resize
 	if exact {

@@ -5,22 +5,22 @@ import (
 	"strings"
 )
 
-// Rule is what a product wants of one field of an image.
+// Rule is a product's requirement for one field of an image.
 type Rule struct {
 	Name   string // stable, such as "azure-size-multiple"
 	Field  string // such as "current size"
-	Wants  string // what the field must be, for people
-	Reason string // what happens to an image that breaks the rule
-	Source string // where that is known from
+	Wants  string // the requirement for the field, for people
+	Reason string // the consequence of breaking the rule
+	Source string // the source of this knowledge
 
-	// check returns what was found in the field, and what is wanted there. broken
-	// reports whether that breaks the rule; if not, the others count for nothing.
+	// check returns the value that was found in the field, and the wanted one. broken reports
+	// whether the rule is broken; if not, the other results are ignored.
 	check func(s *subject) (found any, wanted Want, broken bool)
 }
 
 // BrokenRule is a rule that an image breaks.
 type BrokenRule struct {
-	Name  string `json:"name"` // of the rule
+	Name  string `json:"name"` // name of the rule
 	Field string `json:"field"`
 	// Found is a number, a text, a list of these, or a [vhd.Geometry]. Sizes are in bytes,
 	// times are in RFC 3339, versions are "MAJOR.MINOR".
@@ -28,21 +28,21 @@ type BrokenRule struct {
 	Wanted Want `json:"wanted"`
 }
 
-// String is the broken rule as a line for people.
+// String returns the broken rule as one line for people.
 func (b BrokenRule) String() string {
 	return fmt.Sprintf("%s: %s: found %s, wanted %v", b.Name, b.Field, text(b.Found), b.Wanted)
 }
 
-// Want is what a rule wants: one of some values, or a value in a range, or a number that
-// is a multiple of another. Exactly one of these is set.
+// Want is the requirement of a rule: one of some values, a value in a range, or a multiple of a
+// number. Exactly one of these is set.
 type Want struct {
 	OneOf      []any `json:"one-of,omitempty"`
-	Min        any   `json:"min,omitempty"` // nil: no least value
-	Max        any   `json:"max,omitempty"` // nil: no largest value
+	Min        any   `json:"min,omitempty"` // nil: no minimum
+	Max        any   `json:"max,omitempty"` // nil: no maximum
 	MultipleOf int64 `json:"multiple-of,omitempty"`
 }
 
-// String is what is wanted, for people.
+// String returns the requirement in words for people.
 func (w Want) String() string {
 	switch {
 	case w.MultipleOf != 0:
@@ -61,7 +61,7 @@ func (w Want) String() string {
 	return strings.Join(all, " or ")
 }
 
-// text is a value for people. Large round numbers are sizes.
+// text formats a value for people. Large round numbers are formatted as sizes.
 func text(v any) string {
 	switch v := v.(type) {
 	case []string:

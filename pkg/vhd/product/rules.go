@@ -9,15 +9,15 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// pageSize is what the length of Hyper-V's files with blocks is a multiple of.
+// pageSize is the unit of the length of Hyper-V's files with blocks.
 const pageSize = 4096
 
-// Rules that several products share; names are without the product's.
+// Rules that several products share. Their names lack the product's prefix.
 
 var (
 	footerRule = Rule{
-		Name: "footer", Field: "trailing footer", Wants: "one that is valid",
-		Reason: "without it, most readers do not take the file for a VHD",
+		Name: "footer", Field: "trailing footer", Wants: "a valid footer",
+		Reason: "most readers recognise a VHD only by it",
 		Source: "VHD specification",
 		check: func(s *subject) (any, Want, bool) {
 			return "none", oneOf("valid"), !s.trailing
@@ -25,7 +25,7 @@ var (
 	}
 	validRule = Rule{
 		Name: "valid", Field: "errors found by check", Wants: "none",
-		Reason: "a damaged image is no good to any product",
+		Reason: "no product accepts a damaged image",
 		Source: "the other findings of `check`",
 		check: func(s *subject) (any, Want, bool) {
 			return s.errors, oneOf(int64(0)), s.errors > 0
@@ -33,15 +33,15 @@ var (
 	}
 	idRule = Rule{
 		Name: "unique-id", Field: "unique id", Wants: "an id that is not zero",
-		Reason: "children know the image by it",
+		Reason: "children identify the image by it",
 		Source: "VHD specification; `vhd-util check`",
 		check: func(s *subject) (any, Want, bool) {
 			return s.footer.UniqueID.String(), oneOf("non-zero"), s.footer.UniqueID == uuid.Nil
 		},
 	}
 	shownSizeRule = Rule{
-		Name: "shown-size", Field: "current size", Wants: "the size that the image has for qemu and Virtual PC, too",
-		Reason: "the product takes the current size: the disk would have another size than elsewhere",
+		Name: "shown-size", Field: "current size", Wants: "the size that qemu and Virtual PC use",
+		Reason: "the product uses the current size, so the disk would differ in size from elsewhere",
 		Source: "behaviour of the product",
 		check: func(s *subject) (any, Want, bool) {
 			return number(s.footer.CurrentSize), oneOf(s.size), number(s.footer.CurrentSize) != s.size
@@ -49,7 +49,7 @@ var (
 	}
 	rawParentRule = Rule{
 		Name: "raw-parent", Field: "parent unique id", Wants: "the id of a VHD",
-		Reason: "only XenServer knows parents that are raw disks",
+		Reason: "only XenServer supports parents that are raw disks",
 		Source: "VHD specification",
 		check: func(s *subject) (any, Want, bool) {
 			return uuid.Nil.String(), oneOf("non-zero"), s.rawParent()
@@ -65,7 +65,7 @@ func typeRule(source string, types ...vhd.DiskType) Rule {
 	want := oneOf(names...)
 	return Rule{
 		Name: "type", Field: "disk type", Wants: want.String(),
-		Reason: "the product opens no other", Source: source,
+		Reason: "the product opens no others", Source: source,
 		check: func(s *subject) (any, Want, bool) {
 			return s.footer.Type.String(), want, !slices.Contains(types, s.footer.Type)
 		},
@@ -120,7 +120,7 @@ func azureRules() []Rule {
 		sizeMultipleRule(docs, "Azure refuses the disk: the size must be a whole number of MiB", mib),
 		{
 			Name: "file-length", Field: "length of the file", Wants: "the current size and 512 bytes",
-			Reason: "Azure takes the blob's length for the disk's", Source: docs,
+			Reason: "Azure derives the size of the disk from the blob's length", Source: docs,
 			check: func(s *subject) (any, Want, bool) {
 				want := number(s.footer.CurrentSize) + vhd.SectorSize
 				return s.length, oneOf(want), s.length != want
@@ -146,9 +146,9 @@ func hypervRules() []Rule {
 		typeRule(docs, vhd.Fixed, vhd.Dynamic, vhd.Differencing),
 		shownSizeRule,
 		sizeRule(docs, 3*mib, 2040*gib),
-		blockSizeRule(docs, "Windows opens no other", 512<<10, 2*mib),
+		blockSizeRule(docs, "Windows opens no others", 512<<10, 2*mib),
 		{
-			Name: "file-length", Field: "length of the file", Wants: "a multiple of 4096, but for a fixed disk",
+			Name: "file-length", Field: "length of the file", Wants: "a multiple of 4096, except for a fixed disk",
 			Reason: "Get-VHD reports alignment 0, and Windows places new blocks unaligned", Source: "images made by Windows",
 			check: func(s *subject) (any, Want, bool) {
 				return s.length, Want{MultipleOf: pageSize}, s.dynamic() && s.length%pageSize != 0
@@ -175,12 +175,12 @@ func virtualboxRules() []Rule {
 		footerRule, validRule,
 		typeRule(trial, vhd.Fixed, vhd.Dynamic, vhd.Differencing),
 		shownSizeRule,
-		blockSizeRule(trial, "its compact and its resize destroy disks with blocks of 512 KiB, its compact those of 1 MiB, and it does not open those of 4 or 64 KiB", 2*mib),
+		blockSizeRule(trial, "compact destroys disks with blocks of 512 KiB or 1 MiB, resize those of 512 KiB; blocks of 4 or 64 KiB are not opened", 2*mib),
 		{
 			Name: "packed", Field: "blocks in the file", Wants: "packed: one after the other without gaps",
-			Reason: "its compact computes where blocks are, and destroys the disk if they are elsewhere", Source: trial,
+			Reason: "compact assumes this layout, and destroys the disk if blocks are elsewhere", Source: trial,
 			check: func(s *subject) (any, Want, bool) {
-				return "with gaps", oneOf("packed"), !s.packed
+				return "with gaps", oneOf("packed"), !s.packed()
 			},
 		},
 		childSizeRule("it cannot read a child larger than its parent", trial),
@@ -196,13 +196,13 @@ func virtualpcRules() []Rule {
 		sizeRule(docs, 0, 65535*16*255*vhd.SectorSize),
 		{
 			Name: "geometry", Field: "size by the geometry", Wants: "the disk's size",
-			Reason: "Virtual PC shows its guests the geometry: they would not see the end of the disk", Source: "images made by Virtual PC",
+			Reason: "Virtual PC shows its guests the geometry, so they would not see the end of the disk", Source: "images made by Virtual PC",
 			check: func(s *subject) (any, Want, bool) {
 				n := s.footer.Geometry.Product() * vhd.SectorSize
 				return n, oneOf(s.size), n != s.size
 			},
 		},
-		blockSizeRule(docs, "Virtual PC opens no other", 512<<10, 2*mib),
+		blockSizeRule(docs, "Virtual PC opens no others", 512<<10, 2*mib),
 		rawParentRule,
 	}
 }
@@ -216,5 +216,5 @@ func awsRules() []Rule {
 	}
 }
 
-// version is a version as images have it, "MAJOR.MINOR".
+// version formats a version as "MAJOR.MINOR".
 func version(v uint32) string { return fmt.Sprintf("%d.%d", v>>16, v&0xffff) }

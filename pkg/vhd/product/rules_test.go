@@ -19,11 +19,11 @@ import (
 
 var be = binary.BigEndian
 
-// now is what time stamps are compared with.
+// now is the time that time stamps are compared with.
 var now = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
-// image makes an image in memory, by a product's options and those in set, with a sector
-// in each of these blocks of 2 MiB.
+// image makes an image in memory, with a product's options and those in set. It writes a
+// sector in each of these blocks of 2 MiB.
 func image(t *testing.T, productName string, size int64, set disk.Options, blocks ...int64) []byte {
 	t.Helper()
 	o := disk.Options{"timestamp": "2020-01-01T00:00:00Z"}
@@ -56,8 +56,8 @@ func create(t *testing.T, o *vhd.CreateOptions, blocks ...int64) []byte {
 	return b
 }
 
-// seal writes the checksums anew that changed bytes need, and copies the footer to the
-// start if the image has one there.
+// seal corrects the checksums after changes, and copies the footer to the start if the image
+// has a copy there.
 func seal(b []byte) []byte {
 	footer := b[len(b)-512:]
 	sum(footer, 64)
@@ -95,7 +95,7 @@ func edited(b []byte, es ...edit) []byte {
 func footer(off int, s string) edit { return func(f, _ []byte) { copy(f[off:], s) } }
 func header(off int, s string) edit { return func(_, h []byte) { copy(h[off:], s) } }
 
-// broken returns the names of the rules that an image breaks, without the product's.
+// broken returns the names of the rules that an image breaks, without the product's prefix.
 func broken(t *testing.T, name string, b []byte, parent disk.Disk, dir string) []string {
 	t.Helper()
 	p, err := product.Find(name)
@@ -113,7 +113,7 @@ func broken(t *testing.T, name string, b []byte, parent disk.Disk, dir string) [
 	return names
 }
 
-// Each image breaks the rules that are listed, and no others.
+// Each image breaks the listed rules, and no others.
 func TestRules(t *testing.T) {
 	azure := image(t, "azure", 22*mib, nil)
 	hyperv := image(t, "hyperv", 22*mib, nil, 0, 3)
@@ -121,7 +121,7 @@ func TestRules(t *testing.T) {
 	vbox := image(t, "virtualbox", 22*mib, nil, 0, 3)
 	vpc := image(t, "virtualpc", 22*mib, nil, 0, 3)
 	aws := image(t, "aws", 22*mib, nil, 0, 3)
-	// A geometry that another program than qemu wrote, which is larger than the size.
+	// A geometry larger than the size, written by another program than qemu.
 	hidden := edited(image(t, "", 22*mib, disk.Options{"data_align": "512", "file_align": "4k"}), footer(48, "\x00\x00\x00\x00\x01\x40\x00\x00"))
 	noTrailer := func(b []byte) []byte { return slices.Clone(b[:len(b)-512]) }
 	noID := footer(68, strings.Repeat("\x00", 16))
@@ -145,7 +145,7 @@ func TestRules(t *testing.T) {
 		{"small blocks", "hyperv", image(t, "hyperv", 22*mib, disk.Options{"block_size": "64k"}), "block-size"},
 		{"blocks of 512 KiB", "hyperv", image(t, "hyperv", 22*mib, disk.Options{"block_size": "512k"}), ""},
 		{"length not of pages", "hyperv", aws, "file-length"},
-		{"no footer at the end", "hyperv", append(noTrailer(hyperv), make([]byte, 512)...), "footer"},
+		{"no trailing footer", "hyperv", append(noTrailer(hyperv), make([]byte, 512)...), "footer"},
 
 		{"own", "virtualbox", vbox, ""},
 		{"fixed", "virtualbox", azure, ""},
@@ -153,7 +153,7 @@ func TestRules(t *testing.T) {
 		{"aligned", "virtualbox", aws, "packed"},
 		{"small blocks", "virtualbox", image(t, "virtualbox", 22*mib, disk.Options{"block_size": "512k"}), "block-size"},
 		{"blocks of 1 MiB", "virtualbox", image(t, "virtualbox", 22*mib, disk.Options{"block_size": "1M"}), "block-size"},
-		{"no footer at the end", "virtualbox", noTrailer(vbox), "footer"},
+		{"no trailing footer", "virtualbox", noTrailer(vbox), "footer"},
 
 		{"own", "virtualpc", vpc, ""},
 		{"another size than the geometry's", "virtualpc", vbox, "geometry"},
@@ -195,7 +195,7 @@ func TestRules(t *testing.T) {
 		{"further ahead", "xen", edited(xen, footer(24, stamp(now.Add(30*time.Minute+time.Second)))), "timestamp"},
 		{"footers that differ", "xen", differ(xen), "footers"},
 		{"no id", "xen", edited(xen, noID), "unique-id"},
-		{"no footer at the end", "xen", noTrailer(xen), "footer"},
+		{"no trailing footer", "xen", noTrailer(xen), "footer"},
 		{"parent id in a dynamic image", "xen", edited(xen, header(40, "\x01")), "parent-fields"},
 		{"parent time in a dynamic image", "xen", edited(xen, header(56, "\x01")), "parent-fields"},
 		{"parent name in a dynamic image", "xen", edited(xen, header(64, "\x00x")), "parent-fields"},
@@ -214,7 +214,7 @@ func stamp(t time.Time) string {
 	return string(be.AppendUint32(nil, uint32(s)))
 }
 
-// differ is an image whose copy of the footer is another one.
+// differ is an image whose copy of the footer differs.
 func differ(b []byte) []byte {
 	b = slices.Clone(b)
 	b[27]++
@@ -222,13 +222,13 @@ func differ(b []byte) []byte {
 	return b
 }
 
-// A block before the end of the metadata is what XenServer's tools stop at.
+// XenServer's tools refuse a block before the end of the metadata.
 func TestMetadataBehindBlocks(t *testing.T) {
 	xen := image(t, "xen", 22*mib, nil, 0)
 	b := slices.Clone(xen[:len(xen)-512])
 	bat := int64(len(b))
 	b = append(b, xen[1536:2048]...)
-	b = append(b, xen[2048:3072]...) // the batmap, whose header leads to the map
+	b = append(b, xen[2048:3072]...) // the batmap, whose header points to the map
 	be.PutUint64(b[bat+512+8:], uint64(bat)+1024)
 	be.PutUint64(b[512+16:], uint64(bat))
 	b = seal(append(b, xen[len(xen)-512:]...))
@@ -237,7 +237,7 @@ func TestMetadataBehindBlocks(t *testing.T) {
 	}
 }
 
-// child makes a child of XenServer's in dir, beside its parent base.vhd.
+// child makes a child of XenServer's in dir, with its parent base.vhd.
 func child(t *testing.T, dir string, s vhd.PathStyle) []byte {
 	t.Helper()
 	base := filepath.Join(dir, "base.vhd")
@@ -253,11 +253,11 @@ func child(t *testing.T, dir string, s vhd.PathStyle) []byte {
 	return create(t, o, 1)
 }
 
-// What XenServer's tools want of a child's parent record.
+// The rules of XenServer's tools for a child's parent record.
 func TestXenParentRules(t *testing.T) {
 	dir := t.TempDir()
 	own := child(t, dir, vhd.PathsXen)
-	// locator edits the entry of a locator, of which there are three.
+	// locator edits an entry of the three locators.
 	locator := func(i, off int, s string) edit { return header(576+24*i+off, s) }
 	at := func(i int) int { return int(be.Uint64(own[512+576+24*i+16:])) }
 	retext := func(i int, s string) []byte {

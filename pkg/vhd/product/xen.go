@@ -19,12 +19,12 @@ import (
 const (
 	vhdUtil = "`vhd-util check` of XenServer and XCP-ng"
 
-	structureVersion = 0x00010000 // of footer and header
-	tapOldestVersion = 0x00010000 // 0.1 has its sector bitmaps the other way round
-	tapBatmapVersion = 0x00010002 // from this one on a batmap follows the BAT
+	structureVersion = 0x00010000 // version of footer and header
+	tapOldestVersion = 0x00010000 // version 0.1 has its sector bitmaps in the other bit order
+	tapBatmapVersion = 0x00010002 // from this version on a batmap follows the BAT
 	tapNewestVersion = 0x00010003
 
-	// slack is how far in the future a time stamp may be.
+	// slack is the tolerance for time stamps in the future.
 	slack = 30 * time.Minute
 )
 
@@ -32,7 +32,7 @@ func xenRules() []Rule {
 	return append([]Rule{
 		footerRule, validRule,
 		typeRule(vhdUtil, vhd.Dynamic, vhd.Differencing),
-		blockSizeRule(vhdUtil, "its tools know no other", 2*mib),
+		blockSizeRule(vhdUtil, "its tools support no others", 2*mib),
 		{
 			Name: "creator", Field: "creator application", Wants: "tap",
 			Reason: "its resize changes images of its own only", Source: "blktap",
@@ -42,7 +42,7 @@ func xenRules() []Rule {
 		},
 		{
 			Name: "tap-version", Field: "creator version", Wants: "from 1.0 to 1.3",
-			Reason: "newer versions are refused; 0.1 has its sector bitmaps the other way round", Source: vhdUtil,
+			Reason: "newer versions are refused; 0.1 has its sector bitmaps in the other bit order", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
 				v := s.footer.CreatorVersion
 				return version(v), Want{Min: version(tapOldestVersion), Max: version(tapNewestVersion)},
@@ -88,10 +88,10 @@ func xenRules() []Rule {
 			},
 		},
 		{
-			Name: "metadata-first", Field: "first block", Wants: "one behind all metadata",
+			Name: "metadata-first", Field: "first block", Wants: "after all metadata",
 			Reason: "the image is refused (block clobbers headers)", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				return "before the end of the metadata", oneOf("after the metadata"), !s.metadataFirst
+				return "before the end of the metadata", oneOf("after the metadata"), !s.metadataFirst()
 			},
 		},
 		{
@@ -120,8 +120,8 @@ func xenRules() []Rule {
 			Name: "reserved", Field: "reserved bytes", Wants: "zeros",
 			Reason: "the image is refused", Source: vhdUtil,
 			check: func(s *subject) (any, Want, bool) {
-				places := s.reservedUsed()
-				return places, oneOf("zeros"), len(places) > 0
+				structures := s.reservedUsed()
+				return structures, oneOf("zeros"), len(structures) > 0
 			},
 		},
 		{
@@ -140,33 +140,33 @@ func xenRules() []Rule {
 	}, xenParentRules()...)
 }
 
-// tap reports whether the image was made by XenServer, or says so.
+// tap reports whether the creator is XenServer.
 func (s *subject) tap() bool { return s.footer.Creator == vhd.CreatorXenServer }
 
-// ahead is the check of a time stamp that must not be in the future.
+// ahead checks that a time stamp is not in the future.
 func (s *subject) ahead(t vhd.Timestamp) (any, Want, bool) {
 	most := s.now.Add(slack).UTC()
 	return t.Time().Format(time.RFC3339), Want{Max: most.Format(time.RFC3339)}, t.Time().After(most)
 }
 
-// reservedUsed names the places where reserved bytes are not zero.
+// reservedUsed names the structures whose reserved bytes are not zero.
 func (s *subject) reservedUsed() []string {
-	var places []string
+	var structures []string
 	if tail := s.footer.Reserved[1:]; strings.Trim(string(tail), "\x00") != "" {
-		places = append(places, "footer")
+		structures = append(structures, "footer")
 	}
 	if s.header.Reserved1 != [4]byte{} || s.header.Reserved2 != [256]byte{} {
-		places = append(places, "dynamic disk header")
+		structures = append(structures, "dynamic disk header")
 	}
 	for i, l := range s.header.LocatorEntries() {
 		if l.Reserved != 0 {
-			places = append(places, fmt.Sprintf("parent locator %d", i+1))
+			structures = append(structures, fmt.Sprintf("parent locator %d", i+1))
 		}
 	}
-	return places
+	return structures
 }
 
-// xenParentRules are those about the parent record.
+// xenParentRules returns the rules about the parent record.
 func xenParentRules() []Rule {
 	rule := func(name, field, wants string, check func(s *subject) (found []string, wanted Want)) Rule {
 		return Rule{
@@ -229,7 +229,7 @@ func xenParentRules() []Rule {
 			}
 			return found, oneOf("non-empty")
 		}),
-		rule("locator-missing", "parent locators", "a path behind W2ru, W2ku or MacX", func(s *subject) ([]string, Want) {
+		rule("locator-missing", "parent locators", "a path with code W2ru, W2ku or MacX", func(s *subject) ([]string, Want) {
 			want := oneOf("W2ru", "W2ku", "MacX")
 			if len(s.paths()) == 0 {
 				return []string{"none"}, want
@@ -262,7 +262,7 @@ var knownCodes = []string{"W2ru", "W2ku", "Wi2r", "Wi2k", "Mac ", "MacX"}
 
 func unusedCode(code string) bool { return strings.Trim(code, "\x00") == "" }
 
-// locators are the entries of the header that are in use.
+// locators returns the entries of the header that are in use.
 func (s *subject) locators() []vhd.LocatorEntry {
 	var used []vhd.LocatorEntry
 	for _, l := range s.header.LocatorEntries() {
@@ -291,9 +291,9 @@ func (s *subject) parentFieldsUsed() []string {
 	return used
 }
 
-// paths are the locators whose paths XenServer's tools read, with the paths as they
-// read them: relative ones are from the image's directory, and only a path that starts
-// with a slash is absolute.
+// paths returns the locators that XenServer's tools read, with their interpretation of the
+// paths. Relative paths start at the image's directory, and only a path that starts with a
+// slash is absolute.
 func (s *subject) paths() []vhd.Locator {
 	var paths []vhd.Locator
 	for _, l := range s.parent.Locators {
@@ -314,8 +314,7 @@ func (s *subject) paths() []vhd.Locator {
 	return paths
 }
 
-// isAny reports whether a path has the property, as it is or with the escapes of a URL
-// resolved.
+// isAny reports whether a path has the property, literally or with URL escapes decoded.
 func isAny(p string, property func(string) bool) bool {
 	if property(p) {
 		return true
@@ -324,7 +323,7 @@ func isAny(p string, property func(string) bool) bool {
 	return err == nil && plain != p && property(plain)
 }
 
-// leadsToFile reports whether a path leads to a file, which is not opened.
+// leadsToFile reports whether a path is that of a file. It does not open the file.
 func (s *subject) leadsToFile(p string) bool {
 	p = filepath.FromSlash(p)
 	if !filepath.IsAbs(p) {
@@ -334,7 +333,7 @@ func (s *subject) leadsToFile(p string) bool {
 	return err == nil && !st.IsDir()
 }
 
-// asNumber is the geometry as the 32-bit number that it is in the footer.
+// asNumber returns the geometry as the 32-bit number in the footer.
 func asNumber(g vhd.Geometry) uint32 {
 	return uint32(g.Cylinders)<<16 | uint32(g.Heads)<<8 | uint32(g.Sectors)
 }

@@ -17,9 +17,8 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/vhd"
 )
 
-// Room that was taken ahead and not used is given back, and all is written all the
-// same.
-func TestRoomGivenBack(t *testing.T) {
+// Space that was allocated ahead and not used is freed, and all data is written.
+func TestAllocateAheadFreesUnused(t *testing.T) {
 	dir := t.TempDir()
 	const size = 4 * zoneSize
 	// Full, then full of gaps, then full again, and then nothing more.
@@ -59,7 +58,7 @@ func TestRoomGivenBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !filesystem.AllocatesSlowly(f) {
-				t.Skip("no room is taken ahead on this file system")
+				t.Skip("nothing is allocated ahead on this file system")
 			}
 			d, err := create(f)
 			if err != nil {
@@ -72,12 +71,12 @@ func TestRoomGivenBack(t *testing.T) {
 			if err := c.run(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			taken := int64(0)
-			for _, z := range c.room.zones {
-				taken += z.taken
+			allocated := int64(0)
+			for _, z := range c.ahead.zones {
+				allocated += z.allocated
 			}
-			if taken < zoneSize {
-				t.Errorf("room was taken for %d bytes, want %d or more", taken, zoneSize)
+			if allocated < zoneSize {
+				t.Errorf("%d bytes were allocated ahead, want %d or more", allocated, zoneSize)
 			}
 			got := make([]byte, size)
 			if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
@@ -90,24 +89,24 @@ func TestRoomGivenBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Beside the data: metadata of the image, and gaps not worth it.
+			// The rest is metadata of the image, and gaps too small to free.
 			if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > want+1<<20 {
-				t.Errorf("the file takes %d bytes, want the %d of the data, and 1 MiB at most", used, want)
+				t.Errorf("the file uses %d bytes, want the %d of the data, and at most 1 MiB more", used, want)
 			}
 		})
 	}
 }
 
-// What XFS takes behind the data of a file that grows is given back where the file goes
-// on elsewhere.
-func TestRoomLeft(t *testing.T) {
+// XFS allocates space after the data of a growing file. It is freed where the file continues
+// at another offset.
+func TestAllocateAheadFreesXFS(t *testing.T) {
 	dir := mountNew(t, "xfs")
-	const size, run, step = 64 << 20, 8<<20 + 64<<10, 16 << 20 // a block ends far behind each run
+	const size, run, step = 64 << 20, 8<<20 + 64<<10, 16 << 20 // a block ends far after each run
 	data := make([]byte, size)
 	for off := 0; off < size; off += step {
 		_, _ = rand.NewChaCha8([32]byte{}).Read(data[off : off+run])
 	}
-	name := filepath.Join(t.TempDir(), "src") // not there, where storage would be shared
+	name := filepath.Join(t.TempDir(), "src") // not on XFS, which would share the storage
 	if err := os.WriteFile(name, data, 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -137,6 +136,6 @@ func TestRoomLeft(t *testing.T) {
 	}
 	want := int64(size / step * run)
 	if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > want+1<<20 {
-		t.Errorf("the file takes %d bytes, want the %d of the data, and 1 MiB at most", used, want)
+		t.Errorf("the file uses %d bytes, want the %d of the data, and at most 1 MiB more", used, want)
 	}
 }
