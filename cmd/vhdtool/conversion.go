@@ -64,6 +64,9 @@ func (v *conversion) run(ctx context.Context, in *input) error {
 
 // newTarget starts the target. The caller completes or discards it.
 func (v *conversion) newTarget(ctx context.Context, in *input) (t target.Target, err error) {
+	if err := keepSectorSize(in.Source, v.format, v.options); err != nil {
+		return nil, err
+	}
 	switch {
 	case v.backing != nil:
 		t, err = v.newChild(in)

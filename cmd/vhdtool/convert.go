@@ -51,7 +51,8 @@ func (c *cli) newConvertCmd() *cobra.Command {
 		Long: `convert copies the disk in SOURCE to a new file TARGET. Several sources
 are concatenated. Holes and blocks of zeros are not stored. The source
 format is detected from the contents. Without -O, the suffix of TARGET
-selects its format: .vhd, .vpc and .avhd mean VHD, all others mean raw.
+selects its format: .vhd, .vpc and .avhd mean VHD, .vhdx and .avhdx mean VHDX,
+all others mean raw.
 
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size
 is set. Most products of --for set it. --for PRODUCT chooses all options that a

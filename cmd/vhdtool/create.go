@@ -30,7 +30,8 @@ func (c *cli) newCreateCmd() *cobra.Command {
 		Short: "Create an empty image",
 		Long: `create creates the image FILE, whose disk has SIZE and reads as zeros.
 Without -f, the suffix of FILE selects the format: .vhd, .vpc and .avhd
-mean VHD, all others mean raw. An existing FILE is replaced.
+mean VHD, .vhdx and .avhdx mean VHDX, all others mean raw. An existing FILE
+is replaced.
 
 SIZE is in bytes. A suffix k, M, G, T, P or E multiplies it by a power of 1024.
 The size of a VHD is rounded up to the next disk geometry, unless -o force_size

@@ -12,7 +12,6 @@ import (
 var foreignFormats = []*format{
 	foreign("qed", 0, "QED\x00"),
 	foreign("vdi", 64, "\x7f\x10\xda\xbe"),
-	foreign("vhdx", 0, "vhdxfile"),
 	foreign("vmdk", 0, "KDMV", "COWD", "# Disk DescriptorFile"),
 }
 

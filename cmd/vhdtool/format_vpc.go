@@ -50,6 +50,8 @@ var vpcFormat = format{
 	describe: describeVPC,
 	fileSize: vpcFileSize,
 
+	sectorSize: func(disk.Options) (int64, error) { return disk.SectorSize, nil },
+
 	stream:    streamVPC,
 	streamEnd: endVPC,
 	examine:   examineVPC,

@@ -22,6 +22,9 @@ type format struct {
 	describe func(d disk.Disk, fileLength int64) description
 	// fileSize returns the length of the file of a new image. Nil: the length of the disk.
 	fileSize func(size int64, o disk.Options) (fileSize, error)
+	// sectorSize returns the logical sector size of a new disk, in bytes. Nil: the format records
+	// none.
+	sectorSize func(o disk.Options) (int64, error)
 	// stream writes a new image of src to a pipe, with the options of a copy. Nil: the image is the
 	// bytes of the disk.
 	stream func(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, co *convert.Options) error
@@ -63,7 +66,7 @@ type fileSize struct {
 }
 
 // The formats in the order of detection. raw accepts every file, so it is last.
-var allFormats = slices.Concat([]*format{&vpcFormat, &qcow2Format}, foreignFormats, []*format{&rawFormat})
+var allFormats = slices.Concat([]*format{&vpcFormat, &qcow2Format, &vhdxFormat}, foreignFormats, []*format{&rawFormat})
 
 var formats = func() disk.Formats {
 	var fs disk.Formats

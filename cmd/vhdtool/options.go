@@ -127,17 +127,20 @@ func newImageOptions(f *format, productName string, set disk.Options) disk.Optio
 	if p, err := product.Find(productName); err == nil {
 		all = p.Options(set)
 	}
-	if stamp := os.Getenv("SOURCE_DATE_EPOCH"); stamp != "" && slices.ContainsFunc(f.createOptions, func(s optionSpec) bool { return s.name == "timestamp" }) {
+	stamp := os.Getenv("SOURCE_DATE_EPOCH")
+	absent := func(name string) bool {
+		_, given := set[name]
+		return !given && slices.ContainsFunc(f.createOptions, func(s optionSpec) bool { return s.name == name })
+	}
+	if stamp != "" && absent("uuid") {
+		all["uuid"] = "derived"
+	}
+	if stamp != "" && absent("timestamp") {
 		// Builds set it to 1970 or 1980, before VHD time stamps begin.
 		if t, err := vhd.ParseTime(stamp); err == nil {
 			stamp = strconv.FormatInt(vhd.NearestTime(t).Unix(), 10)
 		}
-		if _, given := set["timestamp"]; !given {
-			all["timestamp"] = stamp
-		}
-		if _, given := set["uuid"]; !given {
-			all["uuid"] = "derived"
-		}
+		all["timestamp"] = stamp
 	}
 	delete(all, sizeOption.name) // handled by the command
 	return all

@@ -133,6 +133,13 @@ func TestSchemaKeys(t *testing.T) {
 	}
 }
 
+// detailTypes are the types of the format-specific data of info, by format.
+var detailTypes = map[string]reflect.Type{
+	vpcFormat.Name:   reflect.TypeFor[vpcDetails](),
+	vhdxFormat.Name:  reflect.TypeFor[vhdxDetails](),
+	qcow2Format.Name: reflect.TypeFor[qcow2Details](),
+}
+
 // compareKeys compares an object of the schema, which is part of tree, with a struct.
 func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ reflect.Type) {
 	t.Helper()
@@ -141,13 +148,11 @@ func compareKeys(t *testing.T, path string, tree map[string]any, node any, typ r
 	}
 	object, _ := node.(map[string]any)
 	if typ == reflect.TypeFor[description]() {
-		formats := []reflect.Type{reflect.TypeFor[vpcDetails](), reflect.TypeFor[qcow2Details]()}
-		schemas, _ := object["anyOf"].([]any)
-		if len(schemas) != len(formats) {
-			t.Fatalf("%s: the schema has %d formats, want %d", path, len(schemas), len(formats))
+		if len(object["anyOf"].([]any)) != len(detailTypes) {
+			t.Errorf("%s: the schema has other formats than %v", path, detailTypes)
 		}
-		for i, schema := range schemas {
-			compareKeys(t, fmt.Sprint(path, ".", i), tree, schema, formats[i])
+		for name, details := range detailTypes {
+			compareKeys(t, path+"."+name, tree, map[string]any{"$ref": "#/$defs/" + name}, details)
 		}
 		return
 	}

@@ -131,7 +131,7 @@ func swappedError(err error, command string, args []string) error {
 	return err
 }
 
-// tooLargeHint states the largest size of a VHD.
+// tooLargeHint states the largest size of a VHD, and the formats of larger disks.
 func tooLargeHint() string {
-	return fmt.Sprintf("a dynamic VHD holds at most 2040 GiB (%s bytes)", humanize.Comma(maxVHDSize))
+	return fmt.Sprintf("a dynamic VHD holds at most 2040 GiB (%s bytes); the formats vhdx and raw hold larger disks", humanize.Comma(maxVHDSize))
 }

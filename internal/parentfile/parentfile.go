@@ -1,6 +1,6 @@
-// Package parentfile opens the files that an image names: its parents and its data file.
-// Their paths are text from the image. An image is trusted to lead to regular files in some
-// directories and below them, and only if the caller says so to others.
+// Package parentfile opens the files that an image names: its parents and its data file. Their
+// paths are text from the image, so only regular files in trusted directories are opened. The
+// caller can permit other directories.
 package parentfile
 
 import (
@@ -13,9 +13,9 @@ import (
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
 
-// Why a path from an image is not followed.
+// The reasons why a path from an image is not followed.
 var (
-	// ErrRefused: the path leads out of the directories that the image is trusted with.
+	// ErrRefused: the path leads out of the trusted directories.
 	ErrRefused = errors.New("not followed: the path leads out of the image's directory")
 	// ErrNetwork: the path leads to another machine.
 	ErrNetwork = errors.New("not followed: a path to another machine")
@@ -25,8 +25,8 @@ var (
 
 // Opener opens files for reading by paths that images name. It is for one goroutine.
 type Opener struct {
-	// Anywhere follows every path to a regular file. Paths to other machines are still
-	// refused, and so are devices.
+	// Anywhere permits regular files in all directories. Paths to other machines and devices are
+	// still refused.
 	Anywhere bool
 	// Lock locks each file before it is measured; nil locks nothing.
 	Lock disk.LockFunc
@@ -34,7 +34,7 @@ type Opener struct {
 	roots []string // absolute
 }
 
-// Trust lets files be in a directory, and below it.
+// Trust permits files in a directory and below it.
 func (o *Opener) Trust(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -48,7 +48,7 @@ func (o *Opener) Trust(dir string) error {
 	return nil
 }
 
-// Resolve returns a path without symbolic links, or the path itself if no file is there.
+// Resolve returns a path without symbolic links, or the path itself if its target does not exist.
 func Resolve(path string) string {
 	if p, err := filepath.EvalSymlinks(path); err == nil {
 		return p
@@ -56,8 +56,8 @@ func Resolve(path string) string {
 	return path
 }
 
-// Dirs are the directory of a file and, if the file is a symbolic link, the directory of
-// the link's target.
+// Dirs returns the directory of a file, and if the file is a symbolic link, also the directory of
+// its target.
 func Dirs(name string) []string {
 	dir, real := filepath.Dir(name), filepath.Dir(Resolve(name))
 	if disk.SameFile(dir, real) {
@@ -66,15 +66,15 @@ func Dirs(name string) []string {
 	return []string{dir, real}
 }
 
-// Open opens, locks and measures a regular file, if its path may be followed. The caller
-// closes the file.
+// Open opens, locks and measures a regular file in a trusted directory. The caller closes the file.
+// The errors are ErrRefused, ErrNetwork, ErrSpecial, and those of the file system and of Lock.
 func (o *Opener) Open(path string) (*os.File, int64, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, 0, err
 	}
-	// A symbolic link with an absolute path is not followed below a root, but its target
-	// may be below one, too.
+	// A symbolic link with an absolute path is not followed below a directory, but its target
+	// may be in a trusted directory, too.
 	real := Resolve(abs)
 	for _, path := range []string{abs, real} {
 		for _, root := range o.roots {
@@ -103,7 +103,7 @@ func (o *Opener) Open(path string) (*os.File, int64, error) {
 	return disk.OpenFile(abs, false, o.Lock)
 }
 
-// openBelow is OpenRegular below a root.
+// openBelow is OpenRegular in the directory root.
 func (o *Opener) openBelow(root, rel string) (*os.File, int64, error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
@@ -113,9 +113,8 @@ func (o *Opener) openBelow(root, rel string) (*os.File, int64, error) {
 	return OpenRegular(dir, rel, o.Lock)
 }
 
-// OpenRegular opens, locks and measures a regular file in a directory or below it. Symbolic
-// links are followed only as far as they stay below the directory. The caller closes the
-// file.
+// OpenRegular opens, locks and measures a regular file in a directory or below it. It follows
+// symbolic links only within the directory. The caller closes the file.
 func OpenRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64, error) {
 	st, err := dir.Stat(rel) // opening a pipe would wait for its other end
 	if err != nil {

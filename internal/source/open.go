@@ -115,6 +115,9 @@ func newDisk(d disk.Disk, f *disk.Format, name string) *Source {
 	if r, ok := d.(*raw.Disk); ok {
 		s.Length = r.Length()
 	}
+	if x, ok := d.(disk.SectorSizer); ok {
+		s.SectorSize = x.LogicalSectorSize()
+	}
 	s.Disk, s.Parents = Named(d, name), parentFiles(d)
 	return &s
 }

@@ -33,6 +33,10 @@ type Source struct {
 	// last sector of a raw file is incomplete. It is 0 for a stream.
 	Length int64
 
+	// SectorSize is the logical sector size that the image records, in bytes. It is 0 if it
+	// records none, and the largest one of several images.
+	SectorSize int64
+
 	closer io.Closer
 }
 
@@ -75,6 +79,7 @@ func Join(all []*Source, o *Options) *Source {
 			joined.Name += s.Name
 			joined.Parents = append(joined.Parents, s.Parents...)
 			joined.Length += s.Length
+			joined.SectorSize = max(joined.SectorSize, s.SectorSize)
 			disks[i] = s.Disk
 		}
 		joined.Disk = disk.NewConcat(disks...)

@@ -4,8 +4,9 @@
 //
 // A format, such as packages raw and vhd, implements [Disk] and exports a [Format]. Abilities
 // that only some disks have are small interfaces, found by type assertion: [io.WriterAt],
-// [Syncer], [Zeroer], [Resizer], [Blocker], [Reserver], [Placer], [Packer], [KnownZero], [Child],
-// [Describer], [Salvaged]. Code that copies, compares or draws disks uses only these interfaces.
+// [Syncer], [Zeroer], [Resizer], [Blocker], [SectorSizer], [Reserver], [Placer], [Packer], [KnownZero],
+// [Child], [Describer], [Salvaged]. Code that copies, compares or draws disks uses only these
+// interfaces.
 package disk
 
 import (
@@ -64,6 +65,13 @@ type Blocker interface {
 	// BlockSize is the block size in bytes, a power of two. It is 0 for an image without
 	// blocks, in a format that also has images with blocks.
 	BlockSize() int64
+}
+
+// SectorSizer is a disk that records the size of its logical sectors. Partition tables count in
+// this unit, so the contents of a disk are valid for one size only.
+type SectorSizer interface {
+	// LogicalSectorSize is 512 or 4096 bytes.
+	LogicalSectorSize() int64
 }
 
 // Child is a disk of a format whose images can have a parent: a disk that provides everything

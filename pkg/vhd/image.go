@@ -92,6 +92,9 @@ func (img *Image) SizedBy() SizeRule { return img.rule }
 // BlockSize returns the unit of allocation in bytes. It is 0 for a fixed disk.
 func (img *Image) BlockSize() int64 { return img.lay.blockSize }
 
+// LogicalSectorSize implements [disk.SectorSizer]. It is always 512.
+func (img *Image) LogicalSectorSize() int64 { return SectorSize }
+
 // BlockCounts returns the number of blocks of the disk, and the number of allocated ones. Both
 // are 0 for a fixed disk.
 func (img *Image) BlockCounts() (total, allocated int64) {
