@@ -5,8 +5,8 @@
 // A format, such as packages raw and vhd, implements [Disk] and exports a [Format]. Abilities
 // that only some disks have are small interfaces, found by type assertion: [io.WriterAt],
 // [Syncer], [Zeroer], [Resizer], [Blocker], [SectorSizer], [Reserver], [Placer], [Packer],
-// [KnownZero], [Child], [Describer], [Salvaged]. Code that copies, compares or draws disks uses only
-// these interfaces.
+// [KnownZero], [Child], [Describer], [Salvaged]. Code that copies, compares or draws disks uses
+// only these interfaces.
 package disk
 
 import (
