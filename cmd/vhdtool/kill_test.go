@@ -24,7 +24,9 @@ type torture struct {
 	rnd   *rand.Rand
 	image string
 	want  []byte
-	usual map[string]time.Duration // duration of each command without a kill
+	// parents of the image. A repair of the image does not change them.
+	parents []string
+	usual   map[string]time.Duration // duration of each command without a kill
 }
 
 const (
@@ -61,6 +63,7 @@ func TestKillChain(t *testing.T) {
 		k.do("create", "-q", "-o", "force_size,block_size=64k", name, strconv.Itoa(len(k.want)))
 		k.do("dd", "-f", "raw", "if="+os.Args[0], "of="+name, "conv=notrunc", "bs=1000", fmt.Sprintf("seek=%d", 100*i), "count=700")
 	}
+	k.parents = parents
 	k.do("create", "-q", "-o", "block_size=16k", "-b", parents[0], k.image)
 	k.want = k.read("new child")
 	k.rounds(func() (string, bool) {
@@ -72,12 +75,6 @@ func TestKillChain(t *testing.T) {
 		}
 		return "dd", k.write()
 	})
-	for _, name := range parents {
-		if out, err := repairAll(name); err != nil {
-			t.Errorf("check -r all %s: %v\n%s", name, err, out)
-		}
-	}
-	k.verify("at the end")
 }
 
 func newTorture(t *testing.T) *torture {
@@ -107,8 +104,10 @@ func (k *torture) rounds(one func() (name string, done bool)) {
 			killed[name]++
 		}
 		k.verify(fmt.Sprintf("round %d (%s, killed: %v)", i, name, !done))
-		if out, err := repairAll(k.image); err != nil {
-			t.Fatalf("round %d (%s, killed: %v): check -r all: %v\n%s", i, name, !done, err, out)
+		for _, image := range append(k.parents, k.image) {
+			if out, err := repairAll(image); err != nil {
+				t.Fatalf("round %d (%s, killed: %v): check -r all %s: %v\n%s", i, name, !done, image, err, out)
+			}
 		}
 		k.verify(fmt.Sprintf("round %d (%s, killed: %v), and repaired", i, name, !done))
 	}
