@@ -69,6 +69,9 @@ func (c *cli) runCreate(ctx context.Context, o *createCmdOptions) error {
 	if len(o.args) > 0 {
 		name = fileName(o.args[0])
 	}
+	if c.isPipe(name) {
+		return &hintError{errors.New("create needs the name of a file, found -"), "'convert SOURCE -' writes an image to standard output"}
+	}
 	inFile := func(err error) error { return fmt.Errorf("%s: %w", name, err) }
 	f, err := c.outputFormat(c.backedFormat(&o.backing, o.target.formatName(o.format)), name)
 	if err != nil {

@@ -103,7 +103,7 @@ func checkLink(img *Image, child string) []finding {
 				ID: "parent-time", Severity: Warning, File: child, Offset: int64(img.footer.DataOffset) + 56,
 				Field: "dynamic disk header: parent time stamp", Got: img.header.ParentTimestamp.Time().Format(time.RFC3339),
 				Want: fmt.Sprintf("%s, when %s was last changed", changed.Time().Format(time.RFC3339), printable(name)),
-				Note: fmt.Sprintf("copying a file changes its time. If %[1]s was only copied, nothing is lost: 'rebase -u -b %[1]s %[2]s' records the new time. "+
+				Note: fmt.Sprintf("copying a file changes its time. If %[1]s was only copied, nothing is lost: 'vhdtool rebase -u -b %[1]s %[2]s' records the new time. "+
 					"If it was written to, the disk in %[2]s has changed with it: restore %[1]s", printable(name), image),
 			}})
 		}
