@@ -12,7 +12,8 @@ FUZZTIME ?= 30s
 # All internal packages except interop, which runs other programs.
 INTERNALS = $(shell $(GO) list ./internal/... | grep -v /interop)
 # These tests build, kill or compare whole programs, and share no memory with what they run. Under
-# the race detector they take most of the time.
+# the race detector they take most of the time. Each program that the others start would also sleep
+# for a second when it ends (atexit_sleep_ms).
 SLOW_UNDER_RACE = ^(TestMakeInstall|TestGoInstall|TestKill.*|TestLikeEachRelease|TestOptionsOfEachRelease|TestSameAsQEMU|TestREADME.*|TestManPages.*|TestArchitecturePicture|TestDocs)$$
 # These tests of pkg/vhd replay changes in one goroutine. Under the race detector they need minutes
 # and cannot find a race.
@@ -49,7 +50,7 @@ test: ## run the tests; needs nothing but Go (tests without their peer program a
 race: ## run the tests under the race detector (needs a C compiler)
 	$(GO) test -race $(filter-out %/pkg/vhd,$(shell $(GO) list ./pkg/...)) $(INTERNALS)
 	$(GO) test -race ./pkg/vhd -skip '$(ONE_GOROUTINE)'
-	$(GO) test -race ./cmd/vhdtool -skip '$(SLOW_UNDER_RACE)' -timeout 30m
+	GORACE=atexit_sleep_ms=0 $(GO) test -race ./cmd/vhdtool -skip '$(SLOW_UNDER_RACE)' -timeout 30m
 
 interop: ## compare with other programs: qemu 7.2, 10, libvhdi; newest qemu, VirtualBox if unpacked
 	VHDTOOL_REQUIRE_PEERS=1 $(GO) test -count=1 ./internal/interop/...
