@@ -107,6 +107,26 @@ func (m *Merger) Add(e Extent) bool {
 	return true
 }
 
+// AddParent appends the extents of the parent in [off, end), with their Depth raised by one. It
+// returns where they end: the end of the parent, if that is before end.
+func (m *Merger) AddParent(parent Disk, off, end int64) (stop int64, ok bool) {
+	stop = min(end, parent.Size())
+	if off >= stop {
+		return off, true
+	}
+	for e, err := range parent.Extents(off, stop-off) {
+		if err != nil {
+			m.Fail(fmt.Errorf("parent: %w", err))
+			return off, false
+		}
+		e.Depth++
+		if !m.Add(e) {
+			return off, false
+		}
+	}
+	return stop, true
+}
+
 // Flush yields the extent that may still grow.
 func (m *Merger) Flush() bool {
 	if m.last.Len == 0 {

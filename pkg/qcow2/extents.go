@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"fmt"
 	"iter"
 
 	"github.com/vhdtool/vhdtool/internal/filesystem"
@@ -76,18 +75,9 @@ func (img *Image) inheritedExtents(merge *disk.Merger, p part) bool {
 		return false
 	}
 	if img.parent != nil {
-		if stop := min(end, img.parent.Size()); off < stop {
-			for e, err := range img.parent.Extents(off, stop-off) {
-				if err != nil {
-					merge.Fail(fmt.Errorf("parent: %w", err))
-					return false
-				}
-				e.Depth++
-				if !merge.Add(e) {
-					return false
-				}
-			}
-			off = stop
+		var ok bool
+		if off, ok = merge.AddParent(img.parent, off, end); !ok {
+			return false
 		}
 	}
 	e := disk.Extent{Off: off, Len: end - off, State: disk.Absent}

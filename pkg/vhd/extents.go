@@ -1,7 +1,6 @@
 package vhd
 
 import (
-	"fmt"
 	"iter"
 	"math"
 
@@ -138,18 +137,9 @@ func (img *Image) missingExtents(merge *disk.Merger, off, stop int64, state disk
 			merge.Fail(ErrNoParent)
 			return false
 		}
-		if end := min(stop, img.parent.Size()); off < end {
-			for e, err := range img.parent.Extents(off, end-off) {
-				if err != nil {
-					merge.Fail(fmt.Errorf("parent: %w", err))
-					return false
-				}
-				e.Depth++
-				if !merge.Add(e) {
-					return false
-				}
-			}
-			off = end
+		var ok bool
+		if off, ok = merge.AddParent(img.parent, off, stop); !ok {
+			return false
 		}
 		state = disk.Unallocated // past the parent's end
 	}

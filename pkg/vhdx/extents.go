@@ -1,7 +1,6 @@
 package vhdx
 
 import (
-	"fmt"
 	"io"
 	"iter"
 
@@ -100,18 +99,9 @@ func (img *Image) missingExtents(merge *disk.Merger, off, stop int64) bool {
 			merge.Fail(ErrNoParent)
 			return false
 		}
-		if end := min(stop, img.parent.Size()); off < end {
-			for e, err := range img.parent.Extents(off, end-off) {
-				if err != nil {
-					merge.Fail(fmt.Errorf("parent: %w", err))
-					return false
-				}
-				e.Depth++
-				if !merge.Add(e) {
-					return false
-				}
-			}
-			off = end
+		var ok bool
+		if off, ok = merge.AddParent(img.parent, off, stop); !ok {
+			return false
 		}
 	}
 	return merge.Add(disk.Extent{Off: off, Len: stop - off, State: disk.Unallocated})
