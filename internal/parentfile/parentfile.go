@@ -5,6 +5,7 @@ package parentfile
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,9 @@ import (
 
 	"github.com/vhdtool/vhdtool/pkg/disk"
 )
+
+// ErrLoop: the file is in the chain already.
+var ErrLoop = errors.New("the image is among its own parents")
 
 // The reasons why a path from an image is not followed.
 var (
@@ -32,6 +36,52 @@ type Opener struct {
 	Lock disk.LockFunc
 
 	roots []string // absolute
+	chain []os.FileInfo
+}
+
+// Start trusts the directories of the image in f and those of the caller. The image becomes the
+// first file of the chain.
+func (o *Opener) Start(f *os.File, dirs []string) error {
+	for _, dir := range append(Dirs(f.Name()), dirs...) {
+		if err := o.Trust(dir); err != nil {
+			return err
+		}
+	}
+	st, err := f.Stat()
+	if err == nil {
+		o.Note(st)
+	}
+	return err
+}
+
+// Note adds a file to the chain, so that it is not opened again.
+func (o *Opener) Note(st os.FileInfo) { o.chain = append(o.chain, st) }
+
+// Has reports whether a file is in the chain.
+func (o *Opener) Has(st os.FileInfo) bool {
+	return slices.ContainsFunc(o.chain, func(seen os.FileInfo) bool { return os.SameFile(seen, st) })
+}
+
+// lock is the [disk.LockFunc] of all files. It refuses those of the chain, which may be locked for
+// writing.
+func (o *Opener) lock(f *os.File, write bool) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if o.Has(st) {
+		return ErrLoop
+	}
+	if o.Lock == nil {
+		return nil
+	}
+	return o.Lock(f, write)
+}
+
+// OpenNamed opens, locks and measures a file that the caller names, in any directory. The caller
+// closes the file. The errors are ErrLoop, and those of the file system and of Lock.
+func (o *Opener) OpenNamed(path string) (*os.File, int64, error) {
+	return disk.OpenFile(path, false, o.lock)
 }
 
 // Trust permits files in a directory and below it.
@@ -67,7 +117,8 @@ func Dirs(name string) []string {
 }
 
 // Open opens, locks and measures a regular file in a trusted directory. The caller closes the file.
-// The errors are ErrRefused, ErrNetwork, ErrSpecial, and those of the file system and of Lock.
+// The errors are ErrLoop, ErrRefused, ErrNetwork, ErrSpecial, and those of the file system and of
+// Lock.
 func (o *Opener) Open(path string) (*os.File, int64, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -100,7 +151,7 @@ func (o *Opener) Open(path string) (*os.File, int64, error) {
 	case strings.HasPrefix(real, "/proc/"), strings.HasPrefix(real, "/sys/"), strings.HasPrefix(real, "/dev/"), !st.Mode().IsRegular():
 		return nil, 0, ErrSpecial
 	}
-	return disk.OpenFile(abs, false, o.Lock)
+	return o.OpenNamed(abs)
 }
 
 // openBelow is OpenRegular in the directory root.
@@ -110,7 +161,7 @@ func (o *Opener) openBelow(root, rel string) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	defer dir.Close()
-	return OpenRegular(dir, rel, o.Lock)
+	return OpenRegular(dir, rel, o.lock)
 }
 
 // OpenRegular opens, locks and measures a regular file in a directory or below it. It follows
@@ -133,4 +184,13 @@ func OpenRegular(dir *os.Root, rel string, lock disk.LockFunc) (*os.File, int64,
 		return nil, 0, err
 	}
 	return f, size, nil
+}
+
+// Reason removes the path from an error that is reported with its path.
+func Reason(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }

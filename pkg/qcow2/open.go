@@ -132,7 +132,7 @@ func (img *Image) openFiles(o *OpenOptions) error {
 	f, inFile := img.r.(*os.File)
 	s := newFileSearch(o)
 	if inFile {
-		if err := s.start(f); err != nil {
+		if err := s.files.Start(f, o.Parents.Dirs); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package qcow2
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +21,7 @@ var (
 	// ErrParentNotFound: none of the paths that were tried leads to the parent.
 	ErrParentNotFound = errors.New("the parent was not found")
 	// ErrParentLoop: the image is among its own parents.
-	ErrParentLoop = errors.New("the image is among its own parents")
+	ErrParentLoop = parentfile.ErrLoop
 
 	errTooDeep = fmt.Errorf("%w: an image with more than %d parents", ErrUnsupported, MaxParents)
 )
@@ -70,41 +69,13 @@ func (e *ParentError) Unwrap() []error {
 type fileSearch struct {
 	o      *OpenOptions
 	files  parentfile.Opener
-	seen   []os.FileInfo
 	opened []string
 }
 
 func newFileSearch(o *OpenOptions) *fileSearch {
 	s := &fileSearch{o: o}
-	s.files = parentfile.Opener{Anywhere: o.Parents.Trust, Lock: s.lock}
+	s.files = parentfile.Opener{Anywhere: o.Parents.Trust, Lock: o.lock()}
 	return s
-}
-
-// start trusts the directories of the image in f and those of the caller.
-func (s *fileSearch) start(f *os.File) error {
-	for _, dir := range append(parentfile.Dirs(f.Name()), s.o.Parents.Dirs...) {
-		if err := s.files.Trust(dir); err != nil {
-			return err
-		}
-	}
-	st, err := f.Stat()
-	s.seen = append(s.seen, st)
-	return err
-}
-
-// lock is the [disk.LockFunc] of the files. It refuses those that are open already.
-func (s *fileSearch) lock(f *os.File, write bool) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(s.seen, func(seen os.FileInfo) bool { return os.SameFile(seen, st) }) {
-		return ErrParentLoop
-	}
-	if lock := s.o.lock(); lock != nil {
-		return lock(f, write)
-	}
-	return nil
 }
 
 // openParents opens the parents of an image in the file name. With an error it returns the
@@ -139,7 +110,7 @@ func (s *fileSearch) openParent(level *Image, name string) error {
 			}
 		}
 		if err != nil {
-			e.Tried = append(e.Tried, TriedParent{path, withoutPath(err)})
+			e.Tried = append(e.Tried, TriedParent{path, parentfile.Reason(err)})
 			return false
 		}
 		level.parent, level.parentPath = parent, path
@@ -151,7 +122,7 @@ func (s *fileSearch) openParent(level *Image, name string) error {
 		if err := s.files.Trust(filepath.Dir(file)); err != nil {
 			return err
 		}
-		f, size, err := disk.OpenFile(file, false, s.lock)
+		f, size, err := s.files.OpenNamed(file)
 		if try(file, f, size, err) {
 			return nil
 		}
@@ -231,7 +202,7 @@ func (s *fileSearch) examine(f *os.File, size int64, format string) (disk.Disk, 
 	if err != nil {
 		return nil, err
 	}
-	s.seen = append(s.seen, st)
+	s.files.Note(st)
 	return d, nil
 }
 
@@ -255,7 +226,7 @@ func (s *fileSearch) parentFormat(f *os.File, size int64, name string) (*disk.Fo
 // image is not in a file.
 func (img *Image) openDataFile(s *fileSearch, f *os.File, o *OpenOptions) error {
 	fail := func(path string, err error) error {
-		return fmt.Errorf("external data file %s: %w", strconv.Quote(path), withoutPath(err))
+		return fmt.Errorf("external data file %s: %w", strconv.Quote(path), parentfile.Reason(err))
 	}
 	set := func(data *os.File, size int64) error {
 		st, err := data.Stat()
@@ -263,13 +234,13 @@ func (img *Image) openDataFile(s *fileSearch, f *os.File, o *OpenOptions) error 
 			data.Close()
 			return err
 		}
-		s.seen = append(s.seen, st)
+		s.files.Note(st)
 		img.data, img.dataLength, img.dataCloser = data, size, data
 		return nil
 	}
 	img.data, img.dataLength = nil, 0
 	if o.DataFile != "" {
-		data, size, err := disk.OpenFile(o.DataFile, false, s.lock)
+		data, size, err := s.files.OpenNamed(o.DataFile)
 		if err != nil {
 			return fail(o.DataFile, err)
 		}
@@ -294,15 +265,6 @@ func (img *Image) openDataFile(s *fileSearch, f *os.File, o *OpenOptions) error 
 		if err == nil {
 			err = fail(path, oerr)
 		}
-	}
-	return err
-}
-
-// withoutPath is an error without the path that the caller names anyway.
-func withoutPath(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
 	}
 	return err
 }

@@ -152,7 +152,7 @@ func (c *Checker) checkTried(search *parentSearch, err error) error {
 		}
 		open := search.files.Open
 		if slices.Contains(c.o.Parents.Files, t.Path) { // the caller names the parent
-			open = func(path string) (*os.File, int64, error) { return disk.OpenFile(path, false, search.lock) }
+			open = search.files.OpenNamed
 		}
 		f, _, err := open(t.Path)
 		if err != nil {

@@ -37,7 +37,7 @@ func (c *parentSearch) withID(id uuid.UUID) (paths []string, looked []TriedParen
 			if err == nil {
 				err = fmt.Errorf("none of its %d files has this unique id", n)
 			}
-			c.index.looked = append(c.index.looked, TriedParent{dir, withoutPath(err)})
+			c.index.looked = append(c.index.looked, TriedParent{dir, parentfile.Reason(err)})
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(c.index.images[id]), c.inChain), c.index.looked
@@ -106,5 +106,5 @@ func (c *parentSearch) idIn(dir *os.Root, name string) (uuid.UUID, error) {
 // inChain reports whether a file is in the chain already.
 func (c *parentSearch) inChain(path string) bool {
 	st, err := os.Stat(path)
-	return err == nil && slices.ContainsFunc(c.seen, func(seen os.FileInfo) bool { return os.SameFile(seen, st) })
+	return err == nil && c.files.Has(st)
 }

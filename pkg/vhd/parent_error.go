@@ -26,7 +26,7 @@ var (
 	// unique id, and none has the name that the image records.
 	ErrParentAmbiguous = errors.New("several files may be the parent")
 	// ErrParentLoop: the image is among its own parents.
-	ErrParentLoop = errors.New("the image is among its own parents")
+	ErrParentLoop = parentfile.ErrLoop
 	// ErrParentRefused: the parent's path leads out of the trusted directories.
 	ErrParentRefused = parentfile.ErrRefused
 )

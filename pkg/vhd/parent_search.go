@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +16,9 @@ import (
 
 // parentSearch is the search for the parents of one image, the leaf.
 type parentSearch struct {
-	o    *OpenOptions
-	seen []os.FileInfo
-	ids  map[uuid.UUID]bool
-
+	o     *OpenOptions
 	files parentfile.Opener
+	ids   map[uuid.UUID]bool
 
 	opened []string // paths of the opened parents, nearest first
 	index  *idIndex // the caller's directories; nil until it is needed
@@ -30,18 +27,12 @@ type parentSearch struct {
 // newParentSearch starts the search for the parents of an image in the file f.
 func newParentSearch(o *OpenOptions, f *os.File, img *Image) (*parentSearch, error) {
 	c := &parentSearch{o: o, ids: map[uuid.UUID]bool{}}
-	c.files = parentfile.Opener{Anywhere: o.Parents.Trust, Lock: c.lock}
-	for _, dir := range append(parentfile.Dirs(f.Name()), o.Parents.Dirs...) {
-		if err := c.files.Trust(dir); err != nil {
-			return nil, err
-		}
+	c.files.Anywhere = o.Parents.Trust
+	if !o.NoLock {
+		c.files.Lock = Lock
 	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	c.note(st, img.footer.UniqueID)
-	return c, nil
+	c.noteID(img.footer.UniqueID)
+	return c, c.files.Start(f, o.Parents.Dirs)
 }
 
 // openParents searches for all parents of a differencing image in a file, and opens them. With
@@ -78,9 +69,8 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 	return nil, nil
 }
 
-// note records a level of the chain, so that it is not opened again.
-func (c *parentSearch) note(st os.FileInfo, id uuid.UUID) {
-	c.seen = append(c.seen, st)
+// noteID records the unique id of a level of the chain.
+func (c *parentSearch) noteID(id uuid.UUID) {
 	if id != uuid.Nil {
 		c.ids[id] = true
 	}
@@ -106,7 +96,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 			}
 		}
 		if err != nil {
-			e.Tried = append(e.Tried, TriedParent{path, withoutPath(err)})
+			e.Tried = append(e.Tried, TriedParent{path, parentfile.Reason(err)})
 			switch {
 			case errors.Is(err, ErrParentLoop):
 				e.Kind = ErrParentLoop
@@ -123,7 +113,7 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 		if err := c.files.Trust(filepath.Dir(file)); err != nil {
 			return err
 		}
-		f, size, err := disk.OpenFile(file, false, c.lock)
+		f, size, err := c.files.OpenNamed(file)
 		if try(file, f, size, err) {
 			return nil
 		}
@@ -161,33 +151,6 @@ func (c *parentSearch) openParent(level *Image, name string) error {
 	return e
 }
 
-// withoutPath removes the path from an error that is reported with its path.
-func withoutPath(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
-}
-
-// lock is the [disk.LockFunc] for files that may be a parent. It refuses files that are in the
-// chain already, which may be locked for writing.
-func (c *parentSearch) lock(f *os.File, write bool) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	for _, s := range c.seen {
-		if os.SameFile(s, st) {
-			return ErrParentLoop
-		}
-	}
-	if c.o.NoLock {
-		return nil
-	}
-	return Lock(f, write)
-}
-
 // examine opens a possible parent of a level: a locked file of size bytes, which is closed with
 // the disk.
 func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk, error) {
@@ -197,7 +160,7 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 		return nil, err
 	}
 	if want == uuid.Nil {
-		c.note(st, uuid.Nil)
+		c.files.Note(st)
 		return raw.Format.Open(f, size, &disk.OpenOptions{Closer: f})
 	}
 	o := &OpenOptions{
@@ -223,7 +186,8 @@ func (c *parentSearch) examine(f *os.File, size int64, level *Image) (disk.Disk,
 	case c.ids[id]:
 		return nil, fmt.Errorf("%w: an image nearer to it has this unique id, too", ErrParentLoop)
 	}
-	c.note(st, id)
+	c.files.Note(st)
+	c.noteID(id)
 	return img, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -66,7 +65,6 @@ func (img *Image) ParentFindings() []disk.Finding {
 type parentSearch struct {
 	o      *OpenOptions
 	files  parentfile.Opener
-	seen   []os.FileInfo
 	ids    map[uuid.UUID]bool // data write GUIDs of the chain
 	opened []string           // paths of the parents, nearest first
 	byID   map[uuid.UUID][]string
@@ -80,17 +78,13 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 		return img, &ParentError{ID: img.s.locator.Linkage, Kind: ErrParentNotFound}
 	}
 	s := &parentSearch{o: o, ids: map[uuid.UUID]bool{img.s.header.DataWriteGUID: true}}
-	s.files = parentfile.Opener{Anywhere: o.Parents.Trust, Lock: s.lock}
-	for _, dir := range append(parentfile.Dirs(f.Name()), o.Parents.Dirs...) {
-		if err := s.files.Trust(dir); err != nil {
-			return img, err
-		}
+	s.files.Anywhere = o.Parents.Trust
+	if !o.NoLock {
+		s.files.Lock = imagelock.Lock
 	}
-	st, err := f.Stat()
-	if err != nil {
+	if err := s.files.Start(f, o.Parents.Dirs); err != nil {
 		return img, err
 	}
-	s.seen = append(s.seen, st)
 	for level, name := img, f.Name(); level.s.meta.HasParent; level, name = level.parent, level.parentPath {
 		if len(s.opened) == MaxParents {
 			return level, errTooDeep
@@ -100,21 +94,6 @@ func (img *Image) openParents(o *OpenOptions) (last *Image, err error) {
 		}
 	}
 	return nil, nil
-}
-
-// lock is the [disk.LockFunc] of possible parents. It refuses files that the chain has already.
-func (s *parentSearch) lock(f *os.File, write bool) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(s.seen, func(seen os.FileInfo) bool { return os.SameFile(seen, st) }) {
-		return ErrParentLoop
-	}
-	if s.o.NoLock {
-		return nil
-	}
-	return imagelock.Lock(f, write)
 }
 
 // openParent opens the parent of one level, which is in the file name.
@@ -128,7 +107,7 @@ func (s *parentSearch) openParent(level *Image, name string) error {
 			}
 		}
 		if err != nil {
-			e.Tried = append(e.Tried, TriedParent{path, withoutPath(err)})
+			e.Tried = append(e.Tried, TriedParent{path, parentfile.Reason(err)})
 			switch {
 			case errors.Is(err, ErrParentLoop):
 				e.Kind = ErrParentLoop
@@ -146,7 +125,7 @@ func (s *parentSearch) openParent(level *Image, name string) error {
 		if err := s.files.Trust(filepath.Dir(file)); err != nil {
 			return err
 		}
-		f, size, err := disk.OpenFile(file, false, s.lock)
+		f, size, err := s.files.OpenNamed(file)
 		if try(file, f, size, err) {
 			return nil
 		}
@@ -196,7 +175,7 @@ func (s *parentSearch) examine(f *os.File, size int64, level *Image) (*Image, er
 	case s.ids[id]:
 		return nil, fmt.Errorf("%w: an image nearer to it has this data write GUID, too", ErrParentLoop)
 	}
-	s.seen = append(s.seen, st)
+	s.files.Note(st)
 	s.ids[id] = true
 	img.closer = f
 	return img, nil
@@ -302,13 +281,4 @@ func (s *parentSearch) indexDir(dir string) {
 		}
 		f.Close()
 	}
-}
-
-// withoutPath is an error without the path that the caller adds.
-func withoutPath(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

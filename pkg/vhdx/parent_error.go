@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/vhdtool/vhdtool/internal/parentfile"
 )
 
 // Errors about parents.
@@ -19,7 +20,7 @@ var (
 	// ErrParentAmbiguous: several files in the directories of the search may be the parent.
 	ErrParentAmbiguous = errors.New("several files may be the parent")
 	// ErrParentLoop: the image is among its own parents.
-	ErrParentLoop = errors.New("the image is among its own parents")
+	ErrParentLoop = parentfile.ErrLoop
 	// ErrNoParent: data of the parent was read from an image opened without its parent.
 	ErrNoParent = errors.New("the image was opened without its parent")
 
