@@ -192,20 +192,9 @@ func streamQCOW2(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options
 		return err
 	}
 	n, clusterSize := qo.Blocks()
-	var used []int64
-	writing := co.Progress
-	if co.Allocate {
-		for k := range n {
-			used = append(used, k)
-		}
-	} else {
-		reading := disk.Progress(nil)
-		if co.Progress != nil {
-			reading, writing = halves(src.Size(), co.Progress)
-		}
-		if used, err = convert.UsedBlocks(ctx, src, clusterSize, reading); err != nil {
-			return err
-		}
+	used, writing, err := streamedBlocks(ctx, src, n, clusterSize, co)
+	if err != nil {
+		return err
 	}
 	return qcow2.WriteStream(ctx, w, qo, src, used, writing)
 }

@@ -45,21 +45,9 @@ func streamVHDX(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options,
 	if err != nil {
 		return err
 	}
-	var used []int64
-	reading, writing := disk.Progress(nil), co.Progress
-	if co.Progress != nil && !vo.Fixed && !co.Allocate {
-		reading, writing = halves(src.Size(), co.Progress)
-	}
-	switch {
-	case vo.Fixed:
-	case co.Allocate:
-		for b := range blocks {
-			used = append(used, b)
-		}
-	default:
-		if used, err = convert.UsedBlocks(ctx, src, blockSize, reading); err != nil {
-			return err
-		}
+	used, writing, err := streamedBlocks(ctx, src, blocks, blockSize, co)
+	if err != nil {
+		return err
 	}
 	return vhdx.WriteStream(ctx, w, vo, src, used, writing)
 }
@@ -74,9 +62,6 @@ func vhdxFileSize(size int64, o disk.Options) (fileSize, error) {
 		return fileSize{}, err
 	}
 	blocks, blockSize, err := vo.BlockLayout()
-	if vo.Fixed {
-		blocks, blockSize = 0, 0
-	}
 	return fileSize{virtual, blocks, blockSize, vo.FileLength}, err
 }
 

@@ -106,19 +106,9 @@ func streamVPC(ctx context.Context, w io.Writer, src disk.Disk, o disk.Options, 
 	if err != nil {
 		return err
 	}
-	var used []int64
-	reading, writing := disk.Progress(nil), co.Progress
-	if co.Progress != nil && blockSize > 0 && !co.Allocate {
-		reading, writing = halves(src.Size(), co.Progress)
-	}
-	if co.Allocate {
-		for b := range blocks {
-			used = append(used, b)
-		}
-	} else if blockSize > 0 {
-		if used, err = convert.UsedBlocks(ctx, src, blockSize, reading); err != nil {
-			return err
-		}
+	used, writing, err := streamedBlocks(ctx, src, blocks, blockSize, co)
+	if err != nil {
+		return err
 	}
 	return vhd.WriteStream(ctx, w, vo, src, used, writing)
 }

@@ -87,11 +87,15 @@ func (o *CreateOptions) VirtualSize() (int64, error) {
 	return full.Size, err
 }
 
-// BlockLayout returns the number of blocks of the disk, and their size in bytes.
+// BlockLayout returns the number of blocks of the disk, and their size in bytes; both are 0 for a
+// fixed disk, whose blocks are all stored.
 func (o *CreateOptions) BlockLayout() (blocks, blockSize int64, err error) {
 	full, err := o.withDefaults()
 	if err != nil {
 		return 0, 0, err
+	}
+	if full.Fixed {
+		return 0, 0, nil
 	}
 	return (full.Size + full.BlockSize - 1) / full.BlockSize, full.BlockSize, nil
 }
